@@ -1,0 +1,60 @@
+"""The one record that every data set is stored in, and that the pipeline reads.
+
+A record is one video clip:
+
+| key      | type                      | meaning                                                  |
+|----------|---------------------------|----------------------------------------------------------|
+| clip_id  | str                       | unique name of the clip within the data set              |
+| frames   | list of bytes             | every frame, in time order, as a JPEG                    |
+| label    | int                       | the given label, which may be wrong; index of the class  |
+| votes    | float32 [N]               | annotators' votes per class; all zero where there are none |
+
+Data sets that know the truth (synthetic_faces) add:
+
+| key         | type  | meaning                                                          |
+|-------------|-------|------------------------------------------------------------------|
+| true_label  | int   | the label before it was flipped                                  |
+| is_flipped  | bool  | label != true_label                                              |
+| is_hard     | bool  | the key expression is brief and weak, another one interferes     |
+| key_start   | int32 | first frame of the key expression                                |
+| key_end     | int32 | one past the last frame of the key expression                    |
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+#: The seven classes of DFEW and FERV39k, in DFEW's order.
+DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
+
+#: Keys that only a data set with known truth has.
+TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
+
+
+def features(classes: Sequence[str], *, with_truth: bool = False) -> tfds.features.FeaturesDict:
+    """Returns the TFDS features of the record.
+
+    Frames are `Sequence(Text)`, not `Sequence(Image)`: the bytes come out as they went in, no
+    TensorFlow is needed to write them, and a reader decodes only the frames that it samples.
+
+    Args:
+      classes: names of the N classes, in the order of their index.
+      with_truth: whether the data set knows the truth of each clip.
+    """
+    label = tfds.features.ClassLabel(names=list(classes))
+    record = {
+        "clip_id": tfds.features.Text(),
+        "frames": tfds.features.Sequence(tfds.features.Text()),
+        "label": label,
+        "votes": tfds.features.Tensor(shape=(len(classes),), dtype=np.float32),
+    }
+    if with_truth:
+        record |= {
+            "true_label": tfds.features.ClassLabel(names=list(classes)),
+            "is_flipped": tfds.features.Scalar(dtype=np.bool_),
+            "is_hard": tfds.features.Scalar(dtype=np.bool_),
+            "key_start": tfds.features.Scalar(dtype=np.int32),
+            "key_end": tfds.features.Scalar(dtype=np.int32),
+        }
+    return tfds.features.FeaturesDict(record)
