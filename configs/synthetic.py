@@ -1,0 +1,46 @@
+"""The default: drawn faces with known truth, small enough for two CPU cores.
+
+    python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/synthetic
+
+Builds its data set when it is missing.
+"""
+
+from ml_collections import ConfigDict
+
+from rdfer_jax import config as config_lib
+
+
+def get_config() -> ConfigDict:
+    config = config_lib.default()
+    config.data.name = "synthetic_faces"
+    config.data.frames = 16
+    config.data.image_size = 48
+    config.data.batch_size = 64
+    config.data.eval_batch_size = 128
+    config.build = {
+        "num_train": 4000,
+        "num_test": 1000,
+        "num_frames": 32,
+        "image_size": 48,
+        "flip_rate": 0.2,
+        "flip_kind": "confusion",
+        "hard_share": 0.3,
+        "imbalance": False,
+        "seed": 0,
+        "jpeg_quality": 95,
+    }
+    config.augment.size = 48
+    config.augment.crop_area = (0.7, 1.0)
+    config.augment.crop_aspect = (0.9, 1.1)
+    config.augment.hue = 0.05
+    config.clips.frames = 8
+    config.model.trunk = "resnet10_narrow"
+    config.model.width = 128
+    config.model.instants = 8
+    config.model.long_layers = 1
+    config.optim.learning_rate = 2e-3
+    config.optim.final_learning_rate = 2e-5
+    config.train.duration = "10 epochs"
+    config.train.eval_every = "2 epochs"
+    config.train.save_every = "2 epochs"
+    return config

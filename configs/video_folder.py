@@ -1,0 +1,29 @@
+"""Your own clips: root/<class>/<clip>, or a CSV of path,label[,split].
+
+    python -m rdfer_jax.main --config=configs/video_folder.py --mode=build \\
+        --config.build.source_dir=/data/mine
+    python -m rdfer_jax.main --config=configs/video_folder.py --workdir=runs/mine
+
+A tenth of the training clips is held out to choose the best checkpoint.
+"""
+
+from ml_collections import ConfigDict
+
+from rdfer_jax import config as config_lib
+
+
+def get_config() -> ConfigDict:
+    config = config_lib.default()
+    config.data.name = "video_folder"
+    config.data.validation_percent = 10.0
+    config.build = {
+        "source_dir": "",
+        "csv": "",
+        "classes": "",
+        "test_percent": 20.0,
+        "max_fps": 0.0,
+        "short_side": 128,
+        "jpeg_quality": 95,
+        "allow_missing": False,
+    }
+    return config

@@ -1,0 +1,61 @@
+"""The table of clips per class and split, beside the published counts."""
+
+from collections.abc import Mapping, Sequence
+
+#: split -> class -> clips; the class "total" and the split "all" are sums.
+Published = Mapping[str, Mapping[str, int]]
+
+#: A clip with fewer frames than this is reported: models in the literature sample 16.
+SHORT = 16
+
+
+def per_class(classes: Sequence[str], labels: Sequence[int]) -> list[int]:
+    """Returns the number of clips of each class."""
+    counts = [0] * len(classes)
+    for label in labels:
+        counts[label] += 1
+    return counts
+
+
+def _cell(count: int, published: int | None) -> str:
+    if published is None:
+        return str(count)
+    return f"{count} / {published}" + (" *" if count != published else "")
+
+
+def table(
+    classes: Sequence[str],
+    clips: Mapping[str, Sequence[int]],
+    extra: Mapping[str, Mapping[str, int]],
+    published: Published,
+) -> str:
+    """Returns the counts as text: a row for each class, a column for each split and one for all.
+
+    Args:
+      classes: names of the N classes.
+      clips: for each split the N counts.
+      extra: further rows, such as missing clips: name -> split -> count.
+      published: counts known from the literature, shown after a slash where there are any; a star
+        marks a count that differs.
+    """
+    splits = list(clips)
+    counts = {split: dict(zip(classes, clips[split], strict=True)) for split in splits}
+    rows = [["clips", *splits, "all"]]
+    for name in (*classes, "total"):
+        found = [sum(clips[s]) if name == "total" else counts[s][name] for s in splits]
+        known = [published.get(split, {}).get(name) for split in (*splits, "all")]
+        rows.append([name, *map(_cell, (*found, sum(found)), known)])
+    for name, by_split in extra.items():
+        found = [by_split[split] for split in splits]
+        rows.append([name, *map(str, (*found, sum(found)))])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    if any("/" in line for line in lines):
+        lines.append("after the slash: the published count, * where it differs")
+    return "\n".join(lines)

@@ -1,0 +1,252 @@
+"""DFEW as splits fold1..fold5; the training split of fold 1 is fold2+fold3+fold4+fold5.
+
+Enters: the folder of DFEW as it was distributed, see README.md beside this file. Leaves: the
+records of data.schema, each clip once, in the fold that tests on it.
+"""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from data import counts, raw, recorded, schema
+
+FOLDS = (1, 2, 3, 4, 5)
+
+_LISTS = (
+    "EmoLabel_DataSplit/{part}(single-labeled)/set_{fold}.csv",
+    "EmoLabel_DataSplit/{part}_single-labeled/set_{fold}.csv",
+    "label/single_{part}set_{fold}.csv",
+)
+#: Every frame comes before the 16 interpolated ones; faces cut out before whole pictures.
+_CLIPS = (
+    *("Clip/clip_224x224", "clip_224x224"),
+    *("Clip/clip_224x224_16f", "clip_224x224_16f"),
+    *("Clip/clip_224x224_avi", "clip_224x224_avi"),
+    *("data", "Clip/original"),
+)
+_ANNOTATIONS = (
+    *("Annotation/annotation.xlsx", "Annotation/annotation.csv"),
+    *("annotation.xlsx", "annotation.csv"),
+)
+
+_N = len(schema.DFEW_CLASSES)
+
+
+def _published_counts(*numbers: int) -> dict[str, int]:
+    return dict(zip(schema.DFEW_CLASSES, numbers, strict=True)) | {"total": sum(numbers)}
+
+
+PUBLISHED: counts.Published = {
+    "fold1": _published_counts(489, 379, 534, 435, 294, 29, 181),
+    **{
+        f"fold{k}": {"total": n}
+        for k, n in zip((2, 3, 4, 5), (2341, 2340, 2339, 2336), strict=True)
+    },
+    "all": _published_counts(2445, 1894, 2669, 2173, 1469, 145, 902),
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options(recorded.ClipOptions):
+    """Options of DFEW, besides those of every data set of recorded videos.
+
+    Attributes:
+      frames_dir: folder of the clips, relative to the data set's; empty to take the first there is
+        of Clip/clip_224x224, Clip/clip_224x224_16f, Clip/clip_224x224_avi, data, Clip/original.
+      label_base: number of the first class in the lists: 1 as distributed, 0 in some copies.
+    """
+
+    frames_dir: str = ""
+    label_base: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_base not in (0, 1):
+            raise ValueError(f"label_base={self.label_base}: use 1 (as distributed) or 0")
+
+
+def _list_file(root: epath.Path, part: str, fold: int) -> epath.Path:
+    tried = [root / name.format(part=part, fold=fold) for name in _LISTS]
+    for path in tried:
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f"no list of the {part} set of fold {fold}; looked for\n{raw.listing(tried)}"
+    )
+
+
+def read_list(path: epath.Path, label_base: int = 1) -> dict[str, tuple[int, str]]:
+    """Reads `video_name,label` lines, with or without a header.
+
+    Args:
+      path: the list.
+      label_base: number of the first class.
+
+    Returns:
+      For each clip, its name padded to five digits, the class from 0 to 6 and where it is listed.
+
+    Raises:
+      ValueError: if a line is not of this form, names a clip again, or has a label out of range;
+        also if the labels are counted from another number than `label_base`.
+    """
+    rows: list[tuple[str, int, raw.Line]] = []
+    for i, line in enumerate(raw.read_lines(path)):
+        cells = raw.csv_cells(line.text)
+        name = cells[0].rsplit(".", 1)[0] if cells else ""
+        if len(cells) != 2 or not name.isdecimal() or not cells[1].isdecimal():
+            if i == 0 and not any(cell.isdecimal() for cell in cells):
+                continue  # the header
+            raise ValueError(f"{line.where}: expected `video_name,label`, got {line.text!r}")
+        rows.append((name.zfill(5), int(cells[1]), line))
+    if not rows:
+        raise ValueError(f"{path}: lists no clip")
+    labels = {label for _, label, _ in rows}
+    if label_base == 1 and 0 in labels and _N not in labels:
+        raise ValueError(
+            f"{path}: the labels run from {min(labels)} to {max(labels)}, but DFEW counts its "
+            f"classes from 1 to {_N}. This list was renumbered; take the distributed one, or set "
+            "label_base=0 if its classes are in DFEW's order."
+        )
+    if label_base == 0 and _N in labels:
+        raise ValueError(
+            f"{path}: label {_N} occurs, so that the classes are counted from 1; set label_base=1."
+        )
+    result: dict[str, tuple[int, str]] = {}
+    for name, label, line in rows:
+        if not label_base <= label < label_base + _N:
+            raise ValueError(
+                f"{line.where}: label {label} of clip {name} is not one of "
+                f"{label_base} to {label_base + _N - 1}"
+            )
+        if name in result:
+            raise ValueError(f"{line.where}: clip {name} is listed again, first {result[name][1]}")
+        result[name] = (label - label_base, line.where)
+    return result
+
+
+def _number(cell: Any, where: str) -> float:
+    try:
+        return float(cell) if cell not in (None, "") else 0.0
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: {cell!r} is not a number") from None
+
+
+def read_votes(path: epath.Path) -> dict[str, tuple[tuple[float, ...], int]]:
+    """Reads the annotation table: votes for each class, the clip's number (`order`), the label.
+
+    Columns are found by their headings, in any order.
+
+    Returns:
+      For each clip its seven votes in the order of the classes, and the label 0 to 6, or -1 where
+      no expression got enough votes.
+
+    Raises:
+      ValueError: if a column is missing or a cell is not a number.
+    """
+    names = (*schema.DFEW_CLASSES, "order", "label")
+    header: tuple[Any, ...] = ()
+    for (_, header), *rows in (table for table in raw.read_tables(path) if table):
+        place = raw.columns(header, names)
+        if place is None:
+            continue
+        result = {}
+        for where, cells in rows:
+            values = {
+                n: _number(cells[i] if i < len(cells) else 0, where) for n, i in place.items()
+            }
+            votes = tuple(values[name] for name in schema.DFEW_CLASSES)
+            result[str(int(values["order"])).zfill(5)] = (votes, int(values["label"]) - 1)
+        return result
+    raise ValueError(f"{path}: no table with the columns {', '.join(names)}; found {list(header)}")
+
+
+def _vote_facts(
+    labels: dict[str, int], annotations: dict[str, tuple[tuple[float, ...], int]]
+) -> dict[str, int]:
+    """Counts where the annotation table and the lists do not agree; nothing is changed."""
+    known = {clip: annotations[clip] for clip in labels if clip in annotations}
+    return {
+        "clips_without_votes": len(labels) - len(known),
+        "label_is_not_the_most_voted": sum(
+            votes[labels[clip]] < max(votes) for clip, (votes, _) in known.items()
+        ),
+        "label_differs_from_annotation": sum(
+            labels[clip] != label for clip, (_, label) in known.items()
+        ),
+    }
+
+
+def read_plan(options: Options) -> recorded.Plan:
+    """Reads the lists and the votes, and finds the clips.
+
+    Raises:
+      FileNotFoundError: if a folder or a list is missing.
+      ValueError: if a list is malformed, or the five folds are no cross-validation.
+    """
+    markers = sorted({name.split("/")[0] for name in _LISTS})
+    root = raw.source_root(options.source_dir, markers, "DFEW")
+    lists = {
+        part: {
+            f"fold{fold}": read_list(_list_file(root, part, fold), options.label_base)
+            for fold in FOLDS
+        }
+        for part in ("train", "test")
+    }
+    tests, trains = (
+        {
+            fold: {clip: label for clip, (label, _) in rows.items()}
+            for fold, rows in lists[part].items()
+        }
+        for part in ("test", "train")
+    )
+    raw.check_folds(tests, trains)
+
+    folder = raw.clips_folder(root, options.frames_dir, _CLIPS)
+    source = folder.relative_to(root).as_posix()
+    notes = [f"frames from {source}"]
+    if folder.name.endswith("_16f"):
+        notes.append("these are 16 interpolated frames a clip, not all of its frames")
+
+    annotation = next((root / name for name in _ANNOTATIONS if (root / name).exists()), None)
+    annotations = read_votes(annotation) if annotation else {}
+    facts: dict[str, Any] = {"source": source}
+    if annotation:
+        facts["votes"] = _vote_facts(
+            {c: n for fold in tests.values() for c, n in fold.items()}, annotations
+        )
+        notes.append(f"votes from {annotation.relative_to(root).as_posix()}")
+        notes += [
+            f"votes: {name.replace('_', ' ')}: {n}" for name, n in facts["votes"].items() if n
+        ]
+    else:
+        notes.append("no Annotation/annotation.xlsx or .csv: all votes are zero")
+
+    finder = raw.ClipFinder(folder)
+    splits = {
+        fold: [
+            recorded.Entry(
+                clip_id=clip,
+                label=label,
+                path=finder.find(raw.number_names(clip, 5)),
+                where=where,
+                votes=annotations[clip][0] if clip in annotations else (),
+            )
+            for clip, (label, where) in rows.items()
+        ]
+        for fold, rows in lists["test"].items()
+    }
+    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts)
+
+
+class Builder(recorded.ClipBuilder):
+    """Builds DFEW."""
+
+    def _classes(self) -> tuple[str, ...]:
+        return schema.DFEW_CLASSES
+
+    def _plan(self) -> recorded.Plan:
+        return read_plan(self.builder_config)
+
+    def _published(self) -> counts.Published:
+        return PUBLISHED

@@ -1,0 +1,228 @@
+"""FERV39k as splits train and test.
+
+Enters: the folder of FERV39k as it was distributed, see README.md beside this file. Leaves: the
+records of data.schema. The classes are in DFEW's order; FERV39k has no votes.
+"""
+
+import dataclasses
+
+from etils import epath
+
+from data import counts, raw, recorded, schema
+
+_FOLDERS = {
+    "Happy": "happy",
+    "Sad": "sad",
+    "Neutral": "neutral",
+    "Angry": "angry",
+    "Surprise": "surprise",
+    "Disgust": "disgust",
+    "Fear": "fear",
+}
+_CLASS_OF = {name.lower(): schema.DFEW_CLASSES.index(c) for name, c in _FOLDERS.items()}
+_SETUPS = "4_setups"
+_CLIPS = ("2_ClipsforFaceCrop",)
+
+
+def _published_counts(*numbers: int) -> dict[str, int]:
+    return dict(zip(schema.DFEW_CLASSES, numbers, strict=True)) | {"total": sum(numbers)}
+
+
+_TRAIN = (5854, 5523, 7790, 5906, 2502, 1833, 1680)
+_TEST = (1473, 1393, 1958, 1487, 638, 467, 431)
+PUBLISHED: counts.Published = {
+    "train": _published_counts(*_TRAIN),
+    "test": _published_counts(*_TEST),
+    "all": _published_counts(*(a + b for a, b in zip(_TRAIN, _TEST, strict=True))),
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options(recorded.ClipOptions):
+    """Options of FERV39k, besides those of every data set of recorded videos.
+
+    Attributes:
+      setup: folder of the lists below 4_setups; All_scenes is the one that results are given for.
+      frames_dir: folder of the clips, relative to the data set's; empty for 2_ClipsforFaceCrop.
+      allow_mismatch: take the label of the list where it differs from the clip's emotion folder,
+        and count such clips, instead of stopping.
+    """
+
+    setup: str = "All_scenes"
+    frames_dir: str = ""
+    allow_mismatch: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A line of a list.
+
+    Attributes:
+      path: `Scene/Emotion/number`.
+      label: the class as written: a name, or a number.
+      folder_class: index of the class that the emotion folder stands for.
+      where: file and line.
+    """
+
+    path: str
+    label: str
+    folder_class: int
+    where: str
+
+
+def read_list(path: epath.Path) -> list[Listed]:
+    """Reads `Action/Sad/0010 Sad` lines; a first line without slash and digit is a header.
+
+    Raises:
+      ValueError: if a line is not of this form, leaves the folder, or names a clip again.
+    """
+    result: list[Listed] = []
+    seen: dict[str, str] = {}
+    for i, line in enumerate(raw.read_lines(path)):
+        cells = raw.csv_cells(line.text) if "," in line.text else line.text.rsplit(None, 1)
+        if i == 0 and not any(c == "/" or c.isdecimal() for c in line.text):
+            continue  # `path,id`: a header that the distributed lists do not have
+        if len(cells) != 2:
+            raise ValueError(
+                f"{line.where}: expected `Scene/Emotion/number label`, got {line.text!r}"
+            )
+        clip = raw.relative_path(cells[0], line.where)
+        parts = clip.split("/")
+        if len(parts) != 3 or parts[1].lower() not in _CLASS_OF:
+            raise ValueError(
+                f"{line.where}: expected Scene/Emotion/number with Emotion one of "
+                f"{', '.join(_FOLDERS)}, got {cells[0]!r}"
+            )
+        if clip in seen:
+            raise ValueError(f"{line.where}: clip {clip} is listed again, first {seen[clip]}")
+        seen[clip] = line.where
+        result.append(Listed(clip, cells[1], _CLASS_OF[parts[1].lower()], line.where))
+    if not result:
+        raise ValueError(f"{path}: lists no clip")
+    return result
+
+
+def class_of_labels(listed: list[Listed]) -> dict[str, int]:
+    """Returns the index of the class for each label as written.
+
+    Names are mapped by name. Numbers, which some copies have, mean whatever emotion folder they
+    stand beside, as the order of the classes differs from copy to copy.
+
+    Raises:
+      ValueError: if a name is unknown, or a number stands beside several emotion folders.
+    """
+    result: dict[str, int] = {}
+    for line in listed:
+        if line.label.isdecimal():
+            known = result.setdefault(line.label, line.folder_class)
+            if known != line.folder_class:
+                raise ValueError(
+                    f"{line.where}: label {line.label} stands for {schema.DFEW_CLASSES[known]} "
+                    f"elsewhere, but {line.path} is another expression; use the distributed lists"
+                )
+        elif line.label.lower() in _CLASS_OF:
+            result[line.label] = _CLASS_OF[line.label.lower()]
+        else:
+            raise ValueError(
+                f"{line.where}: unknown label {line.label!r}; known: {', '.join(_FOLDERS)}"
+            )
+    numbers = [label for label in result if label.isdecimal()]
+    if len({result[label] for label in numbers}) != len(numbers):
+        raise ValueError(
+            f"{listed[0].where}: several of the numbers {', '.join(sorted(numbers))} stand beside "
+            "the same emotion folder; use the distributed lists"
+        )
+    return result
+
+
+def _list_file(folder: epath.Path, part: str) -> epath.Path:
+    """Returns the list of a part in a set-up: `train_All.csv`, or the only `train_*.csv`."""
+    default = folder / f"{part}_All.csv"
+    found = [default] if default.exists() else sorted(folder.glob(f"{part}_*.csv"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"{folder}: expected one {part}_*.csv, found {len(found)}; there is\n"
+            + raw.listing([path.name for path in raw.visible(folder)])
+        )
+    return found[0]
+
+
+def _setup_folder(root: epath.Path, setup: str) -> epath.Path:
+    folder = root / _SETUPS / raw.relative_path(setup, "setup")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"setup={setup}: no folder {folder}; there is\n"
+            + raw.listing([path.name for path in raw.visible(root / _SETUPS)])
+        )
+    return folder
+
+
+def read_plan(options: Options) -> recorded.Plan:
+    """Reads the two lists and finds the clips.
+
+    Raises:
+      FileNotFoundError: if a folder or a list is missing.
+      ValueError: if a list is malformed, a clip is in both, or a label contradicts its folder.
+    """
+    root = raw.source_root(options.source_dir, (_SETUPS,), "FERV39k")
+    setup = _setup_folder(root, options.setup)
+    lists = {part: read_list(_list_file(setup, part)) for part in ("train", "test")}
+    every = [line for listed in lists.values() for line in listed]
+    classes = class_of_labels(every)
+
+    in_train = {line.path for line in lists["train"]}
+    both = [f"{line.path}: {line.where}" for line in lists["test"] if line.path in in_train]
+    if both:
+        raise ValueError(f"{len(both)} clips are in both train and test:\n{raw.listing(both)}")
+    mismatched = [
+        f"{line.where}: {line.path} is labelled {line.label}"
+        for line in every
+        if classes[line.label] != line.folder_class
+    ]
+    if mismatched and not options.allow_mismatch:
+        raise ValueError(
+            f"{len(mismatched)} labels contradict the clip's emotion folder:\n"
+            f"{raw.listing(mismatched)}\nCorrect the lists, or set allow_mismatch, which takes the "
+            "lists' labels."
+        )
+
+    folder = raw.clips_folder(root, options.frames_dir, _CLIPS)
+    source = folder.relative_to(root).as_posix()
+    notes = [f"frames from {source}"]
+    if any(label.isdecimal() for label in classes):
+        notes.append("the lists have numbers for labels: classes taken from the emotion folders")
+    if mismatched:
+        notes.append(f"labels that contradict the clip's emotion folder: {len(mismatched)}")
+    finder = raw.ClipFinder(folder)
+    splits = {
+        part: [
+            recorded.Entry(
+                clip_id=line.path,
+                label=classes[line.label],
+                path=_find(finder, line.path),
+                where=line.where,
+            )
+            for line in listed
+        ]
+        for part, listed in lists.items()
+    }
+    facts = {"source": source, "label_folder_mismatches": len(mismatched)}
+    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts)
+
+
+def _find(finder: raw.ClipFinder, clip: str) -> str:
+    below, number = clip.rsplit("/", 1)
+    return finder.find(raw.number_names(number, 4), below)
+
+
+class Builder(recorded.ClipBuilder):
+    """Builds FERV39k."""
+
+    def _classes(self) -> tuple[str, ...]:
+        return schema.DFEW_CLASSES
+
+    def _plan(self) -> recorded.Plan:
+        return read_plan(self.builder_config)
+
+    def _published(self) -> counts.Published:
+        return PUBLISHED if self.builder_config.setup == "All_scenes" else {}

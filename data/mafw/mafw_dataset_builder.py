@@ -1,0 +1,272 @@
+"""MAFW as splits fold1..fold5; the training split of fold 1 is fold2+fold3+fold4+fold5.
+
+Enters: the folder of MAFW as it was distributed, see README.md beside this file. Leaves: the
+records of data.schema, each clip once, in the fold that tests on it. Two tasks: `single` has the
+eleven expressions, `compound` has 43 classes, the eleven and their combinations.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from data import counts, raw, recorded
+
+FOLDS = (1, 2, 3, 4, 5)
+CLASSES = (
+    *("anger", "disgust", "fear", "happiness", "neutral", "sadness"),
+    *("surprise", "contempt", "anxiety", "helplessness", "disappointment"),
+)
+_NUM_COMPOUND = 43
+
+_LISTS = "Train & Test Set"
+_CAPTIONS = ("no_caption", "with_caption")
+#: Face crops are not distributed: where there are any, the user made them to be used.
+_CLIPS = ("data/faces", "data/frames", "data/clips")
+
+_SINGLE = (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182)
+_SINGLE_FOLDS = (1839, 1837, 1833, 1832, 1831)
+PUBLISHED: Mapping[str, counts.Published] = {
+    "single": {
+        **{f"fold{k}": {"total": n} for k, n in zip(FOLDS, _SINGLE_FOLDS, strict=True)},
+        "all": dict(zip(CLASSES, _SINGLE, strict=True)) | {"total": sum(_SINGLE)},
+    },
+    "compound": {"fold1": {"total": 1818}, "all": {"total": 8996}},
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options(recorded.ClipOptions):
+    """Options of MAFW, besides those of every data set of recorded videos.
+
+    Attributes:
+      task: single (11 classes) or compound (43 classes).
+      frames_dir: folder of the clips, relative to the data set's; empty to take the first there is
+        of data/faces, data/frames, data/clips.
+    """
+
+    task: str = "single"
+    frames_dir: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.task not in PUBLISHED:
+            raise ValueError(f"task={self.task!r}: use single or compound")
+
+
+def class_name(label: str, where: str) -> str:
+    """Returns a label in one spelling: lower case, the parts of a compound in the classes' order.
+
+    Raises:
+      ValueError: if a part is unknown or occurs twice.
+    """
+    parts = label.strip().lower().split("_")
+    unknown = [part for part in parts if part not in CLASSES]
+    if unknown or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"{where}: unknown label {label!r}; expected names joined by _, each at most once, of "
+            + ", ".join(CLASSES)
+        )
+    return "_".join(sorted(parts, key=CLASSES.index))
+
+
+def class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns all classes in order: the eleven, then the compounds that occur, alphabetically."""
+    return CLASSES + tuple(sorted(set(names) - set(CLASSES)))
+
+
+def read_list(path: epath.Path) -> dict[str, tuple[str, str]]:
+    """Reads `03747.mp4 anger` lines, or `file, label, Chinese, English` between tabs.
+
+    Returns:
+      For each clip, its name without suffix, the name of its class and where it is listed.
+
+    Raises:
+      ValueError: if a line is not of this form, has an unknown label, or names a clip again.
+    """
+    result: dict[str, tuple[str, str]] = {}
+    for i, line in enumerate(raw.read_lines(path)):
+        cells = line.text.split("\t") if "\t" in line.text else line.text.split()
+        name, dot, suffix = cells[0].strip().rpartition(".")
+        is_named = dot and suffix.isalnum() and len(cells) >= 2
+        if i == 0 and not is_named and not any(c.isdecimal() for c in cells[0]):
+            continue  # a header
+        if not is_named or ("\t" not in line.text and len(cells) != 2):
+            raise ValueError(f"{line.where}: expected `file.mp4 label`, got {line.text!r}")
+        name = raw.relative_path(name, line.where)
+        if name in result:
+            raise ValueError(f"{line.where}: clip {name} is listed again, first {result[name][1]}")
+        result[name] = (class_name(cells[1], line.where), line.where)
+    if not result:
+        raise ValueError(f"{path}: lists no clip")
+    return result
+
+
+Lists = Mapping[str, Mapping[str, Mapping[str, tuple[str, str]]]]  # part -> fold -> clip
+
+
+def read_lists(root: epath.Path, task: str) -> tuple[Lists, str]:
+    """Reads the ten lists of a task; without captions where there are such lists.
+
+    Returns:
+      The lists, and the name of the folder they are from.
+    """
+    tried = [root / _LISTS / task / caption for caption in _CAPTIONS]
+    folder = next((path for path in tried if path.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f"no lists of task={task}; looked for\n{raw.listing(tried)}")
+    lists = {
+        part: {f"fold{k}": read_list(folder / f"set_{k}" / f"{part}.txt") for k in FOLDS}
+        for part in ("train", "test")
+    }
+    names = [
+        (name, where)
+        for folds in lists.values()
+        for rows in folds.values()
+        for name, where in rows.values()
+    ]
+    compound = [f"{where}: {name}" for name, where in names if name not in CLASSES]
+    if task == "single" and compound:
+        raise ValueError(
+            f"{len(compound)} labels of the single task are compounds:\n{raw.listing(compound)}"
+        )
+    return lists, folder.relative_to(root).as_posix()
+
+
+def _all_classes(lists: Lists) -> tuple[str, ...]:
+    tests = lists["test"].values()
+    return class_names([name for rows in tests for name, _ in rows.values()])
+
+
+def _clip_of(cell: Any) -> str:
+    text = str(cell).strip().rsplit(".", 1)[0]
+    return text.zfill(5) if text.isdecimal() else text
+
+
+def _row_votes(cells: Sequence[Any], place: Mapping[str, int]) -> tuple[float, ...]:
+    """Returns the eleven votes of a row; raises ValueError where a cell is not a number."""
+    values = [cells[place[name]] if place[name] < len(cells) else None for name in CLASSES]
+    votes = tuple(float(value) if value not in (None, "") else 0.0 for value in values)
+    if not all(0.0 <= vote < float("inf") for vote in votes):
+        raise ValueError(f"votes {votes} must not be negative")
+    return votes
+
+
+def read_votes(path: epath.Path, known: set[str]) -> dict[str, tuple[float, ...]]:
+    """Reads a table of the annotators' votes, if it is one.
+
+    The table is expected to have a heading row, among its first ten, with each of the eleven names
+    exactly once, and one column with the names of clips. Cells are taken as they are; an empty cell
+    is zero.
+
+    Args:
+      path: an .xlsx or .csv file.
+      known: names of the clips.
+
+    Returns:
+      For each clip of `known` its eleven votes; nothing when the table is not of this form.
+    """
+    for table in raw.read_tables(path):
+        for i, (_, header) in enumerate(table[:10]):
+            place = raw.columns(header, CLASSES)
+            if place is None:
+                continue
+            rows = [cells for _, cells in table[i + 1 :]]
+            for column in (c for c in range(len(header)) if c not in place.values()):
+                named = [r for r in rows if column < len(r) and _clip_of(r[column]) in known]
+                if named and 2 * len(named) >= len(rows):
+                    try:
+                        return {_clip_of(r[column]): _row_votes(r, place) for r in named}
+                    except (TypeError, ValueError):
+                        return {}
+    return {}
+
+
+def _find_votes(
+    root: epath.Path, task: str, known: set[str]
+) -> tuple[dict[str, tuple[float, ...]], str]:
+    """Returns the votes of the single task and a line that says where they are from."""
+    if task != "single":
+        return {}, "the annotators voted on the eleven single classes: all votes are zero"
+    labels = root / "Labels"
+    files = sorted(path for path in labels.rglob("*") if path.suffix.lower() in (".xlsx", ".csv"))
+    wanted = [
+        path
+        for key in ("single", "annotation")
+        for path in files
+        if key in path.relative_to(labels).as_posix().lower()
+        and not path.name.startswith((".", "~"))
+    ]
+    for path in wanted:
+        votes = read_votes(path, known)
+        if votes:
+            name = path.relative_to(root).as_posix()
+            return votes, f"votes from {name}, for {len(votes)} of {len(known)} clips"
+    read = ", ".join(path.relative_to(root).as_posix() for path in wanted) or "no such file"
+    return {}, f"no readable table of votes in Labels ({read}): all votes are zero"
+
+
+def read_plan(options: Options) -> recorded.Plan:
+    """Reads the lists and the votes, and finds the clips.
+
+    Raises:
+      FileNotFoundError: if a folder or a list is missing.
+      ValueError: if a list is malformed, or the five folds are no cross-validation.
+    """
+    root = raw.source_root(options.source_dir, (_LISTS,), "MAFW")
+    lists, listed_in = read_lists(root, options.task)
+    classes = _all_classes(lists)
+    tests, trains = (
+        {
+            fold: {
+                clip: classes.index(name) if name in classes else -1
+                for clip, (name, _) in rows.items()
+            }
+            for fold, rows in lists[part].items()
+        }
+        for part in ("test", "train")
+    )
+    raw.check_folds(tests, trains)
+
+    folder = raw.clips_folder(root, options.frames_dir, _CLIPS)
+    source = folder.relative_to(root).as_posix()
+    known = {clip for rows in lists["test"].values() for clip in rows}
+    votes, votes_note = _find_votes(root, options.task, known)
+    notes = [f"lists from {listed_in}", f"frames from {source}", votes_note]
+    if options.task == "compound" and len(classes) != _NUM_COMPOUND:
+        notes.append(f"{len(classes)} classes occur, {_NUM_COMPOUND} are published")
+
+    finder = raw.ClipFinder(folder)
+    splits = {
+        fold: [
+            recorded.Entry(
+                clip_id=clip,
+                label=classes.index(name),
+                path=finder.find(raw.number_names(clip, 5)),
+                where=where,
+                votes=votes.get(clip, ()),
+            )
+            for clip, (name, where) in rows.items()
+        ]
+        for fold, rows in lists["test"].items()
+    }
+    facts = {"source": source, "clips_without_votes": len(known) - len(votes)}
+    return recorded.Plan(classes, splits, tuple(notes), facts)
+
+
+class Builder(recorded.ClipBuilder):
+    """Builds MAFW."""
+
+    def _classes(self) -> tuple[str, ...]:
+        options = self.builder_config
+        if options.task == "single":
+            return CLASSES
+        root = raw.source_root(options.source_dir, (_LISTS,), "MAFW")
+        return _all_classes(read_lists(root, options.task)[0])
+
+    def _plan(self) -> recorded.Plan:
+        return read_plan(self.builder_config)
+
+    def _published(self) -> counts.Published:
+        return PUBLISHED[self.builder_config.task]

@@ -1,0 +1,316 @@
+"""From a plan (which clip, which label, which split) to a TFDS data set of records.
+
+The four builders of recorded videos differ only in how they read a plan from the user's folder; the
+rest is here: look at every clip, print the table, stop when clips are missing, convert, write.
+
+TFDS' usual GeneratorBasedBuilder sorts a split through temporary files once it passes 1 GB, and
+those need TensorFlow. So these builders write their shards one by one, in an order that depends on
+the clips' names only: that needs no TensorFlow, little memory, and comes out the same every time.
+"""
+
+import abc
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from etils import epath
+
+from data import counts, frames, raw, schema, workers
+
+#: Frames in one shard, about 100 MB at a short side of 128 pixels.
+_FRAMES_PER_SHARD = 16_384
+
+_BASE_FIELDS = tuple(field.name for field in dataclasses.fields(tfds.core.BuilderConfig))
+
+
+@dataclasses.dataclass(kw_only=True)
+class ClipOptions(tfds.core.BuilderConfig):
+    """What every data set of recorded videos can be told.
+
+    Attributes:
+      source_dir: folder of the data set as it was distributed.
+      short_side: short side of the stored frames, in pixels; smaller frames are not enlarged.
+      jpeg_quality: quality of the stored frames, 1 to 100.
+      allow_missing: leave out clips that are missing or unreadable, and count them, instead of
+        stopping.
+    """
+
+    source_dir: str = ""
+    short_side: int = 128
+    jpeg_quality: int = 95
+    allow_missing: bool = False
+
+    def __post_init__(self):
+        if self.short_side < 16:
+            raise ValueError(f"short_side={self.short_side}: use 16 pixels or more")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality={self.jpeg_quality}: use 1 to 100")
+
+    def content(self) -> dict[str, Any]:
+        """Returns the options on which the records depend, as plain JSON values.
+
+        The folder that the data came from is not among them.
+        """
+        fields = [f.name for f in dataclasses.fields(self) if f.name not in _BASE_FIELDS]
+        values = {name: getattr(self, name) for name in fields if name != "source_dir"}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One clip of a plan.
+
+    Attributes:
+      clip_id: its unique name.
+      label: index of its class.
+      path: its folder of frames or its video file; empty when it was not found.
+      where: the line that lists it, for messages; empty when no list does.
+      votes: annotators' votes for each class; empty when there are none.
+    """
+
+    clip_id: str
+    label: int
+    path: str
+    where: str = ""
+    votes: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a data set will hold.
+
+    Attributes:
+      classes: names of the classes.
+      splits: the clips of each split.
+      notes: lines for the user, without paths of this machine: which folder was read, what was odd.
+      facts: further numbers for the metadata, plain JSON values.
+      max_fps: frames per second that videos are thinned to; 0 keeps all.
+      full_split: a split in which every class needs a clip; empty for none.
+    """
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, Sequence[Entry]]
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_fps: float = 0.0
+    full_split: str = ""
+
+
+class MissingClipsError(FileNotFoundError):
+    """Clips that the lists name are not there, or cannot be read."""
+
+
+def _raise_missing(missing: Sequence[str], total: int) -> None:
+    raise MissingClipsError(
+        f"{len(missing)} of {total} clips are missing or unreadable:\n{raw.listing(missing)}\n"
+        "Get them, or set allow_missing, which leaves them out and counts them."
+    )
+
+
+def _complaint(entry: Entry, problem: str) -> str:
+    return f"{entry.clip_id}: {problem}" + (f" (listed in {entry.where})" if entry.where else "")
+
+
+def look(plan: Plan, pool: workers.Pool) -> dict[str, list[tuple[Entry, frames.Probe]]]:
+    """Looks at every clip of a plan, in the order in which it will be stored.
+
+    The order is that of a hash of the clip's name: as good as shuffled, and always the same.
+    """
+    ordered = {
+        split: sorted(entries, key=lambda e: hashlib.md5(e.clip_id.encode()).hexdigest())
+        for split, entries in plan.splits.items()
+    }
+    found = [e.path for entries in ordered.values() for e in entries if e.path]
+    probes = pool.map(frames.probe, found, total=len(found))
+    probes = iter(tqdm.tqdm(probes, "checking", len(found), unit="clip", disable=None))
+    missing = frames.Probe(problem="no folder or video of that name")
+    return {
+        split: [(entry, next(probes) if entry.path else missing) for entry in entries]
+        for split, entries in ordered.items()
+    }
+
+
+def shards(
+    clips: Sequence[tuple[Entry, frames.Probe]], limit: int = _FRAMES_PER_SHARD
+) -> list[list[Entry]]:
+    """Cuts a split into shards of about `limit` frames, at least one clip each."""
+    result: list[list[Entry]] = [[]]
+    size = 0
+    for entry, probe in clips:
+        if result[-1] and size + probe.num_frames > limit:
+            result.append([])
+            size = 0
+        result[-1].append(entry)
+        size += probe.num_frames
+    return result
+
+
+def check_full(classes: Sequence[str], split: str, clips: Sequence[int]) -> None:
+    """Raises ValueError when a split lacks a class."""
+    empty = [name for name, count in zip(classes, clips, strict=True) if not count]
+    if empty:
+        raise ValueError(f"no clip of {', '.join(empty)} in the {split} split; add some")
+
+
+class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Builds a data set from a plan; see the module's docstring."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+
+    @abc.abstractmethod
+    def _classes(self) -> tuple[str, ...]:
+        """Returns the names of the classes, in order; may read the user's folder."""
+
+    @abc.abstractmethod
+    def _plan(self) -> Plan:
+        """Reads the lists of clips."""
+
+    def _published(self) -> counts.Published:
+        """Returns the published counts of this variant, where there are any."""
+        return {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # A finished data set knows its classes, also where its source is gone.
+        is_built = (epath.Path(self.data_dir) / "features.json").exists()
+        features = (
+            tfds.features.FeaturesDict.from_config(self.data_dir)
+            if is_built
+            else schema.features(self._classes())
+        )
+        metadata = tfds.core.MetadataDict(options=self.builder_config.content())
+        return self.dataset_info_from_configs(features=features, metadata=metadata)
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Builds the data set; see tfds.core.DatasetBuilder.
+
+        Raises:
+          MissingClipsError: if clips are missing or unreadable and allow_missing is off.
+        """
+        with workers.Pool() as self._pool:
+            super().download_and_prepare(**kwargs)
+
+    def summary(self) -> str:
+        """Returns the table of the built data set as text, and what was noticed about it."""
+        return self._report(self.info.metadata)
+
+    def _report(self, metadata: Mapping[str, Any]) -> str:
+        splits = metadata["splits"]
+        extra = {
+            name: {split: numbers[key] for split, numbers in splits.items()}
+            for name, key in (("missing", "missing"), (f"under {counts.SHORT} frames", "short"))
+        }
+        clips = {split: numbers["clips"] for split, numbers in splits.items()}
+        classes = self.info.features["label"].names
+        lines = [
+            f"{self.name}/{self.builder_config.name}",
+            counts.table(classes, clips, extra, self._published()),
+            *metadata["notes"],
+        ]
+        stored = sum(numbers.get("frames", 0) for numbers in splits.values())
+        if stored:
+            mean = stored / sum(map(sum, clips.values()))
+            lines.append(f"{stored} frames, {mean:.1f} a clip")
+        return "\n".join(lines)
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
+        del dl_manager  # nothing is downloaded
+        plan = self._plan()
+        clips = look(plan, self._pool)
+        good = {s: [(e, p) for e, p in found if not p.problem] for s, found in clips.items()}
+        bad = {
+            s: [_complaint(e, p.problem) for e, p in found if p.problem]
+            for s, found in clips.items()
+        }
+        missing = [entry.clip_id for found in clips.values() for entry, p in found if p.problem]
+        planned: dict[str, Any] = {
+            split: {
+                "clips": counts.per_class(plan.classes, [entry.label for entry, _ in found]),
+                "missing": len(bad[split]),
+                "short": sum(probe.num_frames < counts.SHORT for _, probe in found),
+            }
+            for split, found in good.items()
+        }
+        print(self._report({"splits": planned, "notes": plan.notes}), flush=True)
+        if missing and not self.builder_config.allow_missing:
+            _raise_missing([line for split in bad.values() for line in split], _count(clips))
+        for split, found in good.items():
+            if not found:
+                raise MissingClipsError(f"{split}: not one of its clips is there and readable")
+        if plan.full_split:
+            check_full(plan.classes, plan.full_split, planned[plan.full_split]["clips"])
+        self.info.metadata.update(
+            notes=list(plan.notes),
+            **plan.facts,
+            splits={
+                split: {
+                    "clips": [0] * len(plan.classes),
+                    "missing": len(bad[split]),
+                    "short": 0,
+                    "frames": 0,
+                }
+                for split in good
+            },
+            missing_clips=missing,
+        )
+        self._bar = tqdm.tqdm(
+            desc="converting", total=_count(good), unit="clip", disable=None, leave=False
+        )
+        return {
+            split: [functools.partial(self._records, plan, split, shard) for shard in shards(found)]
+            for split, found in good.items()
+        }
+
+    def _records(
+        self, plan: Plan, split: str, entries: Sequence[Entry]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the records of one shard, and counts them in the metadata."""
+        options = self.builder_config
+        metadata = self.info.metadata
+        numbers = metadata["splits"][split]
+        jobs = (
+            frames.Job(entry.path, options.short_side, options.jpeg_quality, plan.max_fps)
+            for entry in entries
+        )
+        results = self._pool.map(frames.convert, jobs, total=len(entries))
+        num_written = 0
+        for entry, result in zip(entries, results, strict=True):
+            self._bar.update()
+            if result.problem:
+                if not options.allow_missing:
+                    _raise_missing([_complaint(entry, result.problem)], self._bar.total)
+                numbers["missing"] += 1
+                metadata["missing_clips"].append(entry.clip_id)
+                continue
+            numbers["clips"][entry.label] += 1
+            numbers["short"] += len(result.frames) < counts.SHORT
+            numbers["frames"] += len(result.frames)
+            num_written += 1
+            yield entry.clip_id, record(entry, result.frames, len(plan.classes))
+        if not num_written:
+            raise MissingClipsError(
+                f"{split}: not one of the {len(entries)} clips of a shard is readable, the first "
+                f"being {entries[0].clip_id}"
+            )
+
+
+def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, Any]:
+    """Returns the record of data.schema for a clip."""
+    votes = entry.votes or (0.0,) * num_classes
+    return {
+        "clip_id": entry.clip_id,
+        "frames": list(jpegs),
+        "label": entry.label,
+        "votes": np.asarray(votes, np.float32),
+    }
+
+
+def _count(clips: Mapping[str, Sequence[Any]]) -> int:
+    return sum(len(found) for found in clips.values())

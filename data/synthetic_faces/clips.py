@@ -1,0 +1,167 @@
+"""One clip, from its parameters to its frames: `draw_clip` and `record`, without TFDS.
+
+In go the parameters, a split and an index; out comes the clip with its truth.
+"""
+
+import dataclasses
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data.synthetic_faces import expressions, scene
+from data.synthetic_faces import labels as labels_lib
+from data.synthetic_faces import parameters as parameters_lib
+from data.synthetic_faces.features import upper_face
+from data.synthetic_faces.head import behind, in_front
+from data.synthetic_faces.identity import draw_identity
+from data.synthetic_faces.mouth import lower_face
+from data.synthetic_faces.parameters import Parameters, Stream
+from data.synthetic_faces.shapes import Shape
+
+#: Pictures are drawn this many times as large, then averaged down.
+_OVERSAMPLING = 2
+#: Bits of the fraction of a coordinate in cv2's drawing functions.
+_SHIFT = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A drawn clip and everything that is known about it.
+
+    Attributes:
+      frames: uint8 [T, image_size, image_size, 3], RGB, as drawn, before JPEG.
+      labels: its labels and votes.
+      timeline: how strong the expressions are in each frame, and the key segment.
+    """
+
+    frames: np.ndarray
+    labels: labels_lib.Labels
+    timeline: expressions.Timeline
+
+
+def draw_clip(parameters: Parameters, split: str, index: int) -> Clip:
+    """Returns clip `index` of the split, always the same for the same arguments.
+
+    Raises:
+      ValueError: there is no such split.
+      IndexError: there is no such clip.
+    """
+    labels = labels_lib.labels(parameters, split, index)
+    timeline = expressions.timeline(parameters, split, index, labels)
+    actions = expressions.actions(parameters, split, index, labels, timeline)
+    return Clip(_draw(parameters, split, index, actions), labels, timeline)
+
+
+def clip_id(split: str, index: int) -> str:
+    """Returns the unique name of a clip."""
+    return f"{split}_{index:06d}"
+
+
+def record(parameters: Parameters, split: str, index: int) -> dict[str, Any]:
+    """Returns the clip as a record of `data.schema`, frames as JPEG.
+
+    Raises:
+      ValueError: there is no such split.
+      IndexError: there is no such clip.
+    """
+    clip = draw_clip(parameters, split, index)
+    return {
+        "clip_id": clip_id(split, index),
+        "frames": [encode_jpeg(frame, parameters.jpeg_quality) for frame in clip.frames],
+        "label": clip.labels.label,
+        "votes": clip.labels.votes,
+        "true_label": clip.labels.true_label,
+        "is_flipped": clip.labels.is_flipped,
+        "is_hard": clip.labels.is_hard,
+        "key_start": clip.timeline.key_start,
+        "key_end": clip.timeline.key_end,
+    }
+
+
+def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
+    """Returns an RGB frame, uint8 [H, W, 3], as a JPEG with full colour resolution."""
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY, quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]  # fmt: skip
+    return cv2.imencode(".jpg", frame[..., ::-1], options)[1].tobytes()
+
+
+def _draw(parameters: Parameters, split: str, index: int, actions) -> np.ndarray:
+    """The frames of a clip, uint8 [T, image_size, image_size, 3]."""
+
+    def rng(stream: Stream) -> np.random.Generator:
+        return parameters_lib.rng(parameters, split, index, stream)
+
+    t = (np.arange(parameters.num_frames) + 0.5) / parameters.num_frames
+    person = draw_identity(rng(Stream.IDENTITY))
+    pose = scene.draw_pose(rng(Stream.POSE), t)
+    shapes = [
+        *behind(person, actions),
+        *lower_face(person, actions),
+        *upper_face(person, actions, pose.gaze_x, pose.gaze_y),
+        *in_front(person, actions),
+        *scene.draw_occlusion(rng(Stream.OCCLUSION), t, person.skin),
+    ]
+    light = scene.draw_light(rng(Stream.LIGHT), t)
+    canvas_size = _OVERSAMPLING * parameters.image_size
+    background = scene.draw_background(rng(Stream.BACKGROUND), canvas_size)
+    frames = _fill(shapes, pose, background, parameters.image_size, light.blur)
+    return _expose(frames, light, rng(Stream.NOISE))
+
+
+def _fill(
+    shapes: list[Shape], pose: scene.Pose, background: np.ndarray, size: int, blur: float
+) -> np.ndarray:
+    """Paints the shapes over the background, float32 [T, size, size, 3]."""
+    num_frames = len(pose.yaw)
+    polygons = _place_all(shapes, pose, len(background))
+    painted = []
+    for shape, own_polygons in zip(shapes, polygons, strict=True):
+        colours = np.broadcast_to(shape.colour, (num_frames, 3)).clip(0, 255).tolist()
+        visible = np.ones(num_frames, bool) if shape.visible is None else shape.visible
+        painted.append((own_polygons, colours, visible.tolist()))
+    frames = np.empty((num_frames, size, size, 3), np.uint8)
+    for i in range(num_frames):
+        canvas = background.copy()
+        for own_polygons, colours, visible in painted:
+            if visible[i]:
+                contours = [polygon[i] for polygon in own_polygons]
+                cv2.fillPoly(canvas, contours, colours[i], cv2.LINE_AA, _SHIFT)
+        if blur:
+            canvas = cv2.GaussianBlur(canvas, (0, 0), blur * len(canvas))
+        cv2.resize(canvas, (size, size), dst=frames[i], interpolation=cv2.INTER_AREA)
+    return frames
+
+
+def _place_all(shapes: list[Shape], pose: scene.Pose, canvas_size: int) -> list[list[np.ndarray]]:
+    """Fixed-point pixel coordinates of each shape's polygons, each int32 [T, P, 2]."""
+    num_frames = len(pose.yaw)
+    flat = [polygon for shape in shapes for polygon in shape.polygons]
+    together = np.concatenate(
+        [np.broadcast_to(polygon, (num_frames, *polygon.shape[1:])) for polygon in flat], axis=1
+    )
+    # An integer coordinate means the middle of a pixel to cv2.
+    pixels = scene.place(pose, together) * canvas_size - 0.5
+    pixels = np.round(pixels * (1 << _SHIFT)).astype(np.int32)
+    ends = np.cumsum([polygon.shape[1] for polygon in flat])[:-1]
+    parts = iter(np.split(pixels, ends, axis=1))
+    return [[np.ascontiguousarray(next(parts)) for _ in shape.polygons] for shape in shapes]
+
+
+def _expose(frames: np.ndarray, light: scene.Light, rng: np.random.Generator) -> np.ndarray:
+    """Lights the frames and adds noise, uint8 [T, size, size, 3] in and out."""
+    num_frames, size = frames.shape[:2]
+    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    field = (
+        1
+        + light.slope_x.astype(np.float32)[:, None, None] * ramp
+        + light.slope_y.astype(np.float32)[:, None, None] * ramp[:, None]
+    )
+    field *= light.gain.astype(np.float32)[:, None, None]
+    noise = rng.standard_normal((num_frames, size, size, 1), dtype=np.float32) * light.noise
+    result = frames * field[..., None]
+    result *= light.tint.astype(np.float32)
+    result += noise
+    return result.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,121 @@
+"""Who is drawn: in goes a random generator, out comes one person's face at rest.
+
+Lengths are in half face widths; x grows to the right of the image, y downwards, the middle between
+the eyes lies near (0, -0.2). Colours are RGB, 0 to 255.
+"""
+
+import dataclasses
+
+import numpy as np
+
+_SKINS = np.array(
+    [
+        [255, 224, 196], [244, 205, 175], [234, 188, 150], [222, 170, 130],
+        [200, 145, 105], [174, 120, 84], [141, 92, 62], [110, 70, 48], [240, 198, 182],
+    ]
+)  # fmt: skip
+_HAIRS = np.array(
+    [
+        [30, 24, 22], [56, 38, 28], [92, 62, 40], [135, 96, 56],
+        [196, 158, 92], [150, 70, 36], [150, 148, 146], [214, 210, 204],
+    ]
+)  # fmt: skip
+_IRISES = np.array([[62, 40, 26], [92, 62, 34], [70, 98, 124], [86, 112, 74], [44, 34, 30]])
+_LIPS = np.array([[196, 104, 100], [182, 88, 92], [204, 78, 92], [164, 84, 74]])
+
+HAIR_STYLES = ("bald", "short", "fringe", "long")
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """One person's face at rest; see the module for the units."""
+
+    width: float
+    top: float
+    chin: float
+    taper: float
+    roundness: float
+    eye_x: float
+    eye_y: float
+    eye_width: float
+    eye_height: float
+    eye_slant: float
+    iris: float
+    brow_y: float
+    brow_thickness: float
+    brow_arch: float
+    brow_length: float
+    nose_width: float
+    nose_y: float
+    mouth_y: float
+    mouth_width: float
+    lip: float
+    hairline: float
+    parting: float
+    lines: float
+    smile_side: float
+    hair_style: str
+    beard: float
+    moustache: bool
+    glasses: bool
+    skin: np.ndarray
+    hair: np.ndarray
+    brow: np.ndarray
+    iris_colour: np.ndarray
+    lips: np.ndarray
+    shirt: np.ndarray
+    glasses_colour: np.ndarray
+
+
+def draw_identity(rng: np.random.Generator) -> Identity:
+    """Returns a random person."""
+    u = rng.uniform
+    skin = _mix(rng, _SKINS, 6)
+    hair = _mix(rng, _HAIRS, 8)
+    lips = 0.55 * _mix(rng, _LIPS, 8) + 0.45 * skin * [0.80, 0.62, 0.62]
+    bearded = rng.random() < 0.15
+    return Identity(
+        width=u(0.92, 1.06),
+        top=u(1.20, 1.38),
+        chin=u(1.16, 1.34),
+        taper=u(0.14, 0.38),
+        roundness=u(0.88, 1.08),
+        eye_x=u(0.37, 0.45),
+        eye_y=u(-0.26, -0.18),
+        eye_width=u(0.19, 0.25),
+        eye_height=u(0.085, 0.125),
+        eye_slant=u(-0.12, 0.10),
+        iris=u(0.078, 0.098),
+        brow_y=u(-0.56, -0.49),
+        brow_thickness=u(0.055, 0.115),
+        brow_arch=u(0.02, 0.08),
+        brow_length=u(0.24, 0.30),
+        nose_width=u(0.12, 0.19),
+        nose_y=u(0.17, 0.27),
+        mouth_y=u(0.58, 0.67),
+        mouth_width=u(0.28, 0.37),
+        lip=u(0.7, 1.3),
+        hairline=u(-0.98, -0.84),
+        parting=u(-0.5, 0.5),
+        lines=u(0.6, 1.0),
+        smile_side=u(-0.12, 0.12),
+        hair_style=HAIR_STYLES[rng.choice(4, p=[0.1, 0.4, 0.2, 0.3])],
+        beard=u(0.25, 0.6) * bearded,
+        moustache=bool(rng.random() < 0.08),
+        glasses=bool(rng.random() < 0.15),
+        skin=skin,
+        hair=hair,
+        brow=0.75 * hair * u(0.6, 1.0) + 0.12 * skin,
+        iris_colour=_mix(rng, _IRISES, 8),
+        lips=lips.clip(0, 255),
+        shirt=rng.uniform(30, 230, 3),
+        glasses_colour=rng.uniform(15, 80) * np.ones(3),
+    )
+
+
+def _mix(rng: np.random.Generator, palette: np.ndarray, spread: float) -> np.ndarray:
+    """A colour between two neighbours of the palette, a little off."""
+    i = rng.integers(len(palette) - 1)
+    share = rng.random()
+    colour = share * palette[i] + (1 - share) * palette[i + 1]
+    return (colour + rng.normal(0, spread, 3)).clip(0, 255)

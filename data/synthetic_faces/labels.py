@@ -1,0 +1,163 @@
+"""The labels of a clip: true and given class, hardness, and annotators' votes.
+
+In go the parameters and which clip; out come labels. Nothing here is drawn, so the labels of a
+whole data set are known before its pictures.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from data.synthetic_faces import parameters as parameters_lib
+from data.synthetic_faces.parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters, Stream
+
+NUM_CLASSES = len(CLASSES)
+NUM_ANNOTATORS = 10
+#: With `flip_kind='instance'`, how many times as often a hard clip is flipped as an easy one.
+HARD_FLIP_RATIO = 3.0
+
+#: Row: true class, column: wrong class, each row sums to 1. Our own numbers, in the spirit of the
+#: confusions that human judgement studies report: fear with surprise, disgust with anger, sadness
+#: with neutral; happiness is rarely mistaken, and then for neutral or surprise.
+CONFUSION = np.array(
+    [
+        # happy  sad   neutral angry surpr. disgust fear
+        [0.00, 0.05, 0.45, 0.05, 0.35, 0.05, 0.05],  # happy
+        [0.03, 0.00, 0.45, 0.20, 0.02, 0.15, 0.15],  # sad
+        [0.20, 0.45, 0.00, 0.20, 0.08, 0.04, 0.03],  # neutral
+        [0.03, 0.15, 0.25, 0.00, 0.09, 0.40, 0.08],  # angry
+        [0.15, 0.04, 0.12, 0.06, 0.00, 0.03, 0.60],  # surprise
+        [0.04, 0.20, 0.15, 0.50, 0.03, 0.00, 0.08],  # disgust
+        [0.02, 0.15, 0.05, 0.10, 0.60, 0.08, 0.00],  # fear
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The labels of one clip.
+
+    Attributes:
+      true_label: index of the class that was drawn.
+      label: index of the class as given, which may be wrong.
+      is_hard: whether the clip is hard.
+      other_label: class of the interfering expression of a hard clip, never neutral and never the
+        true class; -1 in an easy clip.
+      votes: float32 [7], the votes of the annotators per class, sum 10.
+    """
+
+    true_label: int
+    label: int
+    is_hard: bool
+    other_label: int
+    votes: np.ndarray
+
+    @property
+    def is_flipped(self) -> bool:
+        """Whether the given label is wrong."""
+        return self.label != self.true_label
+
+
+def labels(parameters: Parameters, split: str, index: int) -> Labels:
+    """Returns the labels of clip `index` of the split.
+
+    Raises:
+      ValueError: there is no such split.
+      IndexError: there is no such clip.
+    """
+    num_clips = parameters.num_clips(split)
+    if not 0 <= index < num_clips:
+        raise IndexError(f"clip {index} of the {num_clips} clips of the split '{split}'")
+    true_label = _true_label(parameters, split, index)
+    is_hard, other_label = _hardness(parameters, split, index, true_label)
+    votes = _votes(parameters, split, index, true_label, other_label)
+    label = _given_label(parameters, split, index, true_label, is_hard, votes)
+    return Labels(true_label, label, is_hard, other_label, votes)
+
+
+def flip_probability(parameters: Parameters, split: str, is_hard: bool) -> float:
+    """Returns the probability that the label of a clip of the split is flipped.
+
+    Instance-dependent flips keep the overall rate: with h the share of hard clips,
+    h * p_hard + (1 - h) * p_easy = flip_rate, and p_hard = 3 * p_easy unless that exceeds 1.
+    """
+    if split == "test":
+        return 0.0
+    rate, hard_share = parameters.flip_rate, parameters.hard_share
+    if parameters.flip_kind != "instance":
+        return rate
+    easy = rate / (1 + (HARD_FLIP_RATIO - 1) * hard_share)
+    hard = HARD_FLIP_RATIO * easy
+    if hard > 1 and hard_share < 1:
+        hard = 1.0
+        easy = (rate - hard_share) / (1 - hard_share)
+    return hard if is_hard else easy
+
+
+def class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
+    """Returns the classes of the clips before shuffling, int [num_clips].
+
+    Every prefix has each class within one clip or so of its share (the divisor method of
+    Sainte-Lague), which for equal shares is round-robin. So fewer clips are a prefix of more.
+    """
+    shares = np.array(DFEW_COUNTS if imbalance else [1] * NUM_CLASSES, dtype=float)
+    given = np.zeros(NUM_CLASSES)
+    sequence = np.empty(num_clips, dtype=int)
+    for i in range(num_clips):
+        sequence[i] = np.argmax(shares / (2 * given + 1))
+        given[sequence[i]] += 1
+    return sequence
+
+
+@functools.lru_cache(maxsize=8)
+def _class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
+    return class_sequence(num_clips, imbalance)
+
+
+def _true_label(parameters: Parameters, split: str, index: int) -> int:
+    """The sequence of classes, shuffled in blocks of as many clips as there are classes."""
+    block, place = divmod(index, NUM_CLASSES)
+    num_blocks = -(-parameters.num_clips(split) // NUM_CLASSES)
+    sequence = _class_sequence(num_blocks * NUM_CLASSES, parameters.imbalance)
+    order = parameters_lib.rng(parameters, split, block, Stream.LABEL).permutation(NUM_CLASSES)
+    return int(sequence[block * NUM_CLASSES + order[place]])
+
+
+def _hardness(parameters: Parameters, split: str, index: int, true: int) -> tuple[bool, int]:
+    """Whether the clip is hard, and the class that interferes (-1: none)."""
+    rng = parameters_lib.rng(parameters, split, index, Stream.HARD)
+    is_hard = bool(rng.random() < parameters.hard_share)
+    weights = CONFUSION[true] + 1 / NUM_CLASSES
+    weights[[true, NEUTRAL]] = 0
+    other = int(rng.choice(NUM_CLASSES, p=weights / weights.sum()))
+    return is_hard, other if is_hard else -1
+
+
+def _votes(parameters: Parameters, split: str, index: int, true: int, other: int) -> np.ndarray:
+    """Ten annotators; those of a hard clip disagree, some see the interfering expression."""
+    rng = parameters_lib.rng(parameters, split, index, Stream.VOTES)
+    is_hard = other >= 0
+    shares = (0.40 if is_hard else 0.12) * CONFUSION[true]
+    shares[true] += 0.42 if is_hard else 0.88
+    if is_hard:
+        shares[other] += 0.18
+    return rng.multinomial(NUM_ANNOTATORS, shares / shares.sum()).astype(np.float32)
+
+
+def _given_label(
+    parameters: Parameters, split: str, index: int, true: int, is_hard: bool, votes: np.ndarray
+) -> int:
+    """The label that the data set gives; a higher flip rate flips the same clips and more."""
+    rng = parameters_lib.rng(parameters, split, index, Stream.FLIP)
+    is_flipped = rng.random() < flip_probability(parameters, split, is_hard)
+    if not is_flipped:
+        return true
+    if parameters.flip_kind == "symmetric":
+        weights = np.ones(NUM_CLASSES)
+    elif parameters.flip_kind == "confusion":
+        weights = CONFUSION[true].copy()
+    else:  # instance: what its own annotators took it for, and what people confuse
+        weights = CONFUSION[true] + votes / NUM_ANNOTATORS
+    weights[true] = 0
+    return int(rng.choice(NUM_CLASSES, p=weights / weights.sum()))

@@ -1,0 +1,133 @@
+"""What can be chosen about the drawn data set, and which random numbers depend on what.
+
+Every random number of a clip comes from `rng(parameters, split, index, stream)`, one stream for
+each part of a clip. So a clip does not depend on the number of clips or of worker processes, and
+the parameters that change one part leave the others as they are: flips leave the pictures, and
+`image_size` leaves the geometry.
+"""
+
+import dataclasses
+import enum
+import numbers
+from typing import Any
+
+import numpy as np
+
+from data.schema import DFEW_CLASSES as CLASSES
+
+NEUTRAL = CLASSES.index("neutral")
+SPLITS = ("train", "test")
+FLIP_KINDS = ("confusion", "symmetric", "instance")
+
+#: Clips per class in DFEW, in the order of the classes: the shares of an imbalanced data set.
+DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)
+
+
+class Stream(enum.IntEnum):
+    """The independent random streams of a clip (LABEL: of a block of clips)."""
+
+    LABEL = 0
+    HARD = 1
+    FLIP = 2
+    VOTES = 3
+    TIMELINE = 4
+    IDENTITY = 5
+    ACTION = 6
+    POSE = 7
+    LIGHT = 8
+    OCCLUSION = 9
+    BACKGROUND = 10
+    NOISE = 11
+
+
+def _require(good: bool, field: str, value: Any, allowed: str) -> None:
+    if not good:
+        raise ValueError(f"synthetic_faces: {field} must be {allowed}, got {value!r}")
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Parameters:
+    """The parameters of the drawn data set.
+
+    Attributes:
+      num_train: clips in the split `train`.
+      num_test: clips in the split `test`, whose labels are never flipped.
+      num_frames: frames of every clip.
+      image_size: side of the square frames, in pixels.
+      flip_rate: probability that a training label is wrong.
+      flip_kind: `confusion` (the wrong class as people confuse them), `symmetric` (any other
+        class) or `instance` (hard clips three times as often as easy ones).
+      hard_share: probability that a clip is hard.
+      imbalance: whether classes have DFEW's shares instead of equal ones.
+      seed: of everything.
+      jpeg_quality: of the stored frames.
+
+    Raises:
+      ValueError: a value is out of its range; names the field, the value and the range.
+    """
+
+    num_train: int = 4000
+    num_test: int = 1000
+    num_frames: int = 32
+    image_size: int = 48
+    flip_rate: float = 0.2
+    flip_kind: str = "confusion"
+    hard_share: float = 0.3
+    imbalance: bool = False
+    seed: int = 0
+    jpeg_quality: int = 95
+
+    def __post_init__(self):
+        ranges = {
+            "num_train": (1, 10_000_000),
+            "num_test": (1, 10_000_000),
+            "num_frames": (8, 1024),
+            "image_size": (16, 1024),
+            "seed": (0, 2**63 - 1),
+            "jpeg_quality": (1, 100),
+        }
+        for field, (low, high) in ranges.items():
+            value = getattr(self, field)
+            good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            allowed = f"a whole number from {low} to {high}"
+            _require(good and low <= value <= high, field, value, allowed)
+            setattr(self, field, int(value))
+        for field in ("flip_rate", "hard_share"):
+            value = getattr(self, field)
+            good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            _require(good and 0 <= value <= 1, field, value, "a number from 0 to 1")
+            setattr(self, field, float(value))
+        _require(
+            self.flip_kind in FLIP_KINDS, "flip_kind", self.flip_kind, "one of " + str(FLIP_KINDS)
+        )
+        _require(
+            isinstance(self.imbalance, bool | np.bool_),
+            "imbalance",
+            self.imbalance,
+            "True or False",
+        )
+        self.imbalance = bool(self.imbalance)
+
+    def num_clips(self, split: str) -> int:
+        """Returns the number of clips in the split.
+
+        Raises:
+          ValueError: there is no such split.
+        """
+        split_id(split)
+        return self.num_train if split == "train" else self.num_test
+
+
+def split_id(split: str) -> int:
+    """Returns the number of the split.
+
+    Raises:
+      ValueError: there is no such split.
+    """
+    _require(split in SPLITS, "split", split, "one of " + str(SPLITS))
+    return SPLITS.index(split)
+
+
+def rng(parameters: Parameters, split: str, index: int, stream: Stream) -> np.random.Generator:
+    """Returns the generator of one stream of one clip (or block of clips)."""
+    return np.random.default_rng([parameters.seed, split_id(split), index, int(stream)])

@@ -1,0 +1,86 @@
+"""Worker processes that do a list of things in order, and never outlive the build."""
+
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import cv2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Below this many things for each worker, starting it takes longer than it saves.
+_ITEMS_PER_WORKER = 8
+#: Things handed out ahead of the one that is waited for, for each worker.
+_AHEAD = 4
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, killed or not."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    cv2.setNumThreads(1)  # one process a core is enough
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+class Pool:
+    """Runs a function over many items in fresh processes; the results come in order.
+
+    Processes are spawned, not forked, and only once there is enough to do for them; with little to
+    do, or one core, the work is done in this process. Use as a context manager.
+
+    Attributes:
+      workers: most processes to start; by default one for each core.
+    """
+
+    def __init__(self, workers: int | None = None):
+        self.workers = workers or os.cpu_count() or 1
+        self._executor: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], total: int
+    ) -> Iterator[Result]:
+        """Yields function(item) for each item, in order.
+
+        Args:
+          function: a function at the top level of a module, as it travels by name.
+          items: its arguments, one at a time.
+          total: number of items, on which it depends whether processes are worth it.
+        """
+        workers = min(self.workers, total // _ITEMS_PER_WORKER)
+        if self._executor is None and workers >= 2:
+            self._executor = concurrent.futures.ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+            )
+        if self._executor is None:
+            yield from map(function, items)
+            return
+        remaining = iter(items)
+        ahead = itertools.islice(remaining, _AHEAD * self.workers)
+        pending = collections.deque(self._executor.submit(function, item) for item in ahead)
+        while pending:
+            result = pending.popleft().result()
+            for item in itertools.islice(remaining, 1):
+                pending.append(self._executor.submit(function, item))
+            yield result

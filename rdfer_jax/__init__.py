@@ -1,0 +1,3 @@
+"""Robust dynamic facial expression recognition in JAX and Flax."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,167 @@
+"""Agreement of a video's clips, and the verdict on its label. Pure functions, in graph.
+
+Enters: logits_BKN, one prediction for each of K clips. Leaves: agreement in [0, 1], the consensus, and
+a mask that calls each video clean, noisy or hard. The public text of the paper gives no formula; these
+are our reading, see docs/method.md.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from rdfer_jax import config
+
+
+@struct.dataclass
+class Verdict:
+    """What the clips say of a video.
+
+    Attributes:
+      agreement: float32 [B] in [0, 1], 1 where all clips predict the same.
+      consensus: int32 [B], the class the clips favour together.
+      probs: float32 [B, N], mean of the clips' distributions, or of the memory where there is one.
+      margin: float32 [B] in [-1, 1], p(consensus) - p(label).
+      support: float32 [B] in [0, 1], the label's probability in the clip that believes it most.
+    """
+
+    agreement: jax.Array
+    consensus: jax.Array
+    probs: jax.Array
+    margin: jax.Array
+    support: jax.Array
+
+
+@struct.dataclass
+class Mask:
+    """Exactly one of the three is True for each video. bool [B] each."""
+
+    clean: jax.Array
+    noisy: jax.Array
+    hard: jax.Array
+
+
+def vote_agreement(logits_BKN: jax.Array) -> jax.Array:
+    """Share of the clips that vote for the most voted class, float32 [B] in [1/K, 1].
+
+    A = max_c (1/K) sum_k [argmax_n logits_kn = c].
+    """
+    votes_BKN = jax.nn.one_hot(jnp.argmax(logits_BKN, -1), logits_BKN.shape[-1])
+    return jnp.max(jnp.mean(votes_BKN, axis=1), axis=-1)
+
+
+def soft_agreement(logits_BKN: jax.Array) -> jax.Array:
+    """One minus the normalised Jensen-Shannon divergence of the clips, float32 [B] in [0, 1].
+
+    A = 1 - (H(mean_k p_k) - mean_k H(p_k)) / log min(K, N), after the generalised divergence of Lin
+    (1991), "Divergence measures based on the Shannon entropy". A single clip agrees with itself: 1.
+    """
+    clips, classes = logits_BKN.shape[-2:]
+    most = math.log(min(clips, classes))
+    if most == 0:
+        return jnp.ones(logits_BKN.shape[0], jnp.float32)
+    logp_BKN = jax.nn.log_softmax(logits_BKN.astype(jnp.float32))
+    entropy_BK = -jnp.sum(jnp.exp(logp_BKN) * logp_BKN, axis=-1)
+    logmean_BN = jax.nn.logsumexp(logp_BKN, axis=1) - math.log(clips)
+    entropy_B = -jnp.sum(jnp.exp(logmean_BN) * logmean_BN, axis=-1)
+    divergence_B = entropy_B - jnp.mean(entropy_BK, axis=1)
+    return 1 - jnp.clip(divergence_B / most, 0, 1)
+
+
+def mean_probs(logits_BKN: jax.Array) -> jax.Array:
+    """Mean of the clips' distributions, float32 [B, N]."""
+    return jnp.mean(jax.nn.softmax(logits_BKN.astype(jnp.float32)), axis=1)
+
+
+def judge(
+    logits_BKN: jax.Array,
+    label_B: jax.Array,
+    measure: str,
+    probs_BN: jax.Array | None = None,
+) -> Verdict:
+    """Measures the agreement of the clips, and how far they contradict the label.
+
+    Args:
+      logits_BKN: float [B, K, N].
+      label_B: int [B], the given labels.
+      measure: "soft" or "vote".
+      probs_BN: float32 [B, N], what is believed of each video in the place of the clips' mean, such as
+        its memory over the epochs.
+    """
+    agreement_B = {"soft": soft_agreement, "vote": vote_agreement}[measure](logits_BKN)
+    probs_BN = mean_probs(logits_BKN) if probs_BN is None else probs_BN
+    consensus_B = jnp.argmax(probs_BN, axis=-1)
+    margin_B = jnp.max(probs_BN, axis=-1) - at_label(probs_BN, label_B)
+    label_probs_BK = at_label(jax.nn.softmax(logits_BKN.astype(jnp.float32)), label_B[:, None])
+    return Verdict(
+        agreement=agreement_B,
+        consensus=consensus_B.astype(jnp.int32),
+        probs=probs_BN,
+        margin=margin_B,
+        support=jnp.max(label_probs_BK, axis=1),
+    )
+
+
+def at_label(values_N: jax.Array, label: jax.Array) -> jax.Array:
+    """Picks the value of each label's class: [..., N] and [...] -> [...].
+
+    By a product with a one-hot row: its gradient is no scatter.
+    """
+    return jnp.sum(values_N * jax.nn.one_hot(label, values_N.shape[-1]), axis=-1)
+
+
+def mask(verdict: Verdict, label_B: jax.Array, threshold: float, margin: float) -> Mask:
+    """Calls each video clean, noisy or hard.
+
+    clean: the clips agree (A >= threshold) on the label. noisy: they agree on another class, which is
+    ahead of the label by more than `margin`. hard: the rest.
+    """
+    agrees_B = verdict.agreement >= threshold
+    on_label_B = verdict.consensus == label_B
+    clean_B = agrees_B & on_label_B
+    noisy_B = agrees_B & ~on_label_B & (verdict.margin > margin)
+    return Mask(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
+
+
+def all_clean(num: int) -> Mask:
+    """The mask while agreement means nothing yet: every video is clean."""
+    yes = jnp.ones(num, bool)
+    return Mask(clean=yes, noisy=~yes, hard=~yes)
+
+
+def update_memory(
+    memory_MN: jax.Array, index_B: jax.Array, probs_BN: jax.Array, decay: float
+) -> jax.Array:
+    """Blends new predictions into the memory of the training videos.
+
+    Args:
+      memory_MN: float32 [M, N], a row for each training video; all zero before its first visit.
+      index_B: int [B], the rows of these videos. A video that occurs twice, as it may where an epoch
+        ends, counts once, with the mean of its predictions.
+      probs_BN: float32 [B, N], what the clips say now.
+      decay: share of the past that stays.
+
+    Returns:
+      float32 [M, N], rows index_B being decay * old + (1 - decay) * new, or just new on a first visit.
+    """
+    total_MN = jnp.zeros_like(memory_MN).at[index_B].add(probs_BN)
+    count_M1 = jnp.zeros((len(memory_MN), 1)).at[index_B].add(1)
+    new_MN = total_MN / jnp.maximum(count_M1, 1)
+    seen_M1 = jnp.sum(memory_MN, axis=-1, keepdims=True) > 0
+    new_MN = jnp.where(seen_M1, decay * memory_MN + (1 - decay) * new_MN, new_MN)
+    return jnp.where(count_M1 > 0, new_MN, memory_MN)
+
+
+def noise_score(verdict: Verdict) -> jax.Array:
+    """How likely the clips find it that the label is wrong, float32 [B] in [0, 1], higher is worse.
+
+    One minus the label's probability in the clip that believes it most: a hard video supports its
+    label somewhere, a mislabelled one nowhere.
+    """
+    return 1 - verdict.support
+
+
+def stop(verdict: Verdict, settings: config.Agreement) -> Verdict:
+    """Cuts the gradient through the agreement, unless the settings let it flow."""
+    return verdict if settings.gradient else jax.lax.stop_gradient(verdict)

@@ -1,0 +1,323 @@
+"""Evaluation: every video of a split once -> predictions.npz, results.json, pictures."""
+
+import dataclasses
+import json
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from rdfer_jax import metrics, models, optim, plots, sharding
+from rdfer_jax import state as state_lib
+from rdfer_jax.checkpoint import Checkpoints, abstract
+from rdfer_jax.config import Config
+from rdfer_jax.pipeline import loader, sampling, source
+from rdfer_jax.pipeline.feed import feed
+from rdfer_jax.state import TrainState
+from rdfer_jax.steps import make_predict_step
+
+log = logging.getLogger(__name__)
+
+#: What a prediction holds beside what the data set says of the clip.
+PREDICTED = ("logits", "clip_logits", "agreement", "consensus", "noise_score", "key_instants")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions of every clip of a split, in the order of the split.
+
+    Attributes:
+      split: its name.
+      classes: names of the N classes.
+      arrays: by name, each with the clips on its first axis: clip_id, label, votes, num_frames, what
+        PREDICTED names as in types.Prediction, key_frames int [n, M] (frames of the video around which
+        it was re-sampled), and where it is known the truth.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    arrays: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def save(self, path: epath.Path) -> None:
+        """Writes the arrays, the split and the classes as .npz, without pickles."""
+        with path.open("wb") as file:
+            arrays: dict[str, Any] = {"split": self.split, "classes": np.array(self.classes)}
+            np.savez(file, **(arrays | self.arrays))
+
+
+class Evaluator:
+    """Predicts every clip of a split, on any number of devices and processes."""
+
+    def __init__(self, config: Config, network: models.Network, split: source.Split, mesh: Mesh):
+        """Prepares the compiled step. The split is read anew in every call."""
+        self._config, self._split, self._mesh = config, split, mesh
+        self._local = sharding.local_batch_size(
+            config.data.eval_batch_size, mesh, "config.data.eval_batch_size"
+        )
+        self._predict = jax.jit(
+            make_predict_step(config, network),
+            in_shardings=(sharding.replicated(mesh), sharding.split_batch(mesh)),
+            out_shardings=sharding.replicated(mesh),
+        )
+
+    def __call__(self, state: TrainState) -> Predictions:
+        """Returns the predictions; complete in every process."""
+        batches = loader.eval_loader(
+            self._split,
+            self._config.data,
+            local_batch_size=self._local,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        predicted, known, pending = [], [], None
+        for batch, host in feed(batches, self._mesh, self._config.data.prefetch):
+            known.append(host)
+            ahead = self._predict(state, batch)
+            if pending is not None:
+                predicted.append(jax.device_get(pending))
+            pending = ahead
+        predicted.append(jax.device_get(pending))
+        outputs = _stack(
+            [{f: getattr(p, f) for f in ("index", "mask", *PREDICTED)} for p in predicted]
+        )
+        rows = _by_index(outputs, len(self._split)) | _by_index(
+            _gather(_stack(known)), len(self._split)
+        )
+        rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
+        return Predictions(self._split.name, self._split.classes, rows)
+
+    def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
+        """Positions in the buffer -> frames of the video."""
+        buffer = self._config.data.frames
+        frames = [
+            sampling.frame_indices(int(n), buffer)[positions]
+            for n, positions in zip(num_frames_N, positions_NM, strict=True)
+        ]
+        return np.array(frames, np.int32)
+
+
+def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") -> dict[str, Any]:
+    """Restores a checkpoint and evaluates it on the test split.
+
+    Args:
+      config: as in training.
+      workdir: of the training run; results.json, predictions.npz and pictures go there too.
+      checkpoint: last, best, or a step.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      CheckpointNotFoundError: there is no such checkpoint.
+      DatasetNotFoundError: the data set has not been built.
+    """
+    mesh = sharding.make_mesh()
+    directory = source.find(config.data)
+    test = source.Split(directory, config.data.test_split)
+    train, _ = source.hold_out(
+        source.Split(directory, config.data.train_split), config.data.validation_percent
+    )
+    network = models.create(config, len(test.classes), mesh.devices.flat[0].platform)
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.find(checkpoint)
+        log.info("restoring step %d of %s", step, checkpoints.directory)
+        state = checkpoints.restore(
+            step, abstract_state(config, network, len(test.classes), len(train), mesh)
+        )
+    return report(config, network, state, test, train, mesh, workdir, checkpoint)
+
+
+def abstract_state(
+    config: Config, network: models.Network, num_classes: int, num_train: int, mesh: Mesh
+) -> TrainState:
+    """Returns shapes, types and shardings of the train state, without computing it."""
+    # The optimiser's state has the same shape for every schedule.
+    optimizer = optim.create(config.optim, lambda step: 0.0)
+    shapes = jax.eval_shape(
+        lambda: state_lib.create(
+            config, network, optimizer, num_classes=num_classes, num_train=num_train
+        )
+    )
+    return abstract(shapes, sharding.replicated(mesh))
+
+
+def report(
+    config: Config,
+    network: models.Network,
+    state: TrainState,
+    test: source.Split,
+    train: source.Split,
+    mesh: Mesh,
+    workdir: epath.PathLike,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Evaluates a state on the test split, and its detection of wrong labels on the training split.
+
+    Writes results.json, predictions.npz, pictures, and predictions_train.npz where the truth is known.
+
+    Returns:
+      What results.json holds.
+    """
+    predictions = Evaluator(config, network, test, mesh)(state)
+    results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
+    train_predictions = None
+    if train.has_truth:
+        train_predictions = Evaluator(config, network, train, mesh)(state)
+        results |= noise_detection(train_predictions)
+    if jax.process_index() == 0:
+        _write(epath.Path(workdir), results, predictions, train_predictions)
+    return results
+
+
+def summary(predictions: Predictions) -> dict[str, Any]:
+    """WAR, UAR, recalls, confusion matrix; with known truth also by easy and hard clips.
+
+    Against the given labels, which are the clean ones in a clean test split.
+    """
+    label, best = predictions["label"], predictions["logits"].argmax(-1)
+    confusion = metrics.confusion_matrix(label, best, len(predictions.classes))
+    found = {"split": predictions.split} | metrics.summarize(confusion, predictions.classes)
+    if "is_hard" in predictions:
+        hard = predictions["is_hard"].astype(bool)
+        for name, part in (("easy", ~hard), ("hard", hard)):
+            found[f"war_{name}"] = float((best == label)[part].mean()) if part.any() else None
+        start, end = predictions["key_start"][:, None], predictions["key_end"][:, None]
+        frames = predictions["key_frames"]
+        shows = np.array([name != "neutral" for name in predictions.classes])[label]
+        inside = ((frames >= start) & (frames < end))[shows]
+        chance = ((end - start)[:, 0] / predictions["num_frames"])[shows]
+        found["key_frames_inside"] = float(inside.mean()) if shows.any() else None
+        found["key_frames_inside_by_chance"] = float(chance.mean()) if shows.any() else None
+    return found
+
+
+def noise_detection(predictions: Predictions) -> dict[str, Any]:
+    """How well agreement and loss tell flipped labels from true ones, as AUROC; None without flips.
+
+    Among all clips, and among those that are flipped or hard, where the loss alone is said to fail.
+    """
+    flipped = predictions["is_flipped"].astype(bool)
+    scores = {
+        "agreement": predictions["noise_score"],
+        "loss": metrics.loss_per_example(predictions["logits"], predictions["label"]),
+    }
+    doubtful = flipped | predictions["is_hard"].astype(bool)
+    found: dict[str, Any] = {"noise_split": predictions.split, "noise_share": float(flipped.mean())}
+    for name, score in scores.items():
+        found[f"noise_auroc_{name}"] = _finite(metrics.auroc(score, flipped))
+        among = metrics.auroc(score[doubtful], flipped[doubtful])
+        found[f"noise_auroc_{name}_among_hard"] = _finite(among)
+    return found
+
+
+def describe(results: dict[str, Any]) -> str:
+    """Results as a few lines for the terminal."""
+    lines = [
+        f"{results['checkpoint']} checkpoint, step {results['step']}, split {results['split']}: "
+        f"WAR {results['war']:.4f}  UAR {results['uar']:.4f}  ({results['num_examples']} clips)"
+    ]
+    if results.get("war_hard") is not None:
+        lines.append(
+            f"easy clips WAR {results['war_easy']:.4f}, hard clips {results['war_hard']:.4f}"
+        )
+    recalls = results["recall_per_class"].items()
+    lines.append(
+        "recall " + ", ".join(f"{k} {'-' if v is None else f'{v:.2f}'}" for k, v in recalls)
+    )
+    if results.get("noise_auroc_agreement") is not None:
+        lines.append(
+            f"flipped labels of split {results['noise_split']} ({results['noise_share']:.1%}) found, "
+            f"AUROC: by agreement {results['noise_auroc_agreement']:.4f}, "
+            f"by loss {results['noise_auroc_loss']:.4f}"
+        )
+        lines.append(
+            "the same among flipped or hard clips only: by agreement "
+            f"{results['noise_auroc_agreement_among_hard']:.4f}, "
+            f"by loss {results['noise_auroc_loss_among_hard']:.4f}"
+        )
+    if results.get("key_frames_inside") is not None:
+        lines.append(
+            f"key frames inside the true key segment {results['key_frames_inside']:.1%}, "
+            f"by chance {results['key_frames_inside_by_chance']:.1%}"
+        )
+    return "\n".join(lines)
+
+
+def _write(
+    workdir: epath.Path,
+    results: dict[str, Any],
+    predictions: Predictions,
+    train_predictions: Predictions | None,
+) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_results(workdir, results)
+    predictions.save(workdir / "predictions.npz")
+    title = f"{results['split']}, {results['checkpoint']}: WAR {results['war']:.1%}"
+    picture = plots.confusion_matrix_figure(
+        np.array(results["confusion_matrix"]), predictions.classes, title
+    )
+    (workdir / "confusion_matrix.png").write_bytes(picture)
+    if train_predictions is not None:
+        train_predictions.save(workdir / "predictions_train.npz")
+        picture = plots.agreement_histogram(
+            train_predictions["agreement"],
+            train_predictions["is_flipped"].astype(bool),
+            train_predictions["is_hard"].astype(bool),
+        )
+        (workdir / "agreement.png").write_bytes(picture)
+
+
+def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:
+    """Writes results.json."""
+    (workdir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
+
+
+def _gather(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Puts the rows of all processes together, in every process."""
+    if jax.process_count() == 1:
+        return rows
+    texts = {key: value for key, value in rows.items() if value.dtype.kind in "US"}
+    numbers = {key: value for key, value in rows.items() if key not in texts}
+    for key, value in texts.items():
+        encoded = np.char.encode(value, "utf-8")
+        width = int(multihost_utils.process_allgather(np.array(encoded.itemsize)).max())
+        padded = np.ascontiguousarray(encoded.astype(f"S{width}"))
+        numbers[key] = padded.view(np.uint8).reshape(len(value), width)
+    gathered = multihost_utils.process_allgather(numbers, tiled=True)
+    for key in texts:
+        raw = np.ascontiguousarray(gathered[key])
+        gathered[key] = np.char.decode(raw.view(f"S{raw.shape[1]}")[:, 0], "utf-8")
+    return gathered
+
+
+def _by_index(rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Drops the padding and sorts by index.
+
+    Raises:
+      RuntimeError: a clip is missing or came twice.
+    """
+    real = np.flatnonzero(rows["mask"])
+    order = real[np.argsort(rows["index"][real], kind="stable")]
+    if not np.array_equal(rows["index"][order], np.arange(count)):
+        raise RuntimeError(
+            f"{len(order)} predictions for {count} clips: each must come exactly once"
+        )
+    return {key: value[order] for key, value in rows.items() if key not in ("index", "mask")}

@@ -1,0 +1,112 @@
+"""The command line: flags and dispatch only, the work is in modules that can be tested.
+
+    python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine
+    python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine --mode=eval
+    python -m rdfer_jax.main --config=configs/dfew.py --mode=build --config.build.source_dir=/data/DFEW
+
+Any setting can be given as --config.section.name=value.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import jax
+from absl import app, flags
+from etils import epath
+from ml_collections import config_flags
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import evaluate, train
+from rdfer_jax.checkpoint import CheckpointNotFoundError
+from rdfer_jax.config import Config
+from rdfer_jax.pipeline import source
+
+log = logging.getLogger("rdfer_jax")
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File with the settings, such as configs/synthetic.py.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "build"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "For eval: last, best, or a step.")
+MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "Run as one of several processes, found through the cluster (TPU pod, Slurm).",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where there is no cluster to ask."
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
+PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --coordinator.")
+flags.mark_flag_as_required("config")
+
+#: Errors that the user can mend: shown without a stack trace.
+USER_ERRORS = (
+    ValueError, source.DatasetNotFoundError, CheckpointNotFoundError, train.NonFiniteLossError,
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    """Runs the mode."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    log.setLevel(logging.INFO)
+    try:
+        config = config_lib.resolve(CONFIG.value)
+        run(config)
+    except USER_ERRORS as error:
+        log.debug("", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+def run(config: Config) -> None:
+    """Runs --mode with a validated configuration."""
+    if MODE.value == "build":
+        build(config)
+        return
+    if not WORKDIR.value:
+        raise ValueError(f"--mode={MODE.value} needs --workdir, the folder of the run")
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+    if COORDINATOR.value:
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    elif MULTIHOST.value:
+        jax.distributed.initialize()
+    if config.data.name == "synthetic_faces" and not _is_built(config):
+        build(config)
+    if MODE.value == "train":
+        results = train.train(config, WORKDIR.value)
+    else:
+        results = evaluate.evaluate(config, WORKDIR.value, CHECKPOINT.value)
+    if jax.process_index() == 0:
+        print(evaluate.describe(results))
+        if "best_on_validation" in results:
+            print("\nbest on validation: " + evaluate.describe(results["best_on_validation"]))
+        print(f"results in {epath.Path(WORKDIR.value) / 'results.json'}")
+
+
+def build(config: Config) -> Any:
+    """Builds the configured data set. The only place where data set builders are imported."""
+    import data.build as builder
+
+    return builder.build(
+        config.data.name,
+        config.data.dir,
+        variant=config.data.variant,
+        options=dict(config.build),
+    )
+
+
+def _is_built(config: Config) -> bool:
+    try:
+        source.find(config.data)
+    except source.DatasetNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    app.run(main)

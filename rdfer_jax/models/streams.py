@@ -1,0 +1,108 @@
+"""The dual-stream hierarchical network: two sequence models over the features of a clip.
+
+Letters: `...` stands for any leading axes, S features of a clip in time order, W the streams' width.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ShortTerm(nn.Module):
+    """Short-term facial movement: local windows of neighbouring features and their differences.
+
+    Attributes:
+      width: features of the stream.
+      layers: number of residual temporal convolutions.
+      kernel: neighbours that each of them sees.
+      dtype: of the computation.
+    """
+
+    width: int
+    layers: int
+    kernel: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_SD: jax.Array, gate_W: jax.Array | None) -> jax.Array:
+        """Reads a clip.
+
+        Args:
+          x_SD: float [..., S, D], features in time order.
+          gate_W: float [..., W], which movements to believe; None believes all.
+
+        Returns:
+          float [..., W]: the movements, pooled with learned attention (Ilse et al. 2018,
+          "Attention-based deep multiple instance learning", equation 8).
+        """
+        moved_SD = jnp.diff(x_SD, axis=-2, prepend=x_SD[..., :1, :])
+        h_SW = nn.Dense(self.width, dtype=self.dtype, name="look")(x_SD)
+        h_SW += nn.Dense(self.width, dtype=self.dtype, use_bias=False, name="move")(moved_SD)
+        for layer in range(self.layers):
+            y_SW = nn.LayerNorm(dtype=self.dtype, name=f"norm{layer}")(h_SW)
+            y_SW = nn.Conv(self.width, (self.kernel,), dtype=self.dtype, name=f"conv{layer}")(y_SW)
+            h_SW += nn.gelu(y_SW)
+        h_SW = nn.LayerNorm(dtype=self.dtype, name="norm_out")(h_SW)
+        if gate_W is not None:
+            h_SW *= gate_W[..., None, :]
+        score_S1 = nn.tanh(nn.Dense(self.width // 2, dtype=self.dtype, name="attend_hidden")(h_SW))
+        score_S1 = nn.Dense(1, dtype=jnp.float32, name="attend")(score_S1)
+        return jnp.sum(h_SW * nn.softmax(score_S1, axis=-2).astype(self.dtype), axis=-2)
+
+
+class LongTerm(nn.Module):
+    """Long-term emotional change: self-attention over instants spread over the clip.
+
+    Attributes:
+      num_classes: N.
+      width, layers, heads: of the transformer.
+      dtype: of the computation.
+    """
+
+    num_classes: int
+    width: int
+    layers: int
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_ID: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Reads the instants of a clip.
+
+        Args:
+          x_ID: float [..., I, D], features in time order.
+
+        Returns:
+          instant_logits_IN, float32 [..., I, N], from each instant alone, before it sees the others, so
+          that they can tell where in time an expression is; long_logits_N, float32 [..., N], from all;
+          long_W, float [..., W], the representation; gate_W, float [..., W] in (0, 1).
+        """
+        h_IW = nn.Dense(self.width, dtype=self.dtype, name="look")(x_ID)
+        local_IW = nn.LayerNorm(dtype=self.dtype, name="norm_local")(h_IW)
+        instant_logits_IN = nn.Dense(self.num_classes, dtype=jnp.float32, name="instant")(local_IW)
+        h_IW += time_positions(h_IW.shape[-2], self.width).astype(self.dtype)
+        for layer in range(self.layers):
+            y_IW = nn.LayerNorm(dtype=self.dtype, name=f"norm{layer}")(h_IW)
+            h_IW += nn.MultiHeadDotProductAttention(
+                self.heads, dtype=self.dtype, name=f"attention{layer}"
+            )(y_IW)
+            y_IW = nn.LayerNorm(dtype=self.dtype, name=f"norm_mlp{layer}")(h_IW)
+            y_IW = nn.gelu(nn.Dense(2 * self.width, dtype=self.dtype, name=f"mlp{layer}")(y_IW))
+            h_IW += nn.Dense(self.width, dtype=self.dtype, name=f"mlp_out{layer}")(y_IW)
+        long_W = jnp.mean(nn.LayerNorm(dtype=self.dtype, name="norm_out")(h_IW), axis=-2)
+        long_logits_N = nn.Dense(self.num_classes, dtype=jnp.float32, name="long")(long_W)
+        gate_W = nn.sigmoid(nn.Dense(self.width, dtype=self.dtype, name="gate")(long_W))
+        return instant_logits_IN, long_logits_N, long_W, gate_W
+
+
+def time_positions(length: int, width: int) -> np.ndarray:
+    """Sines and cosines of the time in the clip, float32 [length, width].
+
+    Vaswani et al. (2017), "Attention is all you need", section 3.5, over time as a share of the clip.
+    """
+    time_I1 = (np.arange(length)[:, None] + 0.5) / length
+    rate_R = np.pi * 2.0 ** np.linspace(0, np.log2(max(length, 2)), width // 2)
+    return np.concatenate([np.sin(time_I1 * rate_R), np.cos(time_I1 * rate_R)], -1).astype(
+        np.float32
+    )

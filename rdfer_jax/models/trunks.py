@@ -1,0 +1,246 @@
+"""Trunks: frames in, one feature vector a frame (or a snippet of four frames) out.
+
+Frame trunks are 2-D ResNets (He et al. 2016, arXiv 1512.03385) with temporal shift (TSM: Lin, Gan
+and Han 2019, arXiv 1811.08383). `r3d_18` is the 3-D ResNet-18 of Tran et al. 2018 (arXiv
+1711.11248), run on snippets of four consecutive frames as in M3DFEL (CVPR 2023).
+
+Geometry follows torchvision, and so do the names of the parameters: torchvision's
+`layer1.0.conv1.weight` is `params/layer1_0/conv1/kernel` here, `downsample.0` is
+`downsample_conv`, `downsample.1` is `downsample_bn`, and the stem is `conv1` and `bn1` in all of
+them. A kernel here is [(kt,) kh, kw, cin, cout].
+
+Letters: N videos, F frames of a buffer in time order, T frames of a clip, S snippets, H W C image,
+D features.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# He et al. 2015 (arXiv 1502.01852), the fan-out variant that torchvision uses for ResNets.
+_kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def temporal_shift(x_NFHWC: jax.Array, parts: int = 8) -> jax.Array:
+    """Moves 1/parts of the channels one frame back in time and as many one frame forward.
+
+    Channels [0, C // parts) of frame t come from frame t + 1, the next C // parts from frame t - 1,
+    the rest stay; beyond the borders there are zeros (TSM, section 3). Same shape and dtype.
+    """
+    fold = x_NFHWC.shape[-1] // parts
+    later = x_NFHWC[:, 1:, ..., :fold]
+    earlier = x_NFHWC[:, :-1, ..., fold : 2 * fold]
+    zeros = jnp.zeros_like(x_NFHWC[:, :1, ..., :fold])
+    return jnp.concatenate(
+        [
+            jnp.concatenate([later, zeros], axis=1),
+            jnp.concatenate([zeros, earlier], axis=1),
+            x_NFHWC[..., 2 * fold :],
+        ],
+        axis=-1,
+    )
+
+
+def _conv(width: int, kernel: tuple[int, ...], strides: tuple[int, ...], dtype: Any, name: str):
+    """A convolution without bias, padded by half a kernel on each side (unlike 'SAME').
+
+    A kernel of rank 2 takes the frames of a video as further examples; one of rank 3 spans them.
+    """
+    padding = [(k // 2, k // 2) for k in kernel]
+    return nn.Conv(
+        width,
+        kernel,
+        strides,
+        padding,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_kaiming,
+        name=name,
+    )
+
+
+def _norm(train: bool, dtype: Any, name: str, zero: bool = False):
+    """Batch normalisation over the global batch; statistics are float32 whatever `dtype` is."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
+        name=name,
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 (or 3x3x3) convolutions and a shortcut: x_NFHWC -> [N, F', H', W', width].
+
+    Attributes:
+      width: output channels.
+      stride: of the first convolution, along every axis that it spans.
+      rank: 2 for frame-wise convolutions, with temporal shift; 3 for convolutions over time too.
+      dtype: of the computation.
+      zero_init: start the last batch norm scale at zero, so that the block starts as the identity.
+    """
+
+    width: int
+    stride: int
+    rank: int
+    dtype: Any
+    zero_init: bool = False
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
+        """Applies the block."""
+        kernel, strides, ones = (3,) * self.rank, (self.stride,) * self.rank, (1,) * self.rank
+        y = temporal_shift(x_NFHWC) if self.rank == 2 else x_NFHWC
+        y = _conv(self.width, kernel, strides, self.dtype, "conv1")(y)
+        y = nn.relu(_norm(train, self.dtype, "bn1")(y))
+        y = _conv(self.width, kernel, ones, self.dtype, "conv2")(y)
+        y = _norm(train, self.dtype, "bn2", zero=self.zero_init)(y)
+        return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 to four times the width: x_NFHWC -> [N, F, H', W', 4 width].
+
+    Attributes: as in BasicBlock, except that `width` is that of the narrow part.
+    """
+
+    width: int
+    stride: int
+    rank: int
+    dtype: Any
+    zero_init: bool = False
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
+        """Applies the block."""
+        kernel, strides, ones = (3,) * self.rank, (self.stride,) * self.rank, (1,) * self.rank
+        y = temporal_shift(x_NFHWC) if self.rank == 2 else x_NFHWC
+        y = _conv(self.width, ones, ones, self.dtype, "conv1")(y)
+        y = nn.relu(_norm(train, self.dtype, "bn1")(y))
+        y = _conv(self.width, kernel, strides, self.dtype, "conv2")(y)
+        y = nn.relu(_norm(train, self.dtype, "bn2")(y))
+        y = _conv(self.width * self.expansion, ones, ones, self.dtype, "conv3")(y)
+        y = _norm(train, self.dtype, "bn3", zero=self.zero_init)(y)
+        return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
+
+
+def _shortcut(x: jax.Array, y: jax.Array, strides: tuple[int, ...], train: bool, dtype: Any):
+    """x itself, or projected where the block changes the shape. Called inside a block."""
+    if max(strides) == 1 and x.shape[-1] == y.shape[-1]:
+        return x
+    x = _conv(y.shape[-1], (1,) * len(strides), strides, dtype, "downsample_conv")(x)
+    return _norm(train, dtype, "downsample_bn")(x)
+
+
+class ResNet(nn.Module):
+    """A ResNet over the frames of videos, or over snippets of `frames_per_feature` frames.
+
+    Attributes:
+      depths: blocks in each stage.
+      widths: width of each stage; stages after the first halve the resolution.
+      dtype: of the computation; parameters, batch statistics and the features are float32.
+      block: BasicBlock or Bottleneck.
+      stem_kernel: of the first convolution, whose stride is 2 in space and 1 in time. Its rank, 2
+        or 3, is that of all convolutions.
+      max_pool: whether a 3x3 max pool of stride 2 follows the stem.
+      frames_per_feature: 1 for a frame trunk, else the frames of a snippet.
+      remat: compute each block's activations again in the backward pass instead of keeping them.
+      zero_init: start the last batch norm scale of each block at zero (Goyal et al. 2017).
+    """
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    dtype: Any
+    block: Callable[..., nn.Module] = BasicBlock
+    stem_kernel: tuple[int, ...] = (7, 7)
+    max_pool: bool = True
+    frames_per_feature: int = 1
+    remat: bool = False
+    zero_init: bool = False
+
+    @property
+    def features(self) -> int:
+        """D, the size of a feature vector."""
+        return self.widths[-1] * self.block.expansion  # type: ignore[attr-defined]
+
+    @nn.compact
+    def __call__(self, frames_NFHWC: jax.Array, train: bool) -> jax.Array:
+        """Computes the features of all frames, or snippets, in one pass.
+
+        Args:
+          frames_NFHWC: float frames, normalised, in time order.
+          train: normalise by the statistics of this batch and update the running ones.
+
+        Returns:
+          features_NSD float32, S = F / frames_per_feature.
+
+        Raises:
+          ValueError: F is no multiple of frames_per_feature.
+        """
+        videos, frames = frames_NFHWC.shape[:2]
+        snippet, rank = self.frames_per_feature, len(self.stem_kernel)
+        if frames % snippet:
+            raise ValueError(f"{frames} frames do not divide into snippets of {snippet}")
+        x = frames_NFHWC.astype(self.dtype)
+        if snippet > 1:
+            x = x.reshape(videos * frames // snippet, snippet, *x.shape[2:])
+
+        strides = (1,) * (rank - 2) + (2, 2)
+        x = _conv(self.widths[0], self.stem_kernel, strides, self.dtype, "conv1")(x)
+        x = nn.relu(_norm(train, self.dtype, "bn1")(x))
+        if self.max_pool:
+            x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
+
+        # Argument 2 is `train`, counting self: a Python bool that must not become a tracer.
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block  # type: ignore[type-var]
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f"layer{stage + 1}_{i}"
+                x = block(width, stride, rank, self.dtype, self.zero_init, name=name)(x, train)
+
+        pooled = x.astype(jnp.float32).mean(axis=tuple(range(-1 - rank, -1)))
+        return pooled.reshape(videos, frames // snippet, self.features)
+
+
+_TRUNKS: dict[str, dict[str, Any]] = {
+    "resnet10_narrow": {
+        "depths": (1, 1, 1, 1),
+        "widths": (16, 32, 64, 128),
+        "stem_kernel": (3, 3),
+        "max_pool": False,
+    },
+    "resnet18": {"depths": (2, 2, 2, 2), "widths": (64, 128, 256, 512)},
+    "resnet50": {"depths": (3, 4, 6, 3), "widths": (64, 128, 256, 512), "block": Bottleneck},
+    "r3d_18": {
+        "depths": (2, 2, 2, 2),
+        "widths": (64, 128, 256, 512),
+        "stem_kernel": (3, 7, 7),
+        "max_pool": False,
+        "frames_per_feature": 4,
+    },
+}
+
+
+def create(name: str, *, dtype: Any, remat: bool = False, zero_init: bool = False) -> ResNet:
+    """Returns the trunk of that name: a Linen module, called as `trunk(frames_NFHWC, train)`.
+
+    Args:
+      name: resnet10_narrow (for CPU and frames of about 48 px), resnet18, resnet50, or r3d_18.
+      dtype: of the computation, float32 or bfloat16.
+      remat: see ResNet.
+      zero_init: see ResNet.
+
+    Raises:
+      ValueError: no trunk has that name.
+    """
+    if name not in _TRUNKS:
+        raise ValueError(f"no trunk named {name!r}; there are {', '.join(_TRUNKS)}")
+    return ResNet(**_TRUNKS[name], dtype=dtype, remat=remat, zero_init=zero_init)

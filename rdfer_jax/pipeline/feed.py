@@ -1,0 +1,48 @@
+"""Batches on the host -> batches on the devices, a few ahead of the step."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+from jax.sharding import Mesh
+
+from rdfer_jax import sharding
+from rdfer_jax.pipeline.loader import Element
+from rdfer_jax.types import Batch
+
+DEVICE_KEYS = ("frames", "label", "index", "mask")
+
+
+def feed(
+    batches: grain.IterDataset[Element], mesh: Mesh, prefetch: int
+) -> grain.IterDataset[tuple[Batch, dict[str, Any]]]:
+    """Places batches on the devices in a thread of its own.
+
+    Args:
+      batches: this process's rows of each global batch.
+      mesh: the devices; the global batch is spread along its axis.
+      prefetch: batches that wait on the devices.
+
+    Returns:
+      Pairs of the global Batch and of what stays on the host: a dict with this process's rows of
+      everything else, clip_id and votes for example. The state of its iterator is that of the batches
+      handed out, not of those read ahead.
+    """
+    layout = sharding.split_batch(mesh)
+
+    def place(element: Element) -> tuple[Batch, dict[str, Any]]:
+        arrays = {
+            key: jax.make_array_from_process_local_data(layout, element[key]) for key in DEVICE_KEYS
+        }
+        return Batch(**arrays), {key: value for key, value in element.items() if key != "frames"}
+
+    return grain.experimental.ThreadPrefetchIterDataset(
+        batches.map(place), prefetch_buffer_size=prefetch
+    )
+
+
+def close(iterator: Iterator) -> None:
+    """Ends the threads and processes behind an iterator, where it has any."""
+    if hasattr(iterator, "close"):
+        iterator.close()

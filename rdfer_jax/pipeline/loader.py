@@ -1,0 +1,138 @@
+"""A split -> batches on the host, through Grain.
+
+Every process sees the same global order of videos and takes its own rows of each global batch, so the
+data of a run do not depend on the number of processes. Frames are sampled with a generator that is
+tied to the position in that order, so they do not depend on the number of workers either.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from rdfer_jax.config import Data
+from rdfer_jax.pipeline.decode import FrameError, decode_frames
+from rdfer_jax.pipeline.sampling import frame_indices
+from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
+
+Element = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Padded:
+    """The positions of a split, followed by as many again as fill up the last batch.
+
+    A padding position stands for the first record, with mask False.
+    """
+
+    split: Split
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> Element:
+        real = position < len(self.split)
+        index = position if real else 0
+        record = dict(self.split[index])
+        return record | {"index": np.int32(index), "mask": np.bool_(real)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ToElement:
+    """Record -> element: samples the buffer's frames, decodes only these, keeps what else is known."""
+
+    data: Data
+    where: str
+
+    def __call__(self, record: Mapping[str, Any], generator: np.random.Generator | None) -> Element:
+        """Returns frames uint8 [F, H, W, 3], label, index, mask, clip_id, votes, and the truth."""
+        clip_id = record["clip_id"]
+        clip_id = clip_id.decode() if isinstance(clip_id, bytes) else str(clip_id)
+        jpegs = record["frames"]
+        try:
+            indices_F = frame_indices(len(jpegs), self.data.frames, generator)
+            frames = decode_frames(jpegs, indices_F, self.data.image_size, self.data.fit)
+        except (FrameError, ValueError) as error:
+            raise ValueError(f"{self.where}: clip {clip_id!r}: {error}") from None
+        element = {
+            "frames": frames,
+            "label": np.int32(record["label"]),
+            "index": record["index"],
+            "mask": record["mask"],
+            "clip_id": clip_id,
+            "num_frames": np.int32(len(jpegs)),
+            "votes": np.asarray(record["votes"], np.float32),
+        }
+        return element | {key: np.asarray(record[key]) for key in TRUTH_KEYS if key in record}
+
+    def evaluate(self, record: Mapping[str, Any]) -> Element:
+        """Like a call, with the frames in the middle of their parts of the video."""
+        return self(record, None)
+
+
+def train_loader(
+    split: Split, data: Data, *, seed: int, local_batch_size: int, process: int, processes: int
+) -> grain.IterDataset[Element]:
+    """Returns endless batches: every epoch holds each video once, in an order of its own.
+
+    Args:
+      split: what to read.
+      data: how.
+      seed: of the order and of the frames.
+      local_batch_size: videos of a batch in one process.
+      process: this process, of `processes`.
+      processes: number of processes.
+    """
+    source = Padded(split, len(split))
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    dataset = dataset.random_map(ToElement(data, _where(split)))
+    return _batches(dataset, data, local_batch_size, process, processes)
+
+
+def eval_loader(
+    split: Split, data: Data, *, local_batch_size: int, process: int, processes: int
+) -> grain.IterDataset[Element]:
+    """Returns batches in which every video comes exactly once, over all processes together.
+
+    The last batch is filled up with elements whose mask is False. All processes get equally many
+    batches. Arguments as in train_loader.
+    """
+    batch_size = local_batch_size * processes
+    length = -(-len(split) // batch_size) * batch_size
+    dataset = grain.MapDataset.source(Padded(split, length))
+    dataset = dataset.map(ToElement(data, _where(split)).evaluate)
+    return _batches(dataset, data, local_batch_size, process, processes)
+
+
+def _where(split: Split) -> str:
+    return f"{split.directory}, split {split.name}"
+
+
+def _batches(
+    dataset: grain.MapDataset, data: Data, local_batch_size: int, process: int, processes: int
+) -> grain.IterDataset[Element]:
+    """Batches, keeps this process's share, and reads ahead.
+
+    Batching comes before the slice by process: local batch s P + p holds the rows p of the global
+    batch s.
+    """
+    dataset = dataset.batch(local_batch_size, drop_remainder=True)
+    if processes > 1:
+        dataset = dataset[process::processes]
+    batches = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.num_threads)
+    )
+    if data.num_workers:
+        options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_init_worker)
+    return batches
+
+
+def _init_worker(worker: int, workers: int) -> None:
+    """One thread of OpenCV in each worker: the workers are the parallelism."""
+    del worker, workers
+    cv2.setNumThreads(1)

@@ -1,0 +1,118 @@
+"""Finds a built TFDS data set and gives random access to its records.
+
+Enters: a directory that data/build.py wrote. Leaves: records, as data/schema.py describes them. The
+builder's code is not needed, nor TensorFlow.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from rdfer_jax.config import Data
+
+#: Draws the validation part. Not config.seed: runs that differ in their seed stay comparable.
+VALIDATION_SEED = 20250222
+
+#: What a record of a data set with known truth has in addition.
+TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
+
+
+class DatasetNotFoundError(FileNotFoundError):
+    """There is no finished data set where the configuration says."""
+
+
+def find(data: Data) -> epath.Path:
+    """Returns the directory of the newest finished version of the configured data set.
+
+    Raises:
+      DatasetNotFoundError: it has not been built.
+    """
+    root = epath.Path(data.dir) / data.name / data.variant
+    found = list(root.iterdir()) if root.is_dir() else []
+    versions = {_version(p): p for p in found if (p / "dataset_info.json").exists()}
+    versions.pop((), None)
+    if not versions:
+        raise DatasetNotFoundError(
+            f"no finished data set in {root}. Build it: python -m rdfer_jax.main --mode=build "
+            "--config=<the same config> (see data/README.md), or point config.data.dir, "
+            "config.data.name and config.data.variant at one"
+        )
+    return versions[max(versions)]
+
+
+def _version(path: epath.Path) -> tuple[int, ...]:
+    """The version that a folder is named after, or () if it is none."""
+    parts = path.name.split(".")
+    return tuple(int(part) for part in parts) if all(p.isdigit() for p in parts) else ()
+
+
+class Split(Sequence[Mapping[str, Any]]):
+    """The records of one or several splits, by position.
+
+    Attributes:
+      directory: where the data set lies.
+      name: the splits, joined by +.
+      classes: names of the N classes, by index.
+      has_truth: whether the records say what is true.
+    """
+
+    def __init__(self, directory: epath.Path, name: str, positions: np.ndarray | None = None):
+        """Opens the splits.
+
+        Args:
+          directory: of a finished data set.
+          name: splits, joined by +.
+          positions: int [n], the records to use; all, if None.
+
+        Raises:
+          ValueError: there is no such split, or it is empty.
+        """
+        builder = tfds.builder_from_directory(directory)
+        self.directory, self.name = directory, name
+        self.classes = tuple(builder.info.features["label"].names)
+        self.has_truth = TRUTH_KEYS[0] in builder.info.features
+        parts = [part.strip() for part in name.split("+")]
+        for part in parts:
+            if part not in builder.info.splits:
+                known = sorted(builder.info.splits)
+                close = difflib.get_close_matches(part, known, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(known)}"
+                raise ValueError(f"{directory} has no split {part!r}. {hint}")
+        self._sources = [builder.as_data_source(split=part) for part in parts]
+        self._starts = np.cumsum([0] + [len(source) for source in self._sources])
+        self._positions = np.arange(self._starts[-1]) if positions is None else positions
+        if not len(self._positions):
+            raise ValueError(f"split {name!r} of {directory} is empty")
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, item: SupportsIndex) -> dict[str, Any]:  # type: ignore[override]
+        position = int(self._positions[item])
+        part = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self._sources[part][position - int(self._starts[part])]
+
+    def select(self, positions: np.ndarray) -> "Split":
+        """Returns the part of this split with the given positions, int [n]."""
+        return Split(self.directory, self.name, self._positions[positions])
+
+
+def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
+    """Cuts a validation part out of a training split, the same one every time.
+
+    Args:
+      split: the whole training split.
+      percent: share to hold out.
+
+    Returns:
+      The rest, and the validation part, or None if percent is 0.
+    """
+    if percent == 0:
+        return split, None
+    count = max(1, round(len(split) * percent / 100))
+    order = np.random.default_rng(VALIDATION_SEED).permutation(len(split))
+    return split.select(np.sort(order[count:])), split.select(np.sort(order[:count]))

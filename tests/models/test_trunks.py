@@ -1,0 +1,399 @@
+"""The trunks against slow NumPy and torch references, and what each promises."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdfer_jax.models import trunks
+
+FRAME_TRUNKS = ("resnet10_narrow", "resnet18", "resnet50")
+NAMES = (*FRAME_TRUNKS, "r3d_18")
+DEPTHS = {
+    "resnet10_narrow": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet50": (3, 4, 6, 3),
+    "r3d_18": (2, 2, 2, 2),
+}
+
+
+def frames(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal((*shape, 3)).astype(np.float32)
+
+
+@functools.cache
+def random_variables(name):
+    """Variables with nothing left at 0 or 1: a forgotten mean or scale must show."""
+    trunk = trunks.create(name, dtype=jnp.float32)
+    x = jax.ShapeDtypeStruct((1, 4, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: trunk.init(jax.random.key(0), x, False), x)
+    rng = np.random.default_rng(1)
+
+    def fill(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.6, 1.4, leaf.shape).astype(np.float32)
+        # Kernels of unit gain, so that float32 errors do not grow over the layers.
+        spread = (1 / np.prod(leaf.shape[:-1])) ** 0.5 if path[-1].key == "kernel" else 0.1
+        return (spread * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+@functools.cache
+def jitted(name, **fields):
+    trunk = trunks.create(name, dtype=jnp.float32).clone(**fields)
+    return jax.jit(lambda variables, x: trunk.apply(variables, x, False))
+
+
+# The slow reference: float64, one loop a frame for the shift, patches times kernel for the convs.
+
+
+def conv_reference(x, kernel, stride):
+    """x [M, *space, cin], kernel [*space, cin, cout]; stride and padding of k // 2 on each side."""
+    sizes = kernel.shape[:-2]
+    padded = np.pad(x, [(0, 0), *[(k // 2, k // 2) for k in sizes], (0, 0)])
+    axes = tuple(range(1, 1 + len(sizes)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, sizes, axis=axes)
+    patches = patches[(slice(None), *[slice(None, None, s) for s in stride])]
+    patches = np.moveaxis(patches, len(sizes) + 1, -1)  # [M, *space, *kernel, cin]
+    return np.tensordot(patches, kernel.astype(np.float64), len(sizes) + 1)
+
+
+def shift_reference(x_NFHWC):
+    out = x_NFHWC.copy()
+    fold, last = x_NFHWC.shape[-1] // 8, x_NFHWC.shape[1] - 1
+    for t in range(last + 1):
+        out[:, t, ..., :fold] = x_NFHWC[:, t + 1, ..., :fold] if t < last else 0
+        out[:, t, ..., fold : 2 * fold] = x_NFHWC[:, t - 1, ..., fold : 2 * fold] if t > 0 else 0
+    return out
+
+
+class Reference:
+    """A block or a whole trunk in evaluation mode, read from the variables by name."""
+
+    def __init__(self, variables, rank):
+        self.params, self.stats, self.rank = variables["params"], variables["batch_stats"], rank
+
+    def at(self, name):
+        inner = {"params": self.params[name], "batch_stats": self.stats[name]}
+        return Reference(inner, self.rank)
+
+    def conv_norm(self, conv, norm, x, stride):
+        kernel = np.asarray(self.params[conv]["kernel"])
+        if self.rank == 2:  # frames are examples
+            y = conv_reference(x.reshape(-1, *x.shape[2:]), kernel, stride)
+            y = y.reshape(*x.shape[:2], *y.shape[1:])
+        else:
+            y = conv_reference(x, kernel, stride)
+        p, s = self.params[norm], self.stats[norm]
+        return (y - s["mean"]) / np.sqrt(np.float64(s["var"]) + 1e-5) * p["scale"] + p["bias"]
+
+    def block(self, x, stride):
+        convs = sum(name.startswith("conv") for name in self.params)
+        strided = 1 if convs == 2 else 2  # torchvision: in the 3x3
+        y = shift_reference(x) if self.rank == 2 else x
+        for i in range(1, convs + 1):
+            step = (stride if i == strided else 1,) * self.rank
+            y = self.conv_norm(f"conv{i}", f"bn{i}", y, step)
+            y = np.maximum(y, 0) if i < convs else y
+        if "downsample_conv" in self.params:
+            x = self.conv_norm("downsample_conv", "downsample_bn", x, (stride,) * self.rank)
+        return np.maximum(x + y, 0)
+
+    def trunk(self, x, depths, max_pool):
+        stride = (1,) * (self.rank - 2) + (2, 2)
+        x = np.maximum(self.conv_norm("conv1", "bn1", x, stride), 0)
+        if max_pool:
+            x = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])  # after a relu, 0 is as good
+            x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+            x = x[:, :, ::2, ::2].max(axis=(-1, -2))
+        for stage, depth in enumerate(depths):
+            for i in range(depth):
+                x = self.at(f"layer{stage + 1}_{i}").block(x, 2 if stage > 0 and i == 0 else 1)
+        return x.mean(axis=tuple(range(4 - self.rank, 4)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_the_numpy_reference(name):
+    variables, clip = random_variables(name), name == "r3d_18"
+    x = frames(2, 8 if clip else 3, 32, 32)
+    features_NSD = jitted(name)(variables, x)
+    reference = Reference(variables, rank=3 if clip else 2)
+    snippets = x.reshape(4, 4, 32, 32, 3) if clip else x
+    pool = name in ("resnet18", "resnet50")
+    expected = reference.trunk(snippets.astype(np.float64), DEPTHS[name], pool)
+    expected = expected.reshape(2, -1, expected.shape[-1])
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(features_NSD, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [trunks.BasicBlock, trunks.Bottleneck])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_block_equals_the_numpy_reference_and_reaches_one_frame_each_way(block, stride):
+    x = np.random.default_rng(0).standard_normal((2, 7, 6, 6, 16)).astype(np.float32)
+    module = block(16, stride, 2, jnp.float32)
+    variables = module.init(jax.random.key(0), x, False)
+    apply = jax.jit(lambda x: module.apply(variables, x, False))
+    expected = Reference(variables, rank=2).block(x.astype(np.float64), stride)
+    np.testing.assert_allclose(apply(x), expected, rtol=1e-4, atol=1e-4)
+
+    touched = x.copy()
+    touched[0, 3] += 1
+    moved_NF = np.abs(apply(touched) - apply(x)).max(axis=(2, 3, 4)) > 0
+    assert moved_NF[0].tolist() == [False, False, True, True, True, False, False]
+    assert not moved_NF[1].any()
+
+
+def test_temporal_shift():
+    x = np.random.default_rng(0).standard_normal((2, 5, 2, 3, 17)).astype(np.float32)
+    np.testing.assert_array_equal(trunks.temporal_shift(x), shift_reference(x))
+    np.testing.assert_array_equal(trunks.temporal_shift(x[:, :1]), shift_reference(x[:, :1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "features"),
+    [
+        # torchvision's models without their last layer.
+        ("resnet18", 11_689_512 - 512 * 1000 - 1000, 512),
+        ("resnet50", 25_557_032 - 2048 * 1000 - 1000, 2048),
+        ("r3d_18", 33_371_472 - 512 * 400 - 400, 512),
+        ("resnet10_narrow", 307_536, 128),
+    ],
+)
+def test_sizes(name, parameters, features):
+    leaves = jax.tree.leaves(random_variables(name)["params"])
+    assert sum(leaf.size for leaf in leaves) == parameters
+    trunk = trunks.create(name, dtype=jnp.float32)
+    assert trunk.features == features
+    assert trunk.frames_per_feature == (4 if name == "r3d_18" else 1)
+
+
+def torchvision_name(name, path):
+    """The mechanical map: the name of a leaf in torchvision's state_dict."""
+    *modules, leaf = [key.key for key in path[1:]]
+    leaf = {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    }.get(leaf, leaf)
+    part = modules[-1]
+    if part.startswith("downsample"):
+        part = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}[part]
+    elif name == "r3d_18":
+        index = "0" if part.startswith("conv") else "1"
+        part = f"stem.{index}" if len(modules) == 1 else f"conv{part[-1]}.{index}"
+    return ".".join([*(m.replace("_", ".") for m in modules[:-1]), part, leaf])
+
+
+def torch_model(torch, name):
+    """torchvision's geometry and names, written out again, with temporal shift where it belongs."""
+    nn = torch.nn
+    rank, depths = (3 if name == "r3d_18" else 2), DEPTHS[name]
+    narrow, deep = name == "resnet10_narrow", name == "resnet50"
+    widths = (16, 32, 64, 128) if narrow else (64, 128, 256, 512)
+    conv_of, norm_of = (nn.Conv2d, nn.BatchNorm2d) if rank == 2 else (nn.Conv3d, nn.BatchNorm3d)
+
+    def conv(cin, cout, k, s):
+        return conv_of(cin, cout, k, s, padding=k // 2, bias=False)
+
+    class Block(nn.Module):
+        def __init__(self, cin, width, stride):
+            super().__init__()
+            cout = width * 4 if deep else width
+            plan = [(cin, width, 3, stride), (width, width, 3, 1)]
+            if deep:
+                plan = [(cin, width, 1, 1), (width, width, 3, stride), (width, cout, 1, 1)]
+            self.count = len(plan)
+            for i, row in enumerate(plan, 1):
+                if rank == 3:
+                    self.add_module(f"conv{i}", nn.Sequential(conv(*row), norm_of(row[1])))
+                else:
+                    self.add_module(f"conv{i}", conv(*row))
+                    self.add_module(f"bn{i}", norm_of(row[1]))
+            self.downsample = None
+            if stride != 1 or cin != cout:
+                self.downsample = nn.Sequential(conv(cin, cout, 1, stride), norm_of(cout))
+
+        def forward(self, x, segments):
+            y = x
+            if rank == 2:  # TSM's own code: frames are folded into the batch
+                v = x.view(-1, segments, *x.shape[1:])
+                fold = v.shape[2] // 8
+                out = torch.zeros_like(v)
+                out[:, :-1, :fold] = v[:, 1:, :fold]
+                out[:, 1:, fold : 2 * fold] = v[:, :-1, fold : 2 * fold]
+                out[:, :, 2 * fold :] = v[:, :, 2 * fold :]
+                y = out.view_as(x)
+            for i in range(1, self.count + 1):
+                y = getattr(self, f"conv{i}")(y)
+                y = getattr(self, f"bn{i}")(y) if rank == 2 else y
+                y = y.relu() if i < self.count else y
+            return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if rank == 3:
+                stem = nn.Conv3d(3, 64, (3, 7, 7), (1, 2, 2), padding=(1, 3, 3), bias=False)
+                self.stem = nn.Sequential(stem, norm_of(64))
+            else:
+                self.conv1 = conv(3, widths[0], 3 if narrow else 7, 2)
+                self.bn1 = norm_of(widths[0])
+            cin = widths[0]
+            for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), 1):
+                blocks = []
+                for i in range(depth):
+                    blocks.append(Block(cin, width, 2 if stage > 1 and i == 0 else 1))
+                    cin = width * 4 if deep else width
+                self.add_module(f"layer{stage}", nn.ModuleList(blocks))
+
+        def forward(self, x, segments):
+            x = self.stem(x).relu() if rank == 3 else self.bn1(self.conv1(x)).relu()
+            if rank == 2 and not narrow:
+                x = nn.functional.max_pool2d(x, 3, 2, 1)
+            for stage in range(1, 5):
+                for block in getattr(self, f"layer{stage}"):
+                    x = block(x, segments)
+            return x.flatten(2).mean(-1)
+
+    return Net()
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_torch_with_weights_mapped_by_name(name, train):
+    torch = pytest.importorskip("torch")
+    variables, clip = random_variables(name), name == "r3d_18"
+    rank = 3 if clip else 2
+    state = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if path[-1].key == "kernel":
+            leaf = np.transpose(leaf, (rank + 1, rank, *range(rank)))
+        state[torchvision_name(name, path)] = torch.tensor(np.ascontiguousarray(leaf))
+    model = torch_model(torch, name)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+
+    x = frames(2, 4, 32, 32)
+    trunk = trunks.create(name, dtype=jnp.float32)
+    apply = jax.jit(lambda v, x: trunk.apply(v, x, train, mutable=["batch_stats"]))
+    features_NSD, updated = apply(variables, x)
+    with torch.no_grad():
+        inputs = torch.tensor(x)
+        inputs = inputs.permute(0, 4, 1, 2, 3) if clip else inputs.flatten(0, 1).permute(0, 3, 1, 2)
+        expected = model.train(train)(inputs, 4).numpy().reshape(features_NSD.shape)
+    # Batch statistics over few pixels of the last stage amplify rounding.
+    tolerance = 2e-3 if train else 1e-4
+    np.testing.assert_allclose(features_NSD, expected, rtol=tolerance, atol=tolerance)
+    stem = model.stem[1] if clip else model.bn1
+    mean = updated["batch_stats"]["bn1"]["mean"]
+    np.testing.assert_allclose(mean, stem.running_mean.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_video_does_not_depend_on_the_others(name):
+    x = frames(2, 4, 32, 32)
+    other = np.concatenate([x[:1], frames(1, 4, 32, 32, seed=5)])
+    apply, variables = jitted(name), random_variables(name)
+    here, there = apply(variables, x), apply(variables, other)
+    np.testing.assert_array_equal(here[0], there[0])
+    assert np.abs(here[1] - there[1]).max() > 1e-3
+
+
+def test_a_snippet_sees_its_own_four_frames_only():
+    x = frames(1, 12, 32, 32)
+    touched = x.copy()
+    touched[:, 1] += 0.5
+    apply, variables = jitted("r3d_18"), random_variables("r3d_18")
+    before_NSD, after_NSD = apply(variables, x), apply(variables, touched)
+    assert before_NSD.shape == (1, 3, 512)
+    assert np.abs(before_NSD[:, 0] - after_NSD[:, 0]).max() > 1e-3
+    np.testing.assert_array_equal(before_NSD[:, 1:], after_NSD[:, 1:])
+
+
+def test_r3d_refuses_a_clip_that_does_not_divide():
+    with pytest.raises(ValueError, match="6 frames"):
+        jax.eval_shape(jitted("r3d_18"), random_variables("r3d_18"), frames(1, 6, 32, 32))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="resnet10_narrow"):
+        trunks.create("resnet19", dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["resnet10_narrow", "r3d_18"])
+def test_remat_changes_neither_features_nor_gradients(name):
+    variables, x = random_variables(name), frames(2, 4, 16, 16)
+
+    def value_and_gradient(remat):
+        trunk = trunks.create(name, dtype=jnp.float32, remat=remat)
+
+        def loss(params):
+            v = {"params": params, "batch_stats": variables["batch_stats"]}
+            y, updated = trunk.apply(v, x, True, mutable=["batch_stats"])
+            return jnp.mean(y**2), updated
+
+        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        text = str(jax.make_jaxpr(gradient)(variables["params"]))
+        return gradient(variables["params"]), text
+
+    kept, kept_text = value_and_gradient(False)
+    again, again_text = value_and_gradient(True)
+    assert "remat" in again_text and "remat" not in kept_text
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept[1]))
+    assert largest > 1e-4
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * largest), kept, again
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet10_narrow", "r3d_18"])
+def test_bfloat16_computes_near_float32_and_keeps_float32_outside(name):
+    variables, x = random_variables(name), frames(2, 4, 32, 32)
+    trunk = trunks.create(name, dtype=jnp.bfloat16)
+    init = trunk.init(jax.random.key(0), x[:, :, :16, :16], False)
+    assert {leaf.dtype for leaf in jax.tree.leaves(init)} == {jnp.dtype("float32")}
+    features, updated = jax.jit(lambda v, x: trunk.apply(v, x, True, mutable=["batch_stats"]))(
+        variables, x
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {jnp.dtype("float32")}
+    assert features.dtype == jnp.float32
+    low, exact = trunk.apply(variables, x, False), jitted(name)(variables, x)
+    assert low.dtype == jnp.float32
+    gap = np.abs(low - exact).max() / np.abs(exact).max()
+    assert 1e-5 < gap < 0.05  # nearly the same, and really computed in bfloat16
+
+
+def test_training_updates_the_running_statistics():
+    trunk, x = trunks.create("resnet10_narrow", dtype=jnp.float32), frames(2, 4, 16, 16) + 1
+    variables = trunk.init(jax.random.key(0), x, False)
+    _, updated = trunk.apply(variables, x, True, mutable=["batch_stats"])
+    before, after = variables["batch_stats"], updated["batch_stats"]
+    moved = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 0), before, after)
+    assert all(jax.tree.leaves(moved))
+    # A tenth of the way from 0 to the batch mean of the first convolution's output.
+    kernel = np.asarray(variables["params"]["conv1"]["kernel"])
+    y = conv_reference(x.reshape(-1, *x.shape[2:]), kernel, (2, 2))
+    np.testing.assert_allclose(after["bn1"]["mean"], 0.1 * y.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        after["bn1"]["var"], 0.9 + 0.1 * y.var((0, 1, 2)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_initialisation_is_kaiming_fan_out_and_the_last_scale_may_be_zero():
+    x = frames(1, 4, 16, 16)
+    for name in ("resnet10_narrow", "r3d_18"):
+        trunk = trunks.create(name, dtype=jnp.float32, zero_init=True)
+        params = jax.jit(lambda x, t=trunk: t.init(jax.random.key(0), x, False))(x)["params"]
+        block = params["layer4_0"]
+        kernel = block["conv2"]["kernel"]
+        fan_out = kernel.size / kernel.shape[-2]
+        assert np.std(kernel) == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
+        assert not block["bn2"]["scale"].any() and block["bn1"]["scale"].all()
+        assert block["downsample_bn"]["scale"].all()
+    deep = trunks.create("resnet50", dtype=jnp.float32, zero_init=True)
+    init = jax.eval_shape(lambda x: deep.init(jax.random.key(0), x, False), x)
+    assert set(init["params"]["layer1_0"]) >= {"conv3", "bn3", "downsample_conv", "downsample_bn"}
