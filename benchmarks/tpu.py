@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from jax.stages import Compiled
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding
+from rdfer_jax import sharding, train
 
 GIB = 2**30
 
@@ -93,6 +94,8 @@ def topology_devices(topology: str) -> Sequence[jax.Device]:
     if grid and set(grid) <= set("1x"):
         options["chips_per_host_bounds"] = (1, 1, 1)  # libtpu expects hosts of four chips.
     try:
+        if not grid:
+            raise ValueError("it names no grid")
         description = topologies.get_topology_desc(topology, "tpu", **options)
     except (RuntimeError, ValueError) as error:
         raise TPUError(
@@ -318,11 +321,11 @@ def table(report: dict[str, Any]) -> str:
         ),
         ("fits", {True: "yes", False: "NO", None: "not known"}[report["fits"]]),
         ("", ""),
-        ("FLOPs", f"{report['flops'] / 1e12:.3f} T"),
-        ("bytes accessed", f"{report['bytes_accessed'] / 1e9:.3f} GB"),
+        ("computes", _short(report["flops"], "FLOP")),
+        ("reads and writes", _short(report["bytes_accessed"], "B")),
         ("loops, counted as one turn", str(report["loops"])),
         *(
-            (kind, f"{entry['count']} of {entry['bytes'] / 1e6:.3f} MB together")
+            (kind, f"{entry['count']}, together {_short(entry['bytes'], 'B')}")
             for kind, entry in report["collectives"].items()
         ),
         ("", ""),
@@ -335,6 +338,14 @@ def table(report: dict[str, Any]) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
     return "\n".join(["The train step, on each chip:", "", *lines])
+
+
+def _short(value: float, unit: str) -> str:
+    """Writes a number with a decimal prefix, such as 2.572 TFLOP."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -373,38 +384,42 @@ def run(
     }
 
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "chip and grid of chips to compile for")
-_NUM_CLASSES = flags.DEFINE_integer("num_classes", 7, "classes of the data set, which is not read")
-_NUM_TRAIN = flags.DEFINE_integer(
-    "num_train", 10_000, "videos to train on: the rows of the memory of predictions, if it is on"
-)
-_JSON = flags.DEFINE_string("json", None, "file to write the report to, may be gs://")
+def define_flags() -> None:
+    """Defines the flags of the command line: not at import, where they would clash with others."""
+    config_flags.DEFINE_config_file(
+        "config", None, "file with the settings, such as configs/dfew.py", lock_config=True
+    )
+    flags.DEFINE_string("topology", "v5e:2x4", "chip and grid of chips to compile for")
+    flags.DEFINE_integer("num_classes", 7, "classes of the data set, which is not read")
+    flags.DEFINE_integer(
+        "num_train", 10_000, "videos to train on: rows of the memory of predictions, if it is on"
+    )
+    flags.DEFINE_string("json", None, "file to write the report to; may be gs://")
+    flags.mark_flag_as_required("config")
 
 
 def main(_: Sequence[str]) -> None:
     """Compiles, prints the table, writes the JSON."""
-    from rdfer_jax import train
-
+    options = flags.FLAGS
     jax.config.update("jax_platforms", "cpu")
-    config = config_lib.resolve(_CONFIG.value)
     try:
+        config = config_lib.resolve(options.config)
         report = run(
             lambda mesh: train.abstract_step(
-                config, mesh, num_classes=_NUM_CLASSES.value, num_train=_NUM_TRAIN.value
+                config, mesh, num_classes=options.num_classes, num_train=options.num_train
             ),
-            _TOPOLOGY.value,
+            options.topology,
             config.data.batch_size,
         )
-    except TPUError as error:
-        raise SystemExit(f"benchmarks.tpu: {error}") from error
+    except (TPUError, ValueError) as error:
+        sys.exit(f"error: {error}")
     print(table(report))
-    if _JSON.value:
-        path = epath.Path(_JSON.value)
+    if options.json:
+        path = epath.Path(options.json)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
+    define_flags()
     app.run(main)

@@ -7,6 +7,7 @@ TensorFlow, which clu's TensorBoard writer needs, is imported only when it is as
 installed; metrics.jsonl is always written.
 """
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -18,6 +19,9 @@ from typing import Any, Self
 import numpy as np
 import tqdm
 from etils import epath
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger(__name__)
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +169,8 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 class Progress:
     """A progress bar: steps, steps per second, time left, the newest metrics.
 
-    It draws on stderr when that is a terminal, and is silent when it is a file or a pipe.
+    It draws on stderr when that is a terminal, and is silent when it is a file or a pipe. While it
+    is open, lines that go through logging appear above it.
     Use it as a context manager, or call `close`.
     """
 
@@ -182,11 +187,14 @@ class Progress:
             total=total_steps,
             initial=start_step,
             desc="train",
-            unit="step",
+            unit=" steps",
             dynamic_ncols=True,
             # None: silent unless stderr is a terminal.
             disable=None if enabled else True,
         )
+        self._above = contextlib.ExitStack()
+        if not self._bar.disable:
+            self._above.enter_context(logging_redirect_tqdm())
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Moves the bar to a step.
@@ -205,6 +213,7 @@ class Progress:
     def close(self) -> None:
         """Ends the bar, which stays on the terminal."""
         self._bar.close()
+        self._above.close()
 
     def __enter__(self) -> Self:
         return self

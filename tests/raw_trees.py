@@ -154,7 +154,7 @@ def make_dfew(
             lines += [f"{n},{c + label_base}" for n, c in rows.items()]
             path = root / lists.format(part=part, fold=fold)
             write_lines(path, lines, end=end, encoding=encoding)
-    labels = {n: c for rows in folds.values() for n, c in rows.items()}
+    labels = dict(sorted((n, c) for rows in folds.values() for n, c in rows.items()))
     for n, c in labels.items():
         _write_dfew_clip(root / clips, n, nested=nested, frames=frames, label=c, size=size)
     if annotation:
@@ -284,10 +284,10 @@ def make_mafw(
     if votes:
         order = MAFW[::-1]  # not the order of the classes
         rows = [
-            [n + ".mp4", *(8 if e in c else 3 if e == "neutral" else 0 for e in order), "text"]
+            ["text", *(8 if e in c else 3 if e == "neutral" else 0 for e in order), n + ".mp4"]
             for n, c in labels.items()
         ]
-        write_table(root / votes, [("clip", *(e.title() for e in order), "remark"), *rows])
+        write_table(root / votes, [("remark", *(e.title() for e in order), "clip"), *rows])
     return {
         f"fold{fold}": {n: canonical_compound(c) for n, c in rows.items()}
         for fold, rows in folds.items()

@@ -1,13 +1,13 @@
+import io
 import json
+import logging
 import math
 import subprocess
 import sys
-import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 
 from rdfer_jax import writers
 
@@ -141,14 +141,13 @@ def test_disabled_writer_leaves_no_trace(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_says_once_that_tensorboard_is_off(tmp_path, no_tensorboard, monkeypatch):
-    said = []
-    monkeypatch.setattr(logging, "info", lambda message, *values: said.append(message % values))
+def test_says_once_that_tensorboard_is_off(tmp_path, no_tensorboard, caplog):
+    caplog.set_level(logging.INFO)
     with writers.MetricWriter(tmp_path) as writer:
         writer.write_scalars(1, {"loss": 1.0})
         writer.write_scalars(2, {"loss": 1.0})
-    assert len(said) == 1
-    assert "TensorBoard is off: tensorflow and tensorboard not installed" in said[0]
+    (said,) = caplog.messages
+    assert "TensorBoard is off: tensorflow and tensorboard not installed" in said
 
 
 def test_tensorboard_gets_what_the_file_gets(tmp_path, monkeypatch):
@@ -206,20 +205,31 @@ def test_progress_is_silent_in_a_pipe(capsys):
     assert capsys.readouterr().err == ""
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_progress_on_a_terminal(monkeypatch):
-    written = []
-    terminal = types.SimpleNamespace(
-        write=written.append, flush=lambda: None, isatty=lambda: True, encoding="utf-8"
-    )
+    terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    handlers = [logging.StreamHandler(terminal)]
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(handlers))
     with writers.Progress(10, start_step=2) as progress:
         for step in range(3, 11):
             progress.update(step, METRICS)
-    last = "".join(written).splitlines()[-1]
-    assert "10/10" in last
-    assert "step/s" in last or "s/step" in last
-    assert "agreement 0.81" in last
-    written.clear()
+        logging.getLogger().warning("evaluated")
+    assert logging.getLogger().handlers == handlers
+    lines = [line.strip() for line in terminal.getvalue().splitlines()]
+    assert "evaluated" in lines  # On a line of its own, not behind the bar.
+    assert "10/10" in lines[-1]
+    assert "steps/s" in lines[-1] or "s/ steps" in lines[-1]
+    assert "agreement 0.81" in lines[-1]
+
+
+def test_disabled_progress_is_silent_on_a_terminal_too(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with writers.Progress(10, enabled=False) as progress:
         progress.update(3, METRICS)
-    assert written == []
+    assert terminal.getvalue() == ""

@@ -137,14 +137,16 @@ def class_of_labels(listed: list[Listed]) -> dict[str, int]:
 
 def _list_file(folder: epath.Path, part: str) -> epath.Path:
     """Returns the list of a part in a set-up: `train_All.csv`, or the only `train_*.csv`."""
-    default = folder / f"{part}_All.csv"
-    found = [default] if default.exists() else sorted(folder.glob(f"{part}_*.csv"))
-    if len(found) != 1:
+    names = [path.name for path in raw.visible(folder)]
+    lists = [name for name in names if name.startswith(f"{part}_") and name.endswith(".csv")]
+    if f"{part}_All.csv" in lists:
+        lists = [f"{part}_All.csv"]
+    if len(lists) != 1:
         raise FileNotFoundError(
-            f"{folder}: expected one {part}_*.csv, found {len(found)}; there is\n"
-            + raw.listing([path.name for path in raw.visible(folder)])
+            f"{folder}: expected one {part}_*.csv, found {len(lists)}; there is\n"
+            + raw.listing(names)
         )
-    return found[0]
+    return folder / lists[0]
 
 
 def _setup_folder(root: epath.Path, setup: str) -> epath.Path:

@@ -6,6 +6,7 @@ eleven expressions, `compound` has 43 classes, the eleven and their combinations
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -167,19 +168,30 @@ def read_votes(path: epath.Path, known: set[str]) -> dict[str, tuple[float, ...]
     Returns:
       For each clip of `known` its eleven votes; nothing when the table is not of this form.
     """
-    for table in raw.read_tables(path):
-        for i, (_, header) in enumerate(table[:10]):
-            place = raw.columns(header, CLASSES)
-            if place is None:
-                continue
-            rows = [cells for _, cells in table[i + 1 :]]
-            for column in (c for c in range(len(header)) if c not in place.values()):
-                named = [r for r in rows if column < len(r) and _clip_of(r[column]) in known]
-                if named and 2 * len(named) >= len(rows):
-                    try:
-                        return {_clip_of(r[column]): _row_votes(r, place) for r in named}
-                    except (TypeError, ValueError):
-                        return {}
+    try:
+        for table in raw.read_tables(path):
+            for i, (_, header) in enumerate(table[:10]):
+                place = raw.columns(header, CLASSES)
+                if place is None:
+                    continue
+                rows = [cells for _, cells in table[i + 1 :]]
+                named = _named_rows(rows, known, without=set(place.values()))
+                return {clip: _row_votes(cells, place) for clip, cells in named.items()}
+    except (TypeError, ValueError, KeyError, OSError, zipfile.BadZipFile):
+        pass  # a cell that is no number, or a file that is no table
+    return {}
+
+
+def _named_rows(
+    rows: Sequence[Sequence[Any]], known: set[str], without: set[int]
+) -> dict[str, Sequence[Any]]:
+    """Returns the rows by clip, going by the first column that names known clips on most rows."""
+    width = max(map(len, rows), default=0)
+    for column in (i for i in range(width) if i not in without):
+        clips = [_clip_of(cells[column]) if column < len(cells) else "" for cells in rows]
+        named = {clip: cells for clip, cells in zip(clips, rows, strict=True) if clip in known}
+        if 2 * len(named) >= len(rows) > 0:
+            return named
     return {}
 
 
@@ -189,21 +201,20 @@ def _find_votes(
     """Returns the votes of the single task and a line that says where they are from."""
     if task != "single":
         return {}, "the annotators voted on the eleven single classes: all votes are zero"
-    labels = root / "Labels"
-    files = sorted(path for path in labels.rglob("*") if path.suffix.lower() in (".xlsx", ".csv"))
-    wanted = [
-        path
-        for key in ("single", "annotation")
-        for path in files
-        if key in path.relative_to(labels).as_posix().lower()
-        and not path.name.startswith((".", "~"))
-    ]
-    for path in wanted:
-        votes = read_votes(path, known)
+    folder = root / "Labels"
+    entries = raw.visible(folder) if folder.is_dir() else []
+    entries += [path for entry in entries if entry.is_dir() for path in raw.visible(entry)]
+    tables = {
+        path.relative_to(root).as_posix(): path
+        for path in entries
+        if path.suffix.lower() in (".xlsx", ".csv") and not path.name.startswith("~")
+    }
+    wanted = [name for key in ("single", "annotation") for name in tables if key in name.lower()]
+    for name in wanted:
+        votes = read_votes(tables[name], known)
         if votes:
-            name = path.relative_to(root).as_posix()
             return votes, f"votes from {name}, for {len(votes)} of {len(known)} clips"
-    read = ", ".join(path.relative_to(root).as_posix() for path in wanted) or "no such file"
+    read = ", ".join(wanted) or "no such file"
     return {}, f"no readable table of votes in Labels ({read}): all votes are zero"
 
 

@@ -4,6 +4,7 @@ In go the parameters, a split and an index; out comes the clip with its truth.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -19,8 +20,9 @@ from data.synthetic_faces.mouth import lower_face
 from data.synthetic_faces.parameters import Parameters, Stream
 from data.synthetic_faces.shapes import Shape
 
-#: Pictures are drawn this many times as large, then averaged down.
-_OVERSAMPLING = 2
+#: Pictures are drawn at least twice as large and in at least this many pixels, then averaged
+#: down; cv2 widens polygons by about half a pixel, which must not show.
+_CANVAS = 128
 #: Bits of the fraction of a coordinate in cv2's drawing functions.
 _SHIFT = 4
 
@@ -50,7 +52,7 @@ def draw_clip(parameters: Parameters, split: str, index: int) -> Clip:
     labels = labels_lib.labels(parameters, split, index)
     timeline = expressions.timeline(parameters, split, index, labels)
     actions = expressions.actions(parameters, split, index, labels, timeline)
-    return Clip(_draw(parameters, split, index, actions), labels, timeline)
+    return Clip(draw_frames(parameters, split, index, actions), labels, timeline)
 
 
 def clip_id(split: str, index: int) -> str:
@@ -88,8 +90,20 @@ def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
     return cv2.imencode(".jpg", frame[..., ::-1], options)[1].tobytes()
 
 
-def _draw(parameters: Parameters, split: str, index: int, actions) -> np.ndarray:
-    """The frames of a clip, uint8 [T, image_size, image_size, 3]."""
+def draw_frames(
+    parameters: Parameters, split: str, index: int, actions: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Returns the person and scene of a clip with the given motion of the face.
+
+    Args:
+      parameters: of the data set.
+      split: of the clip.
+      index: of the clip in its split.
+      actions: intensity of every action unit of `expressions.ACTION_UNITS`, each [T].
+
+    Returns:
+      The frames, uint8 [T, image_size, image_size, 3], RGB.
+    """
 
     def rng(stream: Stream) -> np.random.Generator:
         return parameters_lib.rng(parameters, split, index, stream)
@@ -105,7 +119,7 @@ def _draw(parameters: Parameters, split: str, index: int, actions) -> np.ndarray
         *scene.draw_occlusion(rng(Stream.OCCLUSION), t, person.skin),
     ]
     light = scene.draw_light(rng(Stream.LIGHT), t)
-    canvas_size = _OVERSAMPLING * parameters.image_size
+    canvas_size = max(2, -(-_CANVAS // parameters.image_size)) * parameters.image_size
     background = scene.draw_background(rng(Stream.BACKGROUND), canvas_size)
     frames = _fill(shapes, pose, background, parameters.image_size, light.blur)
     return _expose(frames, light, rng(Stream.NOISE))
@@ -128,7 +142,7 @@ def _fill(
         for own_polygons, colours, visible in painted:
             if visible[i]:
                 contours = [polygon[i] for polygon in own_polygons]
-                cv2.fillPoly(canvas, contours, colours[i], cv2.LINE_AA, _SHIFT)
+                cv2.fillPoly(canvas, contours, colours[i], cv2.LINE_8, _SHIFT)
         if blur:
             canvas = cv2.GaussianBlur(canvas, (0, 0), blur * len(canvas))
         cv2.resize(canvas, (size, size), dst=frames[i], interpolation=cv2.INTER_AREA)

@@ -109,6 +109,7 @@ def envelope(num_frames: int, start: int, end: int, ramps: np.ndarray) -> np.nda
     """
     place = (np.arange(num_frames) + 0.5 - start) / (end - start)
     ramp = np.minimum(place / ramps[0], (1 - place) / ramps[1]).clip(0, 1)
+    ramp = ramp / ramp.max()  # also a segment of two frames reaches its apex
     inside = FLOOR + (1 - FLOOR) * ramp * ramp * (3 - 2 * ramp)
     return np.where((place > 0) & (place < 1), inside, 0.0)
 
@@ -124,12 +125,12 @@ def actions(
     rng = parameters_lib.rng(parameters, split, index, Stream.ACTION)
     n = parameters.num_frames
     t = (np.arange(n) + 0.5) / n
-    habits = rng.uniform(0.8, 1.15, (len(CLASSES), len(ACTION_UNITS)))
+    habits = rng.uniform(0.85, 1.15, (len(CLASSES), len(ACTION_UNITS)))
     weakest = rng.integers(len(ACTION_UNITS), size=len(CLASSES))
     habits[np.arange(len(CLASSES)), weakest] *= 0.5
     result = {}
     for column, name in enumerate(ACTION_UNITS):
-        result[name] = 0.05 * wander(rng, t)
+        result[name] = 0.04 * wander(rng, t)
         for label, intensity in ((labels.true_label, time.key), (labels.other_label, time.other)):
             if label >= 0:
                 full = PROTOTYPES[CLASSES[label]].get(name, 0.0)
@@ -152,7 +153,7 @@ def wander(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
 
 def _speech(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     """Opening of a talking mouth, 0 to 1, in a third of the clips for a part of the time."""
-    talks, centre, width = rng.random() < 0.35, rng.random(), rng.uniform(0.15, 0.5)
+    talks, centre, width = rng.random() < 0.3, rng.random(), rng.uniform(0.15, 0.5)
     frequency, phase = rng.uniform(4, 9), rng.uniform(0, 2 * np.pi)
     window = np.exp(-(((t - centre) / width) ** 2))
     return talks * window * (0.5 + 0.5 * np.sin(2 * np.pi * frequency * t + phase))

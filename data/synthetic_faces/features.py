@@ -42,9 +42,9 @@ def upper_face(
 def _brows(person: Identity, actions: Actions) -> list[Shape]:
     inner, outer, lower = actions["AU1"], actions["AU2"], actions["AU4"]
     # The corrugator lowers less where the frontalis lifts the inner end: oblique brows.
-    drop = 0.17 * lower * (1 - 0.65 * np.minimum(inner, 1)) + 0.05 * actions["AU9"]
-    inner_y = person.brow_y - 0.19 * inner - 0.05 * outer + drop
-    outer_y = person.brow_y + 0.04 - 0.02 * inner - 0.17 * outer + 0.02 * lower
+    drop = 0.21 * lower * (1 - 0.65 * np.minimum(inner, 1)) + 0.05 * actions["AU9"]
+    inner_y = person.brow_y - 0.23 * inner - 0.06 * outer + drop
+    outer_y = person.brow_y + 0.04 - 0.02 * inner - 0.22 * outer + 0.02 * lower
     middle_y = 0.5 * (inner_y + outer_y) - person.brow_arch - 0.06 * outer + 0.04 * lower
     inner_x = person.eye_x - 0.60 * person.brow_length - 0.07 * lower
     outer_x = person.eye_x + person.brow_length
@@ -58,8 +58,8 @@ def _eyes(person: Identity, actions: Actions, gaze_x: np.ndarray, gaze_y) -> lis
     u = np.linspace(-1, 1, 9)
     shut = np.minimum(actions["AU45"], 1)
     raised, tight, cheek = actions["AU5"], actions["AU7"], actions["AU6"]
-    bottom = person.eye_height * (0.62 + 0.12 * raised - 0.55 * tight - 0.85 * cheek)
-    top = person.eye_height * (1.0 + 0.75 * raised - 0.35 * tight - 0.10 * cheek)
+    bottom = person.eye_height * (0.62 + 0.25 * raised - 0.60 * tight - 0.95 * cheek)
+    top = person.eye_height * (0.9 + 0.85 * raised - 0.40 * tight - 0.15 * cheek)
     top = np.maximum(top, -bottom + 0.02)
     top = top * (1 - shut) - (bottom - 0.01) * shut
     slant = person.eye_slant * person.eye_width * u

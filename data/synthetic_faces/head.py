@@ -1,11 +1,14 @@
 """The head without its features: neck, ears, skull, hair, beard, glasses."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from data.synthetic_faces.identity import Identity
 from data.synthetic_faces.shapes import Shape, column, ellipse, on_face, points, stroke
 
-Actions = dict[str, np.ndarray]
+#: Name of an action unit -> intensity in each frame, [T].
+Actions = Mapping[str, np.ndarray]
 
 
 def behind(person: Identity, actions: Actions) -> list[Shape]:

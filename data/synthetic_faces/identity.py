@@ -72,7 +72,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
     u = rng.uniform
     skin = _mix(rng, _SKINS, 6)
     hair = _mix(rng, _HAIRS, 8)
-    lips = 0.55 * _mix(rng, _LIPS, 8) + 0.45 * skin * [0.80, 0.62, 0.62]
+    lips = 0.4 * _mix(rng, _LIPS, 8) + 0.6 * skin * [0.85, 0.50, 0.52]
     bearded = rng.random() < 0.15
     return Identity(
         width=u(0.92, 1.06),
@@ -80,20 +80,20 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         chin=u(1.16, 1.34),
         taper=u(0.14, 0.38),
         roundness=u(0.88, 1.08),
-        eye_x=u(0.37, 0.45),
+        eye_x=u(0.38, 0.45),
         eye_y=u(-0.26, -0.18),
-        eye_width=u(0.19, 0.25),
-        eye_height=u(0.085, 0.125),
+        eye_width=u(0.22, 0.27),
+        eye_height=u(0.105, 0.140),
         eye_slant=u(-0.12, 0.10),
-        iris=u(0.078, 0.098),
-        brow_y=u(-0.56, -0.49),
-        brow_thickness=u(0.055, 0.115),
+        iris=u(0.090, 0.110),
+        brow_y=u(-0.57, -0.51),
+        brow_thickness=u(0.080, 0.125),
         brow_arch=u(0.02, 0.08),
         brow_length=u(0.24, 0.30),
         nose_width=u(0.12, 0.19),
         nose_y=u(0.17, 0.27),
-        mouth_y=u(0.58, 0.67),
-        mouth_width=u(0.28, 0.37),
+        mouth_y=u(0.58, 0.65),
+        mouth_width=u(0.33, 0.41),
         lip=u(0.7, 1.3),
         hairline=u(-0.98, -0.84),
         parting=u(-0.5, 0.5),
@@ -105,7 +105,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         glasses=bool(rng.random() < 0.15),
         skin=skin,
         hair=hair,
-        brow=0.75 * hair * u(0.6, 1.0) + 0.12 * skin,
+        brow=np.minimum(hair * u(0.5, 0.8), 0.5 * skin),
         iris_colour=_mix(rng, _IRISES, 8),
         lips=lips.clip(0, 255),
         shirt=rng.uniform(30, 230, 3),

@@ -9,8 +9,8 @@ from data.synthetic_faces.expressions import wander
 from data.synthetic_faces.shapes import Shape, column, points
 
 #: Width and height of the picture in half face widths, and the point in its middle.
-WINDOW = 2.46
-CENTRE = (0.0, 0.08)
+WINDOW = 2.26
+CENTRE = (0.0, 0.12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,12 @@ def place(pose: Pose, shape: np.ndarray) -> np.ndarray:
 
 def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Returns a blurred backdrop, uint8 [size, size, 3]: a gradient and a few blobs."""
-    corners = rng.uniform(20, 235, (2, 2, 3)).astype(np.float32)
+    corners = rng.uniform(50, 200, (2, 2, 3)).astype(np.float32)
     picture = cv2.resize(0.5 * corners + 0.5 * corners.mean(axis=(0, 1)), (size, size))
     for _ in range(4):
         centre = (rng.random(2) * size * 16).astype(int).tolist()
         radius = int(rng.uniform(0.06, 0.25) * size * 16)
-        cv2.circle(picture, centre, radius, rng.uniform(20, 235, 3).tolist(), -1, cv2.LINE_8, 4)
+        cv2.circle(picture, centre, radius, rng.uniform(50, 200, 3).tolist(), -1, cv2.LINE_8, 4)
     return cv2.GaussianBlur(picture, (0, 0), 0.03 * size).astype(np.uint8)
 
 
@@ -148,10 +148,10 @@ def draw_light(rng: np.random.Generator, t: np.ndarray) -> Light:
     """Returns a light that drifts slowly over the times `t`, float64 [T] in [0, 1]."""
     warmth = rng.normal(0, 0.06)
     return Light(
-        gain=rng.uniform(0.65, 1.15) * (1 + rng.uniform(0, 0.06) * wander(rng, t)),
-        slope_x=rng.uniform(-0.55, 0.55) + rng.uniform(0, 0.08) * wander(rng, t),
+        gain=rng.uniform(0.75, 1.15) * (1 + rng.uniform(0, 0.06) * wander(rng, t)),
+        slope_x=rng.uniform(-0.45, 0.45) + rng.uniform(0, 0.08) * wander(rng, t),
         slope_y=rng.uniform(-0.35, 0.20) + rng.uniform(0, 0.05) * wander(rng, t),
         tint=np.array([1 + warmth, 1 + rng.normal(0, 0.015), 1 - warmth]),
-        blur=rng.uniform(0.004, 0.010) if rng.random() < 0.3 else 0.0,
-        noise=rng.uniform(2, 8),
+        blur=rng.uniform(0.004, 0.009) if rng.random() < 0.25 else 0.0,
+        noise=rng.uniform(2, 6),
     )

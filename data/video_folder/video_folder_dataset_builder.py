@@ -34,7 +34,7 @@ class Options(recorded.ClipOptions):
 
     classes: tuple[str, ...] | str = ()
     csv: str = ""
-    test_percent: int = 20
+    test_percent: float = 20.0
     max_fps: float = 0.0
 
     def __post_init__(self):
@@ -163,7 +163,7 @@ def _digest(found: Found) -> str:
     return hashlib.md5(found.path.encode()).hexdigest()
 
 
-def divide(found: Sequence[Found], test_percent: int) -> list[Found]:
+def divide(found: Sequence[Found], test_percent: float) -> list[Found]:
     """Divides clips into train and test, each class by itself, by a hash of the clips' names.
 
     Of n clips of a class, n * test_percent / 100 are tested on, rounded; at least one where n is
@@ -228,7 +228,9 @@ def read_plan(options: Options) -> recorded.Plan:
         notes += _unused(root, found)
     if not found[0].split:
         found = divide(found, options.test_percent)
-        notes.append(f"{options.test_percent} % of each class for testing, by a hash of the names")
+        notes.append(
+            f"{options.test_percent:g} % of each class for testing, by a hash of the names"
+        )
     labels = [classes.index(clip.label) for clip in found if clip.split == "train"]
     recorded.check_full(classes, "train", [labels.count(i) for i in range(len(classes))])
     splits = {

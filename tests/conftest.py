@@ -1,0 +1,32 @@
+"""Eight simulated CPU devices for all tests, and what several test files share.
+
+A test that means one device says so: `sharding.make_mesh(jax.devices()[:1])`.
+"""
+
+import os
+
+# Before the first import of jax, which reads them once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+from absl import flags  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Grain's worker processes read absl flags, which only a command line parses.
+flags.FLAGS.mark_as_parsed()
+
+# A first example compiles, which takes longer than any deadline.
+settings.register_profile("rdfer_jax", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("rdfer_jax")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Settings (config.Data) of a built data set; see tiny.build."""
+    root = tmp_path_factory.mktemp("tfds")
+    tiny.build(root)
+    return tiny.data(root)

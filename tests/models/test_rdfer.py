@@ -1,0 +1,330 @@
+"""The whole network: one pass for all clips, and what may depend on what.
+
+Most tests use a trunk that is a single layer, so that they compile in no time.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import models
+from rdfer_jax.models import resampling
+from rdfer_jax.models.rdfer import RDFER
+
+B, K, T, F, M, N, W = 3, 4, 6, 10, 2, 5, 16
+MODEL = config_lib.Model(
+    width=W, short_layers=1, long_layers=1, long_heads=2, instants=4, dropout=0.5
+)
+KEY = config_lib.KeyClips(number=M, frames=3, min_gap=0.2)
+
+
+class ToyTrunk(nn.Module):
+    """The mean colour of each frame, or of each few frames, through one layer."""
+
+    frames_per_feature: int = 1
+
+    @nn.compact
+    def __call__(self, frames_NFHWC, train):
+        x = frames_NFHWC.mean(axis=(2, 3))
+        x = x.reshape(len(x), -1, 3 * self.frames_per_feature)
+        return nn.tanh(nn.Dense(8)(x))
+
+
+def rdfer(model=MODEL, key=KEY, frames_per_feature=1, dtype=jnp.float32):
+    return RDFER(N, ToyTrunk(frames_per_feature), model, key, dtype)
+
+
+def inputs(clip_frames=T, seed=0):
+    rng = np.random.default_rng(seed)
+    frames = rng.standard_normal((B, F, 4, 4, 3)).astype(np.float32) * 3
+    clips = np.sort(rng.integers(0, F, (B, K, clip_frames)), axis=-1)
+    clips[:, 0] = np.linspace(0, F - 1, clip_frames).astype(int)
+    return frames, clips.astype(np.int32)
+
+
+@functools.cache
+def variables(frames_per_feature=1):
+    """Random ones: a forgotten bias or scale must show."""
+    module = rdfer(frames_per_feature=frames_per_feature, key=dataclasses.replace(KEY, frames=4))
+    frames, clips = inputs(8)
+    shapes = jax.eval_shape(
+        lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
+    )
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.5, shapes)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "choose_key", "train"))
+def forward(module, variables, frames, clips, choose_key=models.consensus, train=False, rng=None):
+    rngs = None if rng is None else {"dropout": rng}
+    return module.apply(variables, frames, clips, choose_key, train, rngs=rngs)
+
+
+def test_shapes_and_types():
+    frames, clips = inputs()
+    out = forward(rdfer(dtype=jnp.bfloat16), variables(), frames, clips)
+    expected = {
+        "video_logits": ((B, N), "float32"),
+        "clip_logits": ((B, K, N), "float32"),
+        "long_logits": ((B, N), "float32"),
+        "instant_logits": ((B, 4, N), "float32"),
+        "instants": ((B, 4), "int32"),
+        "key_instants": ((B, M), "int32"),
+        "key_logits": ((B, N), "float32"),
+    }
+    found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items()}
+    assert found == expected
+
+
+def test_one_pass_over_all_clips_equals_a_loop_over_them():
+    frames, clips = inputs()
+    whole = forward(rdfer(), variables(), frames, clips)
+    longs = []
+    for k in range(K):
+        one = forward(rdfer(), variables(), frames, clips[:, [k]])
+        np.testing.assert_allclose(
+            one.clip_logits[:, 0], whole.clip_logits[:, k], rtol=1e-4, atol=1e-5
+        )
+        longs.append(one.long_logits)
+    np.testing.assert_allclose(whole.long_logits, np.mean(longs, axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_video_does_not_depend_on_the_others_in_its_batch():
+    frames, clips = inputs()
+    whole = forward(rdfer(), variables(), frames, clips)
+    others = frames.copy()
+    others[[0, 2]] = 0
+    after = forward(rdfer(), variables(), others, clips)
+    alone = forward(rdfer(), variables(), frames[[1]], clips[[1]])
+    for name, expected in vars(whole).items():
+        np.testing.assert_array_equal(getattr(after, name)[1], expected[1])
+        np.testing.assert_allclose(getattr(alone, name)[0], expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_the_clips_behind_the_first_only_reorders_their_logits():
+    frames, clips = inputs()
+    order = [0, 3, 1, 2]
+    one = forward(rdfer(), variables(), frames, clips)
+    two = forward(rdfer(), variables(), frames, clips[:, order])
+    np.testing.assert_array_equal(two.clip_logits, one.clip_logits[:, order])
+    for name in ("video_logits", "long_logits", "key_logits", "instant_logits"):
+        np.testing.assert_allclose(getattr(two, name), getattr(one, name), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(two.key_instants, one.key_instants)
+
+
+class Parts:
+    """The parts of a network, each as a function of NumPy arrays."""
+
+    def __init__(self, module, variables):
+        def part(name):
+            function = jax.jit(lambda *inputs: getattr(module.bind(variables), name)(*inputs))
+            return lambda *inputs: jax.tree.map(np.asarray, function(*inputs))
+
+        self.trunk = lambda frames: part("trunk")(frames, False)
+        self.long, self.short, self.head = map(part, ("long", "short", "head"))
+
+
+def slow_forward(module, variables, frames, clips, key_class):
+    """The network's parts put together by indexing, video by video."""
+    model, key = module.model, module.key
+    bound = Parts(module, variables)
+    places = resampling.spread(model.instants, clips.shape[2])
+    videos = []
+    for video in range(len(frames)):
+        features = bound.trunk(frames[[video]])[0]
+
+        def classify(short, long):
+            return bound.head(np.concatenate([short, long]))
+
+        clip_logits, longs, instant_logits, first = [], [], None, None
+        for clip in clips[video]:
+            instant, long_logits, long, gate = bound.long(features[clip[places]])
+            short = bound.short(features[clip], gate if model.gate else None)
+            clip_logits.append(classify(short, long))
+            longs.append(long_logits)
+            if first is None:
+                instant_logits, first = instant, (long, gate)
+        instants = clips[video, 0, places]
+        probs = np.exp(instant_logits) / np.exp(instant_logits).sum(-1, keepdims=True)
+        best = resampling.key_instants(
+            probs[None, :, key_class[video]], instants[None], key.number, key.min_gap * F
+        )[0]
+        shorts = []
+        for centre in np.asarray(best):
+            start = min(max(centre - key.frames // 2, 0), len(features) - key.frames)
+            window = features[start : start + key.frames]
+            shorts.append(bound.short(window, first[1] if model.gate else None))
+        key_logits = classify(np.mean(shorts, axis=0), first[0])
+        mean = np.mean(clip_logits, axis=0)
+        videos.append(
+            {
+                "video_logits": (mean + key_logits) / 2 if key.enabled else mean,
+                "clip_logits": clip_logits,
+                "long_logits": np.mean(longs, axis=0),
+                "instant_logits": instant_logits,
+                "instants": instants,
+                "key_instants": best,
+                "key_logits": key_logits if key.enabled else mean,
+            }
+        )
+    return {name: np.stack([np.asarray(v[name]) for v in videos]) for name in videos[0]}
+
+
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_network_is_its_parts_put_together(gate, enabled):
+    module = rdfer(
+        dataclasses.replace(MODEL, gate=gate), dataclasses.replace(KEY, enabled=enabled)
+    )
+    frames, clips = (x[:2] for x in inputs())
+    out = forward(module, variables(), frames, clips, choose_key=fixed_key)
+    expected = slow_forward(module, variables(), frames, clips, [3, 3])
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(out, name), value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def fixed_key(clip_logits):
+    return jnp.full(len(clip_logits), 3)
+
+
+def other_key(clip_logits):
+    return jnp.full(len(clip_logits), 1)
+
+
+def test_the_chosen_class_decides_where_the_video_is_sampled_again():
+    frames, clips = inputs()
+    one = forward(rdfer(), variables(), frames, clips, choose_key=fixed_key)
+    two = forward(rdfer(), variables(), frames, clips, choose_key=other_key)
+    np.testing.assert_array_equal(one.clip_logits, two.clip_logits)
+    assert np.any(one.key_instants != two.key_instants)
+    assert np.any(one.key_logits != two.key_logits)
+    best = np.argmax(jax.nn.softmax(one.instant_logits)[..., 3], axis=-1)
+    np.testing.assert_array_equal(
+        one.key_instants[:, 0], np.take_along_axis(one.instants, best[:, None], 1)[:, 0]
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("module", "name"))
+def gradient(module, frames, clips, name):
+    def total(params):
+        out = module.apply({"params": params}, frames, clips, models.consensus, False)
+        return jnp.sum(getattr(out, name)[..., 0])
+
+    return jax.grad(total)(variables()["params"])
+
+
+def test_no_gradient_flows_through_the_choice_of_key_instants():
+    frames, clips = inputs()
+    found = gradient(rdfer(), frames, clips, "video_logits")
+    # The video sees the instants' classifier only through the choice.
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(found["long"]["instant"]))
+    assert np.any(found["short"]["look"]["kernel"]) and np.any(found["trunk"]["Dense_0"]["kernel"])
+    found = gradient(rdfer(), frames, clips, "instant_logits")
+    assert np.any(found["long"]["instant"]["kernel"])
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_the_gate_can_be_switched_off(gate):
+    frames, clips = inputs()
+    module = rdfer(dataclasses.replace(MODEL, gate=gate))
+    found = gradient(module, frames, clips, "clip_logits")
+    assert bool(np.any(found["long"]["gate"]["kernel"])) == gate
+
+
+def test_dropout_acts_in_training_only():
+    frames, clips = inputs()
+
+    def logits(train, seed):
+        rng = jax.random.key(seed)
+        return forward(rdfer(), variables(), frames, clips, train=train, rng=rng).clip_logits
+
+    np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
+    assert np.any(logits(True, 0) != logits(True, 1))
+
+
+def test_a_trunk_that_reads_several_frames_at_a_time_reads_each_clips_own():
+    module = rdfer(frames_per_feature=4, key=dataclasses.replace(KEY, frames=4))
+    found = variables(4)
+    frames, clips = inputs(8)
+    out = forward(module, found, frames, clips)
+    # Two features a clip, each as of the third of its four frames.
+    np.testing.assert_array_equal(out.instants, clips[:, 0, [2, 6]])
+    assert out.instant_logits.shape == (B, 2, N)
+    bound = Parts(module, found)
+    for video, k in ((0, 0), (1, 2), (2, 3)):
+        pixels = frames[video][clips[video, k]]
+        features = bound.trunk(pixels[None])[0]
+        _, _, long, gate = bound.long(features)
+        short = bound.short(features, gate)
+        expected = bound.head(np.concatenate([short, long]))
+        np.testing.assert_allclose(out.clip_logits[video, k], expected, rtol=1e-3, atol=1e-4)
+
+
+def create_tiny(**sections):
+    config = tiny.config(**sections)
+    network = models.create(config, N, "cpu")
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        noise = rng.standard_normal(leaf.shape).astype(np.float32)
+        if path[-1].key == "kernel":
+            return noise / np.sqrt(np.prod(leaf.shape[:-1], dtype=np.float32))
+        return 0.1 * np.abs(noise) + (path[-1].key in ("scale", "var"))
+
+    found = jax.tree.map_with_path(fill, shapes)
+    frames = rng.standard_normal((2, config.data.frames, 16, 16, 3)).astype(np.float32)
+    clips = resampling.eval_clips(config.clips, config.data.frames)
+    clips = np.broadcast_to(clips, (2, *clips.shape))
+    return network, found, frames, clips
+
+
+def test_the_3d_trunk_works():
+    network, found, frames, clips = create_tiny(
+        data={"frames": 8}, model={"trunk": "r3d_18"}, clips={"number": 2}, key={"frames": 4}
+    )
+    out, batch_stats = jax.jit(
+        lambda v, x: network.apply(v, x, clips, models.consensus, False)
+    )(found, frames)
+    assert out.video_logits.shape == (2, N) and out.clip_logits.shape == (2, 2, N)
+    assert out.instants.shape == (2, 1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
+    jax.tree.map(np.testing.assert_array_equal, batch_stats, found["batch_stats"])
+
+
+def test_training_updates_the_batch_statistics_and_evaluation_does_not():
+    network, found, frames, clips = create_tiny()
+
+    def run(train):
+        return jax.jit(lambda v, x: network.apply(v, x, clips, models.consensus, train))(
+            found, frames
+        )[1]
+
+    jax.tree.map(np.testing.assert_array_equal, run(False), found["batch_stats"])
+    assert all(
+        np.any(one != two)
+        for one, two in zip(
+            jax.tree.leaves(run(True)), jax.tree.leaves(found["batch_stats"]), strict=True
+        )
+    )
+
+
+def test_the_type_of_the_computation_suits_the_platform():
+    config = tiny.config()
+    assert models.compute_dtype(config, "cpu") == jnp.float32
+    assert models.compute_dtype(config, "gpu") == models.compute_dtype(config, "tpu") == jnp.bfloat16
+    config = tiny.config(model={"dtype": "bfloat16"})
+    assert models.create(config, N, "cpu").dtype == jnp.bfloat16
+
+
+def test_the_consensus_is_the_class_of_the_mean_distribution():
+    # The mean of the logits would say 0: one clip shouts.
+    logits = np.array([[[9.0, 0, 0], [-1, 1, 0], [-1, 1, 0], [-1, 1, 0]]], np.float32)
+    assert models.consensus(logits).tolist() == [1]

@@ -1,0 +1,71 @@
+"""JPEG to square RGB frames."""
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from rdfer_jax.pipeline import decode
+from rdfer_jax.pipeline.decode import FrameError, decode_frame, decode_frames
+
+
+def encode(rgb):
+    done, jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
+    assert done
+    return jpeg.tobytes()
+
+
+def test_a_red_image_stays_red():
+    frame = decode_frame(tiny.picture(250, 10), 16, "crop")
+    assert frame.shape == (16, 16, 3) and frame.dtype == np.uint8
+    np.testing.assert_allclose(frame.mean(axis=(0, 1)), [250, 10, 0], atol=4)
+
+
+@pytest.mark.parametrize("size", [8, 16, 40])
+@pytest.mark.parametrize("tall", [False, True])
+def test_crop_keeps_the_middle_square_and_stretch_keeps_all(size, tall):
+    image = np.zeros((16, 48, 3), np.uint8)
+    image[:, :16, 0], image[:, 16:32, 1], image[:, 32:, 2] = 255, 255, 255
+    image = image.swapaxes(0, 1) if tall else image
+
+    def read(fit):
+        frame = decode_frame(encode(image), size, fit)
+        assert frame.shape == (size, size, 3)
+        frame = frame.swapaxes(0, 1) if tall else frame
+        return frame.mean(axis=0)
+
+    cropped = read("crop")
+    middle = cropped[size // 8 : -(size // 8)]
+    assert middle[:, 1].min() > 200 and middle[:, [0, 2]].max() < 60
+    stretched = read("stretch")
+    assert stretched[0, 0] > 200 and stretched[size // 2, 1] > 200 and stretched[-1, 2] > 200
+
+
+def test_a_grey_image_has_three_equal_channels():
+    done, jpeg = cv2.imencode(".jpg", np.full((16, 16), 77, np.uint8))
+    assert done
+    np.testing.assert_allclose(decode_frame(jpeg.tobytes(), 16, "crop"), 77, atol=2)
+
+
+def test_frames_come_in_the_order_of_the_indices_and_each_is_decoded_once(monkeypatch):
+    calls = []
+    real = decode.decode_frame
+    monkeypatch.setattr(decode, "decode_frame", lambda *a: calls.append(a) or real(*a))
+    jpegs = [tiny.picture(0, 12 * i) for i in range(6)]
+    frames = decode_frames(jpegs, np.array([0, 0, 2, 5, 5, 2]), 16, "crop")
+    _, found = tiny.numbers(frames)
+    assert found.tolist() == [0, 0, 2, 5, 5, 2]
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("bad", [b"", b"not an image", tiny.picture(0, 0)[:20]])
+def test_a_frame_that_is_no_image_is_named(bad):
+    with pytest.raises(FrameError, match=f"{len(bad)} bytes are not an image"):
+        decode_frame(bad, 16, "crop")
+    with pytest.raises(FrameError, match="frame 1: "):
+        decode_frames([tiny.picture(0, 0), bad], np.array([0, 1]), 16, "crop")
+
+
+def test_a_frame_that_is_not_sampled_is_not_decoded():
+    frames = decode_frames([tiny.picture(0, 0), b"", tiny.picture(0, 24)], np.array([0, 2]), 16, "crop")
+    assert tiny.numbers(frames)[1].tolist() == [0, 2]

@@ -1,0 +1,255 @@
+"""Agreement, verdict, mask and memory against slow references, and what must hold for any input."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdfer_jax import agreement
+from rdfer_jax import config as config_lib
+from rdfer_jax.agreement import Verdict
+
+MEASURES = ("soft", "vote")
+VIDEOS = 4
+
+
+@st.composite
+def clip_logits(draw):
+    """Logits [B, K, N] of few shapes (each compiles), from faint to certain, ties among them."""
+    clips, classes = draw(st.sampled_from([(1, 3), (2, 7), (5, 2), (5, 7)]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits = rng.standard_normal((VIDEOS, clips, classes))
+    if draw(st.booleans()):
+        logits = np.round(logits)
+    return (logits * draw(st.sampled_from([0.0, 0.1, 1.0, 10.0, 1000.0]))).astype(np.float32)
+
+
+def softmax(logits):
+    exp = [math.exp(float(x) - float(max(logits))) for x in logits]
+    return [e / sum(exp) for e in exp]
+
+
+def entropy(probs):
+    return -sum(p * math.log(p) for p in probs if p > 0)
+
+
+def slow_mean(logits_KN):
+    probs = [softmax(logits) for logits in logits_KN]
+    return [sum(p[n] for p in probs) / len(probs) for n in range(len(probs[0]))]
+
+
+def slow_soft(logits_KN):
+    probs = [softmax(logits) for logits in logits_KN]
+    most = math.log(min(len(probs), len(probs[0])))
+    if most == 0:
+        return 1.0
+    divergence = entropy(slow_mean(logits_KN)) - sum(map(entropy, probs)) / len(probs)
+    return 1 - divergence / most
+
+
+def slow_vote(logits_KN):
+    votes = [list(logits).index(max(logits)) for logits in logits_KN]
+    return max(votes.count(c) for c in range(len(logits_KN[0]))) / len(votes)
+
+
+SLOW = {"soft": slow_soft, "vote": slow_vote}
+FAST = {"soft": jax.jit(agreement.soft_agreement), "vote": jax.jit(agreement.vote_agreement)}
+
+
+@functools.partial(jax.jit, static_argnames="measure")
+def judge(logits, label, measure, probs=None):
+    return agreement.judge(logits, label, measure, probs)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(clip_logits())
+def test_agreement_is_the_formula(measure, logits):
+    expected = [SLOW[measure](video) for video in logits]
+    np.testing.assert_allclose(FAST[measure](logits), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(clip_logits(), st.randoms(use_true_random=False))
+def test_the_order_of_the_clips_does_not_matter(measure, logits, random):
+    order = random.sample(range(logits.shape[1]), logits.shape[1])
+    np.testing.assert_allclose(
+        FAST[measure](logits[:, order]), FAST[measure](logits), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(clip_logits())
+def test_agreement_lies_in_its_range(measure, logits):
+    found = np.asarray(FAST[measure](logits))
+    least = 1 / logits.shape[1] if measure == "vote" else 0
+    assert (found >= np.float32(least)).all() and (found <= 1).all()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(clip_logits())
+def test_clips_that_say_the_same_agree_fully(measure, logits):
+    same = np.repeat(logits[:, :1], logits.shape[1], axis=1)
+    np.testing.assert_allclose(FAST[measure](same), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(clip_logits())
+def test_one_clip_agrees_with_itself_exactly(measure, logits):
+    np.testing.assert_array_equal(FAST[measure](logits[:, :1]), 1)
+
+
+@pytest.mark.parametrize(("clips", "classes"), [(4, 4), (3, 7), (2, 2), (6, 3)])
+def test_certain_clips_spread_over_all_classes_disagree_fully(clips, classes):
+    logits = 1000.0 * np.eye(classes, dtype=np.float32)[np.arange(clips) % classes][None]
+    np.testing.assert_allclose(agreement.soft_agreement(logits), 0, atol=1e-6)
+    np.testing.assert_allclose(agreement.vote_agreement(logits), -(-clips // classes) / clips)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_agreement_and_its_gradient_stay_finite_for_extreme_logits(scale):
+    logits = scale * jax.random.normal(jax.random.key(0), (8, 3, 5))
+    total = jax.jit(jax.value_and_grad(lambda x: agreement.soft_agreement(x).sum()))
+    value, gradient = total(logits)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_mean_probs_is_the_mean_of_the_softmaxes():
+    logits = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    expected = [slow_mean(video) for video in logits]
+    np.testing.assert_allclose(agreement.mean_probs(logits), expected, atol=1e-6)
+
+
+@given(clip_logits(), st.integers(0, 10**6), st.sampled_from(MEASURES), st.booleans())
+def test_judge_is_the_formula(logits, seed, measure, remembers):
+    rng = np.random.default_rng(seed)
+    classes = logits.shape[-1]
+    label = rng.integers(0, classes, VIDEOS)
+    memory = rng.dirichlet(np.ones(classes), VIDEOS).astype(np.float32) if remembers else None
+    found = judge(logits, label, measure, memory)
+    for video in range(VIDEOS):
+        probs = memory[video] if remembers else slow_mean(logits[video])
+        y = label[video]
+        np.testing.assert_allclose(found.probs[video], probs, atol=1e-6)
+        consensus = int(found.consensus[video])
+        assert max(probs) - probs[consensus] < 1e-6  # of several equals, any
+        np.testing.assert_allclose(found.margin[video], max(probs) - probs[y], atol=2e-6)
+        support = max(softmax(clip)[y] for clip in logits[video])
+        np.testing.assert_allclose(found.support[video], support, atol=1e-6)
+        np.testing.assert_allclose(found.agreement[video], SLOW[measure](logits[video]), atol=2e-6)
+    np.testing.assert_allclose(agreement.noise_score(found), 1 - found.support, atol=1e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(MEASURES))
+def test_renaming_the_classes_changes_nothing_else(seed, measure):
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((VIDEOS, 5, 7)).astype(np.float32)
+    label = rng.integers(0, 7, VIDEOS)
+    new_name = rng.permutation(7)
+    renamed = np.empty_like(logits)
+    renamed[..., new_name] = logits
+    one, two = judge(logits, label, measure), judge(renamed, new_name[label], measure)
+    np.testing.assert_array_equal(new_name[one.consensus], two.consensus)
+    np.testing.assert_allclose(one.probs, two.probs[:, new_name], atol=1e-6)
+    for name in ("agreement", "margin", "support"):
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-6)
+
+
+MASK = jax.jit(agreement.mask)
+
+
+def slow_mask(value, consensus, lead, label, threshold, margin):
+    if value >= threshold and consensus == label:
+        return "clean"
+    if value >= threshold and lead > margin:
+        return "noisy"
+    return "hard"
+
+
+share = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32))
+
+
+@given(
+    st.lists(
+        st.tuples(share, st.integers(0, 2), st.integers(0, 2), share), min_size=6, max_size=6
+    ),
+    share,
+    share,
+)
+def test_every_video_is_exactly_one_of_clean_noisy_and_hard(videos, threshold, margin):
+    value, consensus, label, lead = (np.array(column) for column in zip(*videos, strict=True))
+    verdict = Verdict(
+        agreement=value.astype(np.float32),
+        consensus=consensus,
+        probs=np.zeros((6, 3), np.float32),
+        margin=lead.astype(np.float32),
+        support=value.astype(np.float32),
+    )
+    found = MASK(verdict, label, threshold, margin)
+    kinds = np.stack([found.clean, found.noisy, found.hard])
+    np.testing.assert_array_equal(kinds.sum(axis=0), 1)
+    for video in range(6):
+        expected = slow_mask(
+            value[video], consensus[video], lead[video], label[video], threshold, margin
+        )
+        assert bool(getattr(found, expected)[video])
+
+
+@given(clip_logits(), st.integers(0, 10**6), share, share, st.sampled_from(MEASURES))
+def test_the_mask_of_any_logits_is_exclusive_and_exhaustive(
+    logits, seed, threshold, margin, measure
+):
+    label = np.random.default_rng(seed).integers(0, logits.shape[-1], VIDEOS)
+    found = MASK(judge(logits, label, measure), label, threshold, margin)
+    np.testing.assert_array_equal(
+        found.clean.astype(int) + found.noisy.astype(int) + found.hard.astype(int), 1
+    )
+
+
+def test_all_clean_calls_every_video_clean():
+    mask = agreement.all_clean(5)
+    assert mask.clean.all() and not mask.noisy.any() and not mask.hard.any()
+
+
+UPDATE = jax.jit(agreement.update_memory)
+
+
+def slow_memory(memory, index, probs, decay):
+    new = memory.copy()
+    for row in set(index.tolist()):
+        mean = probs[index == row].mean(axis=0)
+        new[row] = mean if memory[row].sum() == 0 else decay * memory[row] + (1 - decay) * mean
+    return new
+
+
+@given(
+    st.lists(st.integers(0, 7), min_size=5, max_size=5),
+    st.integers(0, 10**6),
+    st.sampled_from([0.0, 0.5, 0.9]),
+)
+def test_memory_blends_first_visits_repeats_and_duplicates(index, seed, decay):
+    rng = np.random.default_rng(seed)
+    index = np.array(index)
+    memory = rng.dirichlet(np.ones(3), 8).astype(np.float32)
+    memory[::2] = 0  # never visited
+    probs = rng.dirichlet(np.ones(3), 5).astype(np.float32)
+    found = np.asarray(UPDATE(memory, index, probs, decay))
+    np.testing.assert_allclose(found, slow_memory(memory, index, probs, decay), atol=1e-6)
+    others = np.setdiff1d(np.arange(8), index)
+    np.testing.assert_array_equal(found[others], memory[others])
+
+
+@pytest.mark.parametrize("flows", [False, True])
+def test_gradients_flow_through_the_verdict_only_if_the_settings_say_so(flows):
+    settings = config_lib.Agreement(gradient=flows)
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 4))
+
+    def total(logits):
+        verdict = agreement.stop(agreement.judge(logits, jnp.array([0, 1]), "soft"), settings)
+        return jnp.sum(verdict.agreement + verdict.margin + verdict.support)
+
+    assert bool(np.any(jax.jit(jax.grad(total))(logits) != 0)) == flows

@@ -1,0 +1,297 @@
+"""Augmentation against slow per-pixel references, and what its draws promise."""
+
+import colorsys
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from rdfer_jax import augment, config
+
+OFF = config.Augment(
+    size=24,
+    crop_area=(1.0, 1.0),
+    crop_aspect=(1.0, 1.0),
+    flip=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
+ON = config.Augment(size=20)
+
+
+def videos(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+# Compiling takes longer than anything else here, so most tests share one shape.
+NUMBER, SIDE = 6, 28
+
+
+def keys(number=NUMBER, seed=0):
+    return jax.random.split(jax.random.key(seed), number)
+
+
+@functools.partial(jax.jit, static_argnames=("options", "dtype"))
+def train(frames, keys, options, dtype=jnp.float32):
+    return augment.train_augment(frames, keys, options, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("options", "dtype"))
+def evaluate(frames, options, dtype=jnp.float32):
+    return augment.eval_transform(frames, options, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def draws(keys, height, width, options):
+    return jax.vmap(lambda key: augment.draw(key, height, width, options))(keys)
+
+
+# The slow references, in float64.
+
+
+def resize_reference(image_HWC, size):
+    """Bilinear with anti-aliasing, one axis at a time, one output row at a time."""
+    for axis in (0, 1):
+        rows = np.moveaxis(image_HWC, axis, 0)
+        scale, out = len(rows) / size, []
+        for i in range(size):
+            centre, reach = (i + 0.5) * scale, max(scale, 1.0)
+            total, weights = np.zeros(rows.shape[1:]), 0.0
+            for j in range(len(rows)):
+                weight = max(0.0, 1 - abs(j + 0.5 - centre) / reach)
+                total, weights = total + weight * rows[j], weights + weight
+            out.append(total / weights)
+        image_HWC = np.moveaxis(np.stack(out), 0, axis)
+    return image_HWC
+
+
+def grey(x):
+    return 0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2]
+
+
+def brighten(video, drawn):
+    return drawn.brightness * video
+
+
+def contrast(video, drawn):
+    return drawn.contrast * video + (1 - drawn.contrast) * grey(video).mean()
+
+
+def saturate(video, drawn):
+    return drawn.saturation * video + (1 - drawn.saturation) * grey(video)[..., None]
+
+
+def turn_hue(video, drawn):
+    """(I, Q) as one complex number, turned; then the three equations solved for R, G, B."""
+    r, g, b = np.moveaxis(video, -1, 0)
+    i = 0.595716 * r - 0.274453 * g - 0.321263 * b
+    q = 0.211456 * r - 0.522591 * g + 0.311135 * b
+    turned = (i + 1j * q) * np.exp(2j * np.pi * drawn.hue)
+    to_yiq = [
+        [0.299, 0.587, 0.114],
+        [0.595716, -0.274453, -0.321263],
+        [0.211456, -0.522591, 0.311135],
+    ]
+    yiq = np.stack([grey(video), turned.real, turned.imag], axis=-1)
+    return np.linalg.solve(np.array(to_yiq), yiq[..., None])[..., 0]
+
+
+COLOUR_OPERATIONS = (brighten, contrast, saturate, turn_hue)
+
+
+def reference(video_FHWC, drawn, options, operations=COLOUR_OPERATIONS):
+    out = []
+    for image in video_FHWC:
+        crop = image[drawn.top : drawn.top + drawn.height, drawn.left : drawn.left + drawn.width]
+        resized = resize_reference(crop / 255.0, options.size)
+        out.append(resized[:, ::-1] if drawn.flip else resized)
+    video = np.stack(out)
+    for operation in operations:
+        video = operation(video, drawn)
+    return (np.clip(video, 0, 1) - np.array(options.mean)) / np.array(options.std)
+
+
+def drawn_for(keys, height, width, options):
+    stacked = jax.device_get(draws(keys, height, width, options))
+    return [augment.Draw(*row) for row in zip(*stacked, strict=True)]
+
+
+@pytest.mark.parametrize("side", [16, SIDE])  # most crops scaled up, and down
+def test_equals_the_slow_reference(side):
+    frames, each = videos(NUMBER, 2, side, side), keys()
+    drawn = drawn_for(each, side, side, ON)
+    assert {bool(one.flip) for one in drawn} == {False, True}
+    expected = [reference(video, one, ON) for video, one in zip(frames, drawn, strict=True)]
+    np.testing.assert_allclose(train(frames, each, ON), expected, rtol=0, atol=2e-5)
+
+
+def test_colour_operations_commute_as_documented():
+    video, one = videos(2, 12, 12, seed=3), drawn_for(keys(1), 12, 12, ON)[0]
+    wide = dataclasses.replace(ON, mean=(0.0,) * 3, std=(1.0,) * 3)
+    expected = reference(video, one, wide)
+    for operations in itertools.permutations(COLOUR_OPERATIONS):
+        np.testing.assert_allclose(reference(video, one, wide, operations), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("start", "length", "size"), [(0, 30, 30), (3, 20, 9), (5, 7, 24)])
+def test_resize_matrix_equals_a_crop_followed_by_a_resize(start, length, size):
+    image = np.random.default_rng(0).random((30, 30, 3)).astype(np.float32)
+    matrix = augment.resize_matrix(30, size, start, length)
+    got = np.einsum("hH,wW,HWc->hwc", matrix, matrix, image)
+    crop = image[start : start + length, start : start + length]
+    np.testing.assert_allclose(got, resize_reference(crop, size), atol=1e-6)
+    jax_own = jax.image.resize(crop, (size, size, 3), "bilinear", antialias=True)
+    np.testing.assert_allclose(got, jax_own, atol=1e-5)
+
+
+def test_resize_equals_pillow():
+    image_module = pytest.importorskip("PIL.Image")
+    frames = videos(1, 1, 31, 47)
+    for size in (16, 24, 64):
+        options = dataclasses.replace(OFF, size=size)
+        channels = [
+            image_module.fromarray(frames[0, 0, ..., c].astype(np.float32)).resize(
+                (size, size), image_module.Resampling.BILINEAR
+            )
+            for c in range(3)
+        ]
+        expected = np.stack([np.asarray(channel) for channel in channels], axis=-1) / 255
+        np.testing.assert_allclose(evaluate(frames, options)[0, 0], expected, atol=1e-5)
+
+
+def test_all_frames_of_a_video_share_the_draw():
+    frames = np.repeat(videos(NUMBER, 1, SIDE, SIDE), 2, axis=1)
+    out = np.asarray(train(frames, keys(), ON))
+    np.testing.assert_array_equal(out[:, 0], out[:, 1])
+    same = np.repeat(frames[:1], NUMBER, axis=0)  # but each video has its own
+    out = np.asarray(train(same, keys(), ON))
+    pairs = itertools.combinations(range(NUMBER), 2)
+    assert min(np.abs(out[i] - out[j]).max() for i, j in pairs) > 0.1
+
+
+def test_the_place_in_the_batch_does_not_matter():
+    frames, each, order = videos(NUMBER, 2, SIDE, SIDE), keys(), np.array([3, 0, 4, 1, 5, 2])
+    out = np.asarray(train(frames, each, ON))
+    np.testing.assert_array_equal(train(frames[order], each[order], ON), out[order])
+
+
+def test_a_flip_is_an_exact_mirror_image():
+    frames, each = videos(2, 2, 24, 24), keys(2)
+    plain = np.asarray(train(frames, each, OFF))
+    flipped = train(frames, each, dataclasses.replace(OFF, flip=1.0))
+    np.testing.assert_array_equal(flipped, plain[:, :, :, ::-1])
+
+
+@pytest.mark.parametrize("side", [24, 33])
+def test_with_everything_off_it_is_the_evaluation_transform(side):
+    frames = videos(2, 2, side, side)
+    out = train(frames, keys(2), OFF)
+    assert out.shape == (2, 2, 24, 24, 3) and out.dtype == jnp.float32
+    np.testing.assert_allclose(out, evaluate(frames, OFF), atol=1e-5)
+
+
+def test_evaluation_at_equal_size_only_normalises():
+    options = dataclasses.replace(OFF, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    frames = videos(2, 3, 24, 24)
+    expected = (frames / 255.0 - np.array(options.mean)) / np.array(options.std)
+    np.testing.assert_allclose(evaluate(frames, options), expected, atol=1e-5)
+    jaxpr = str(jax.make_jaxpr(lambda x: augment.eval_transform(x, options))(frames))
+    assert "dot_general" not in jaxpr
+
+
+def test_hue_turns_the_hue_by_about_the_given_angle():
+    """YIQ is not HSV, but on mild colours a turn is a turn, and greys stay grey."""
+    matrix = np.asarray(augment.colour_matrix(1.0, 1.0, 1 / 3))
+    for colour in np.random.default_rng(0).uniform(0.4, 0.6, (50, 3)):
+        before, after = colorsys.rgb_to_hsv(*colour)[0], colorsys.rgb_to_hsv(*(matrix @ colour))[0]
+        turned = abs((after - before + 0.5) % 1 - 0.5)
+        assert abs(turned - 1 / 3) < 0.12
+        assert grey(matrix @ colour) == pytest.approx(grey(colour), abs=1e-5)
+    np.testing.assert_allclose(matrix @ np.full(3, 0.5), 0.5, atol=1e-5)
+    np.testing.assert_allclose(augment.colour_matrix(1.0, 1.0, 1.0), np.eye(3), atol=1e-5)
+
+
+def test_values_stay_in_range():
+    options = dataclasses.replace(ON, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
+    out = np.asarray(train(videos(16, 2, 20, 20), keys(16), options))
+    low, high = (0 - np.array(ON.mean)) / ON.std, (1 - np.array(ON.mean)) / ON.std
+    assert np.isfinite(out).all()
+    assert (out >= low - 1e-5).all() and (out <= high + 1e-5).all()
+    assert np.isclose(out, low, atol=1e-5).any() and np.isclose(out, high, atol=1e-5).any()
+
+
+def test_draws_are_distributed_as_documented():
+    options = dataclasses.replace(ON, crop_area=(0.2, 0.6), contrast=0.3, saturation=0.2)
+    side, number = 1000, 4000
+    drawn = jax.device_get(draws(keys(number, seed=1), side, side, options))
+    area, log_aspect = drawn.height * drawn.width / side**2, np.log(drawn.width / drawn.height)
+
+    def uniform(values, low, high):
+        return scipy.stats.kstest(values, scipy.stats.uniform(low, high - low).cdf).pvalue
+
+    assert uniform(area, 0.2, 0.6) > 1e-3
+    assert uniform(log_aspect, np.log(0.75), np.log(4 / 3)) > 1e-3
+    assert uniform(drawn.top / (side - drawn.height), 0, 1) > 1e-3
+    assert uniform(drawn.left / (side - drawn.width), 0, 1) > 1e-3
+    assert abs(drawn.flip.mean() - options.flip) < 0.04
+    for name, strength in (("brightness", 0.4), ("contrast", 0.3), ("saturation", 0.2)):
+        assert uniform(getattr(drawn, name), 1 - strength, 1 + strength) > 1e-3
+    assert uniform(drawn.hue, -0.1, 0.1) > 1e-3
+    values = np.stack([np.asarray(field, np.float64) for field in drawn])
+    np.fill_diagonal(correlation := np.corrcoef(values), 0)
+    correlation[:4, :4] = 0  # a crop's place depends on its size
+    assert np.abs(correlation).max() < 0.08
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (30, 60), (5, 4), (60, 12)])
+def test_crops_fit_and_keep_to_their_limits(height, width):
+    options = dataclasses.replace(ON, crop_area=(0.3, 1.0))
+    drawn = jax.device_get(draws(keys(500, seed=2), height, width, options))
+    assert (drawn.top >= 0).all() and (drawn.top + drawn.height <= height).all()
+    assert (drawn.left >= 0).all() and (drawn.left + drawn.width <= width).all()
+    assert (drawn.height >= 1).all() and (drawn.width >= 1).all()
+    if (height, width) == (48, 48):
+        # Sides are rounded to whole pixels: half a pixel each way.
+        share = np.stack([(drawn.height + d) * (drawn.width + d) for d in (0.5, -0.5)]) / 48**2
+        assert (share[0] >= 0.3).all() and (share[1] <= 1.0).all()
+        aspects = (
+            (drawn.width + 0.5) / (drawn.height - 0.5),
+            (drawn.width - 0.5) / (drawn.height + 0.5),
+        )
+        assert (aspects[0] >= 0.75).all() and (aspects[1] <= 4 / 3).all()
+
+
+def test_bfloat16_is_near_float32():
+    frames, levels = videos(NUMBER, 2, SIDE, SIDE), 1 / 255 / np.array(ON.std)
+    same_size = dataclasses.replace(ON, size=SIDE)
+    for function in (
+        lambda dtype: train(frames, keys(), ON, dtype),
+        lambda dtype: evaluate(frames, ON, dtype),
+        lambda dtype: evaluate(frames, same_size, dtype),
+    ):
+        low = function(jnp.bfloat16)
+        assert low.dtype == jnp.bfloat16
+        gap = np.abs(low.astype(jnp.float32) - function(jnp.float32))
+        assert (gap / levels).max() < 4
+
+
+def test_only_uint8_videos_and_one_key_each_are_taken():
+    frames = videos(2, 2, 24, 24)
+    for function in (lambda x: augment.train_augment(x, keys(2), ON), lambda x: evaluate(x, ON)):
+        with pytest.raises(TypeError, match="uint8"):
+            function(frames.astype(np.float32))
+        with pytest.raises(ValueError, match="meant"):
+            function(frames[0])
+        with pytest.raises(ValueError, match="meant"):
+            function(frames[..., :1])
+    with pytest.raises(ValueError, match="one key a video"):
+        augment.train_augment(frames, keys(3), ON)

@@ -1,0 +1,240 @@
+"""The settings: defaults, limits, contradictions, durations, and how a slip is answered."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from rdfer_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
+
+
+def load(name, *argument):
+    spec = importlib.util.spec_from_file_location(f"settings_{name}", ROOT / f"configs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*argument)
+
+
+def changed(**sections):
+    settings = config_lib.default()
+    for section, fields in sections.items():
+        for field, value in fields.items():
+            settings[section][field] = value
+    return config_lib.resolve(settings)
+
+
+def all_fields():
+    for section, kind in config_lib.SECTIONS.items():
+        yield from ((section, field) for field in dataclasses.fields(kind))
+
+
+def test_the_defaults_resolve_to_the_dataclasses_own_defaults():
+    assert config_lib.resolve(config_lib.default()) == config_lib.Config()
+    assert config_lib.resolve({}) == config_lib.Config()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_configuration_file_resolves(name):
+    config = config_lib.resolve(load(name))
+    assert config.data.name == {"synthetic": "synthetic_faces"}.get(name, name)
+
+
+def test_there_is_a_configuration_for_each_data_set():
+    assert {"synthetic", "dfew", "ferv39k", "mafw", "video_folder"} <= set(FILES)
+
+
+def test_the_argument_of_a_configuration_file_names_fold_and_task():
+    data = config_lib.resolve(load("dfew", "2")).data
+    assert (data.train_split, data.test_split) == ("fold1+fold3+fold4+fold5", "fold2")
+    config = config_lib.resolve(load("mafw", "3,compound"))
+    assert config.data.variant == config.build["task"] == "compound"
+    assert config.data.test_split == "fold3"
+    assert config_lib.resolve(load("mafw", "3")).data.variant == "single"
+    with pytest.raises(ValueError, match=r"fold '6': take one of 1, 2, 3, 4, 5"):
+        load("dfew", "6")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_to_dict_and_back_through_json(name):
+    config = config_lib.resolve(load(name))
+    tree = config_lib.to_dict(config)
+    assert config_lib.resolve(tree) == config
+    assert config_lib.resolve(json.loads(json.dumps(tree))) == config
+
+
+def test_to_dict_is_plain_where_the_build_options_are_nested():
+    config = config_lib.resolve({"build": {"sizes": [1, 2], "more": {"deep": 3}}})
+    tree = json.loads(json.dumps(config_lib.to_dict(config)))
+    assert tree["build"] == {"sizes": [1, 2], "more": {"deep": 3}}
+
+
+def test_the_result_is_frozen():
+    config = config_lib.Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.data.frames = 3
+    with pytest.raises((AttributeError, TypeError)):
+        config.build["x"] = 3
+
+
+def test_every_field_says_what_it_means():
+    for section, field in all_fields():
+        assert field.metadata["text"], f"{section}.{field.name}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": {"batchsize": 3}}, r"config.data.batchsize: no such field. Did you mean 'batch_size'\?"),
+        ({"modell": {"width": 8}}, r"config.modell: no such field. Did you mean 'model'\?"),
+        ({"sed": 3}, r"Did you mean 'seed'\?"),
+        ({"clips": {"zzz": 3}}, "there are kind, number, frames, min_span"),
+        ({"data": 3}, "config.data is a section, not 3"),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_is_an_error_that_names_the_right_one(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config_lib.resolve(settings)
+
+
+def test_a_misspelt_flag_is_an_error_that_names_the_right_one():
+    command = [
+        sys.executable, "-m", "rdfer_jax.main", "--config=configs/synthetic.py",
+        "--config.data.batchsize=3", "--workdir=unused",
+    ]  # fmt: skip
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "Did you mean" in said and "batch_size" in said, said
+    assert not (ROOT / "unused").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [pytest.param(s, f, id=f"{s}.{f.name}") for s, f in all_fields() if {"low", "high"} & {*f.metadata}],
+)  # fmt: skip
+def test_numbers_outside_their_limits_are_errors(section, field):
+    kind = type(field.default)
+    for limit, beyond in (("low", -1), ("high", 1)):
+        if limit in field.metadata:
+            value = kind(field.metadata[limit] + beyond)
+            with pytest.raises(ValueError, match=rf"config.{section}.{field.name} = .*must lie in"):
+                changed(**{section: {field.name: value}})
+    if kind is float:
+        with pytest.raises(ValueError, match="must lie in"):
+            changed(**{section: {field.name: float("nan")}})
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [pytest.param(s, f, id=f"{s}.{f.name}") for s, f in all_fields() if "choices" in f.metadata],
+)
+def test_a_word_that_is_no_choice_is_an_error_that_lists_them(section, field):
+    with pytest.raises(ValueError, match=", ".join(field.metadata["choices"])):
+        changed(**{section: {field.name: "other"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": {"frames": 3.0}}, "config.data.frames = 3.0: needs a int"),
+        ({"data": {"frames": True}}, "needs a int"),
+        ({"data": {"dir": 3}}, "needs a str"),
+        ({"key": {"enabled": 1}}, "needs a bool"),
+        ({"augment": {"flip": "often"}}, "needs a float"),
+        ({"augment": {"flip": True}}, "needs a float"),
+        ({"augment": {"mean": (0.5, 0.5)}}, "needs 3 numbers"),
+        ({"augment": {"std": "abc"}}, "needs 3 numbers"),
+        ({"augment": {"crop_area": 0.5}}, "needs 2 numbers"),
+        ({"seed": "0"}, "needs a int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config_lib.resolve(settings)
+
+
+def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
+    config = config_lib.resolve({"augment": {"flip": 1, "crop_area": [0.5, 1]}})
+    assert config.augment.flip == 1.0 and isinstance(config.augment.flip, float)
+    assert config.augment.crop_area == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augment": {"crop_area": (0.9, 0.5)}}, "config.augment.crop_area"),
+        ({"augment": {"crop_area": (0.0, 0.5)}}, "config.augment.crop_area"),
+        ({"augment": {"crop_area": (0.5, 1.5)}}, "config.augment.crop_area"),
+        ({"augment": {"crop_aspect": (2.0, 1.0)}}, "config.augment.crop_aspect"),
+        ({"augment": {"std": (0.2, 0.0, 0.2)}}, "config.augment.std"),
+        ({"model": {"width": 100, "long_heads": 3}}, "config.model.width = 100"),
+        ({"clips": {"frames": 65}}, "config.clips.frames = 65"),
+        ({"key": {"frames": 65}}, "config.key.frames = 65"),
+        ({"model": {"trunk": "r3d_18"}, "clips": {"frames": 10}}, "multiples of 4"),
+        ({"model": {"trunk": "r3d_18"}, "key": {"frames": 6}}, "multiples of 4"),
+        ({"train": {"duration": "50 %"}}, "not a share of itself"),
+        ({"train": {"duration": "0 steps"}}, "longer than nothing"),
+        ({"train": {"eval_every": "0 epochs"}}, "config.train.eval_every"),
+        ({"train": {"save_every": "often"}}, "config.train.save_every: 'often' is not a duration"),
+        ({"loss": {"robust_from": "-1 steps"}}, "config.loss.robust_from"),
+        ({"optim": {"warmup": "5"}}, "config.optim.warmup"),
+    ],
+)
+def test_contradictions_are_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        changed(**settings)
+
+
+@pytest.mark.parametrize(
+    ("duration", "expected"),
+    [
+        ("500 steps", 500),
+        ("1 step", 1),
+        ("3 epochs", 21),
+        ("1 epoch", 7),
+        ("2.5 epochs", 18),
+        ("0.1 epochs", 1),
+        ("50 %", 50),
+        ("0.5 %", 1),
+        ("7%", 7),
+        ("0 steps", 0),
+        ("100 %", 100),
+        (" 3  epochs ", 21),
+    ],
+)
+def test_durations_become_steps_rounded_up(duration, expected):
+    assert config_lib.steps(duration, steps_per_epoch=7, total_steps=100) == expected
+
+
+def test_durations_do_not_suffer_from_binary_fractions():
+    assert config_lib.steps("0.07 epochs", steps_per_epoch=100) == 7
+    assert config_lib.steps("29 %", steps_per_epoch=1, total_steps=100) == 29
+
+
+@pytest.mark.parametrize("duration", ["", "3", "three epochs", "-1 steps", "3 days", "1 2 steps", "nan %"])
+def test_what_is_no_duration_is_an_error(duration):
+    with pytest.raises(ValueError, match="is not a duration such as"):
+        config_lib.steps(duration, steps_per_epoch=7, total_steps=100)
+
+
+def test_a_share_of_an_unknown_length_is_an_error():
+    with pytest.raises(ValueError, match="share of the run"):
+        config_lib.steps("50 %", steps_per_epoch=7)
+
+
+def test_folds():
+    assert config_lib.folds("5") == ("fold1+fold2+fold3+fold4", "fold5")
+    assert config_lib.folds("1", 3) == ("fold2+fold3", "fold1")
+    with pytest.raises(ValueError, match="fold '0'"):
+        config_lib.folds("0")
