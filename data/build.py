@@ -3,7 +3,7 @@
 A directory `data_dir/name/variant/version` exists only when it is complete: TFDS writes beside it
 and renames at the end. One build of a variant runs at a time, held by a file lock that the system
 drops when the process ends, however it ends; so whatever unfinished directory a build finds was
-left by a killed one, and it is removed. No TensorFlow is imported.
+left by a killed one, and it is removed. Equal options give equal bytes. No TensorFlow is imported.
 """
 
 import contextlib
@@ -22,6 +22,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
+from tensorflow_datasets.core import writer as tfds_writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 #: Name of a data set -> module that defines its `Builder` and `Options`, imported when needed.
 BUILDERS: Mapping[str, str] = types.MappingProxyType(
@@ -67,10 +69,11 @@ def build(
         if _is_finished(directory, config):
             return directory
         _remove_leftovers(directory.parent)
-        with _quiet(), _without_main(), tempfile.TemporaryDirectory() as downloads:
+        with _quiet(), _without_main(), _scratch() as scratch:
             builder = module.Builder(data_dir=epath.Path(data_dir).expanduser(), config=config)
             builder._log_download_bytes = builder._log_download_done = lambda: None
-            builder.download_and_prepare(file_format="array_record", download_dir=downloads)
+            builder._example_writer = lambda: _StableWriter(builder.info.file_format)
+            builder.download_and_prepare(file_format="array_record", download_dir=scratch)
     if hasattr(builder, "summary"):
         print(builder.summary(), flush=True)
     return directory
@@ -109,6 +112,21 @@ def content(config: tfds.core.BuilderConfig) -> dict[str, Any]:
         fields = [field.name for field in dataclasses.fields(config)]
         values = {name: getattr(config, name) for name in fields if name not in _BASE_FIELDS}
     return json.loads(json.dumps(values))
+
+
+class _StableWriter(tfds_writer.ExampleWriter):
+    """Writes equal records as equal bytes.
+
+    A serialised `Example` holds a map, whose order changes from process to process unless asked.
+    """
+
+    def write(self, path, examples):
+        """See tfds.core.writer.ExampleWriter."""
+        return super().write(path, ((key, _stable(example)) for key, example in examples))
+
+
+def _stable(example: bytes) -> bytes:
+    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
 
 
 def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool:
@@ -181,6 +199,18 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for what TFDS leaves behind: empty download and temporary folders."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch
+        try:
+            yield scratch
+        finally:
+            tempfile.tempdir = before
 
 
 @contextlib.contextmanager

@@ -116,7 +116,11 @@ def _complaint(entry: Entry, problem: str) -> str:
     return f"{entry.clip_id}: {problem}" + (f" (listed in {entry.where})" if entry.where else "")
 
 
-def look(plan: Plan, pool: workers.Pool) -> dict[str, list[tuple[Entry, frames.Probe]]]:
+#: The clips of each split and what a look at them found.
+Looked = dict[str, list[tuple[Entry, frames.Probe]]]
+
+
+def look(plan: Plan, pool: workers.Pool) -> Looked:
     """Looks at every clip of a plan, in the order in which it will be stored.
 
     The order is that of a hash of the clip's name: as good as shuffled, and always the same.
@@ -192,7 +196,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         Raises:
           MissingClipsError: if clips are missing or unreadable and allow_missing is off.
         """
-        with workers.Pool() as self._pool:
+        bar = tqdm.tqdm(desc="converting", unit="clip", disable=None, leave=False, delay=1)
+        with workers.Pool() as self._pool, bar as self._bar:
             super().download_and_prepare(**kwargs)
 
     def summary(self) -> str:
@@ -223,50 +228,55 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
         plan = self._plan()
-        clips = look(plan, self._pool)
-        good = {s: [(e, p) for e, p in found if not p.problem] for s, found in clips.items()}
-        bad = {
-            s: [_complaint(e, p.problem) for e, p in found if p.problem]
-            for s, found in clips.items()
+        found = look(plan, self._pool)
+        good = self._checked(plan, found)
+        missing = [entry.clip_id for clips in found.values() for entry, p in clips if p.problem]
+        # What is stored is counted while it is written: a broken frame may show up only then.
+        splits = {
+            split: {
+                "clips": [0] * len(plan.classes),
+                "missing": len(found[split]) - len(good[split]),
+                "short": 0,
+                "frames": 0,
+            }
+            for split in good
         }
-        missing = [entry.clip_id for found in clips.values() for entry, p in found if p.problem]
+        self.info.metadata.update(
+            notes=list(plan.notes), **plan.facts, splits=splits, missing_clips=missing
+        )
+        self._num_clips = _count(good)
+        self._bar.reset(total=self._num_clips)
+        return {
+            split: [functools.partial(self._records, plan, split, shard) for shard in shards(clips)]
+            for split, clips in good.items()
+        }
+
+    def _checked(self, plan: Plan, found: Looked) -> Looked:
+        """Prints the table and returns the clips that are there; raises where too few are."""
+        good = {s: [(e, p) for e, p in clips if not p.problem] for s, clips in found.items()}
+        complaints = [
+            _complaint(entry, probe.problem)
+            for clips in found.values()
+            for entry, probe in clips
+            if probe.problem
+        ]
         planned: dict[str, Any] = {
             split: {
-                "clips": counts.per_class(plan.classes, [entry.label for entry, _ in found]),
-                "missing": len(bad[split]),
-                "short": sum(probe.num_frames < counts.SHORT for _, probe in found),
+                "clips": counts.per_class(plan.classes, [entry.label for entry, _ in clips]),
+                "missing": len(found[split]) - len(clips),
+                "short": sum(probe.num_frames < counts.SHORT for _, probe in clips),
             }
-            for split, found in good.items()
+            for split, clips in good.items()
         }
         print(self._report({"splits": planned, "notes": plan.notes}), flush=True)
-        if missing and not self.builder_config.allow_missing:
-            _raise_missing([line for split in bad.values() for line in split], _count(clips))
-        for split, found in good.items():
-            if not found:
+        if complaints and not self.builder_config.allow_missing:
+            _raise_missing(complaints, _count(found))
+        for split, clips in good.items():
+            if not clips:
                 raise MissingClipsError(f"{split}: not one of its clips is there and readable")
         if plan.full_split:
             check_full(plan.classes, plan.full_split, planned[plan.full_split]["clips"])
-        self.info.metadata.update(
-            notes=list(plan.notes),
-            **plan.facts,
-            splits={
-                split: {
-                    "clips": [0] * len(plan.classes),
-                    "missing": len(bad[split]),
-                    "short": 0,
-                    "frames": 0,
-                }
-                for split in good
-            },
-            missing_clips=missing,
-        )
-        self._bar = tqdm.tqdm(
-            desc="converting", total=_count(good), unit="clip", disable=None, leave=False
-        )
-        return {
-            split: [functools.partial(self._records, plan, split, shard) for shard in shards(found)]
-            for split, found in good.items()
-        }
+        return good
 
     def _records(
         self, plan: Plan, split: str, entries: Sequence[Entry]
@@ -285,7 +295,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             self._bar.update()
             if result.problem:
                 if not options.allow_missing:
-                    _raise_missing([_complaint(entry, result.problem)], self._bar.total)
+                    _raise_missing([_complaint(entry, result.problem)], self._num_clips)
                 numbers["missing"] += 1
                 metadata["missing_clips"].append(entry.clip_id)
                 continue

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from absl import app, flags
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
@@ -76,7 +77,9 @@ def run(config: Config) -> None:
     elif MULTIHOST.value:
         jax.distributed.initialize()
     if config.data.name == "synthetic_faces" and not _is_built(config):
-        build(config)
+        if jax.process_index() == 0:
+            build(config)
+        multihost_utils.sync_global_devices("the data set is built")
     if MODE.value == "train":
         results = train.train(config, WORKDIR.value)
     else:

@@ -5,11 +5,18 @@ A test that means one device says so: `sharding.make_mesh(jax.devices()[:1])`.
 
 import os
 
-# Before the first import of jax, which reads them once.
+# Before the first import of jax, which reads them once. The programs of the tests are small and run once
+# or twice: compiling them with little effort halves the time that the tests take.
 os.environ["JAX_PLATFORMS"] = "cpu"
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+_given = os.environ.get("XLA_FLAGS", "")
+for _flag in (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+):
+    if _flag.split("=")[0] not in _given:
+        _given += " " + _flag
+os.environ["XLA_FLAGS"] = _given.strip()
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402

@@ -25,7 +25,7 @@ def frames(*shape, seed=0):
 
 def batch(name, seed=0):
     """Two videos; the same shape in most tests, so that few programs are compiled."""
-    return frames(2, 8 if name == "r3d_18" else 4, 32, 32, seed=seed)
+    return frames(2, 8 if name == "r3d_18" else 4, 24, 24, seed=seed)
 
 
 def fill(module, x):
@@ -134,7 +134,7 @@ def test_equals_the_numpy_reference(name):
     variables, x, clip = random_variables(name), batch(name), name == "r3d_18"
     features_NSD = jitted(name)(variables, x)
     reference = Reference(variables, rank=3 if clip else 2)
-    snippets = x.reshape(4, 4, 32, 32, 3) if clip else x
+    snippets = x.reshape(4, 4, 24, 24, 3) if clip else x
     pool = name in ("resnet18", "resnet50")
     expected = reference.trunk(snippets.astype(np.float64), DEPTHS[name], pool)
     expected = expected.reshape(2, -1, expected.shape[-1])
@@ -293,7 +293,7 @@ def test_equals_torch_with_weights_mapped_by_name(name, train):
 
     x = batch(name)
     with torch.no_grad():
-        inputs = torch.tensor(x.reshape(-1, 4, 32, 32, 3) if clip else x.reshape(-1, 32, 32, 3))
+        inputs = torch.tensor(x.reshape(-1, 4, 24, 24, 3) if clip else x.reshape(-1, 24, 24, 3))
         expected = model.train(train)(torch.movedim(inputs, -1, 1), 4).numpy()
     if not train:
         features_NSD = jitted(name)(variables, x)
@@ -329,7 +329,7 @@ def test_a_snippet_sees_its_own_four_frames_only():
 
 def test_r3d_refuses_a_clip_that_does_not_divide():
     with pytest.raises(ValueError, match="6 frames"):
-        jax.eval_shape(jitted("r3d_18"), random_variables("r3d_18"), frames(1, 6, 32, 32))
+        jax.eval_shape(jitted("r3d_18"), random_variables("r3d_18"), frames(1, 6, 24, 24))
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
