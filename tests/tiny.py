@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from data import schema
 from rdfer_jax import config as config_lib
@@ -70,6 +71,7 @@ class TinyFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name="default")]
+    pkg_dir_path: ClassVar = epath.Path(__file__).parent  # where TFDS looks for a README
 
     def __init__(self, given: Mapping[str, Sequence[Mapping[str, Any]]], **kwargs: Any):
         self._given = given

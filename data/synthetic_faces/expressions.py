@@ -36,7 +36,7 @@ ACTION_UNITS = {
 #: Class -> action units at full strength.
 PROTOTYPES: Mapping[str, Mapping[str, float]] = {
     "happy": {"AU6": 0.9, "AU12": 1.0, "AU25": 0.7},
-    "sad": {"AU1": 1.0, "AU4": 0.5, "AU15": 1.0, "AU17": 0.7, "AU45": 0.22},
+    "sad": {"AU1": 1.0, "AU4": 0.5, "AU15": 1.0, "AU17": 0.8, "AU45": 0.30},
     "neutral": {},
     "angry": {"AU4": 1.0, "AU5": 0.35, "AU7": 0.8, "AU23": 1.0, "AU17": 0.3},
     "surprise": {"AU1": 0.9, "AU2": 1.0, "AU5": 0.8, "AU25": 0.7, "AU26": 1.0},
@@ -135,7 +135,7 @@ def actions(
             if label >= 0:
                 full = PROTOTYPES[CLASSES[label]].get(name, 0.0)
                 result[name] = result[name] + full * habits[label, column] * intensity
-    for name, low, high in (("AU1", 0, 0.12), ("AU4", 0, 0.15), ("AU12", -0.1, 0.15)):
+    for name, low, high in (("AU1", 0, 0.08), ("AU4", 0, 0.12), ("AU12", -0.06, 0.12)):
         result[name] = result[name] + rng.uniform(low, high)
     speech = _speech(rng, t)
     result["AU25"] = result["AU25"] + 0.35 * speech

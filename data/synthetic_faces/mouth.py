@@ -28,7 +28,7 @@ def _corners(person: Identity, actions: Actions) -> tuple[np.ndarray, np.ndarray
     x = person.mouth_width * (
         1 + 0.30 * smile + 0.38 * stretch - 0.28 * actions["AU23"] - 0.20 * actions["AU26"]
     )
-    y = person.mouth_y - 0.22 * smile + 0.19 * actions["AU15"] + 0.05 * stretch
+    y = person.mouth_y - 0.22 * smile + 0.23 * actions["AU15"] + 0.05 * stretch
     return x, y + 0.06 * actions["AU26"]
 
 
@@ -36,7 +36,7 @@ def _mouth(person: Identity, actions: Actions) -> list[Shape]:
     corner_x, corner_y = _corners(person, actions)
     part, drop, smile = actions["AU25"], actions["AU26"], actions["AU12"]
     raised, chin, tight = actions["AU10"], actions["AU17"], actions["AU23"]
-    middle = person.mouth_y + 0.04 * smile - 0.04 * actions["AU15"] - 0.06 * chin
+    middle = person.mouth_y + 0.04 * smile - 0.05 * actions["AU15"] - 0.06 * chin
     seam_up = middle - 0.045 * part - 0.10 * raised - 0.03 * drop
     seam_down = middle + 0.065 * part + 0.34 * drop - 0.02 * raised
     seam_down = np.maximum(seam_down, seam_up)

@@ -111,6 +111,7 @@ def test_two_processes_together_read_what_one_reads(split, tiny_data):
 def test_worker_processes_change_nothing(split, tiny_data):
     data = dataclasses.replace(tiny_data, num_workers=2)
     assert_equal(take(train(split, data), 7), take(train(split, tiny_data), 7))
+    data = dataclasses.replace(tiny_data, num_workers=1)
     assert_equal(take(evaluation(split, data), 100), take(evaluation(split, tiny_data), 100))
 
 

@@ -1,0 +1,323 @@
+"""The train step and the predict step, on one and on eight simulated devices."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from rdfer_jax import models, optim, sharding, steps
+from rdfer_jax import state as state_lib
+from rdfer_jax.types import Batch, Outputs
+
+B, N, ROWS = 16, 3, 40
+#: The mask begins to act at step 5.
+CONFIG = tiny.config(
+    data={"batch_size": B},
+    agreement={"threshold": 0.985, "margin": 0.02, "memory_decay": 0.5, "teacher_decay": 0.9},
+    loss={"robust_from": "5 steps"},
+)
+NETWORK = models.create(CONFIG, N, "cpu")
+#: Not Adam, which turns a gradient that is zero but for rounding into a full step.
+OPTIMIZER = optax.sgd(0.01, momentum=0.9)
+LENGTHS = {"total_steps": 10, "steps_per_epoch": 5}
+DEVICES = (1, 8)
+
+
+def make_batch(seed=0, size=B, num_classes=N):
+    rng = np.random.default_rng(seed)
+    return Batch(
+        frames=rng.integers(0, 256, (size, CONFIG.data.frames, 16, 16, 3), np.uint8),
+        label=rng.integers(0, num_classes, size).astype(np.int32),
+        index=rng.permutation(ROWS)[:size].astype(np.int32),
+        mask=np.ones(size, bool),
+    )
+
+
+def scale_head(state, factor):
+    """Makes the clips' predictions more or less certain, the teacher's too."""
+
+    def change(tree):
+        head = tree["params"]["head"]
+        head = head | {"kernel": head["kernel"] * factor}
+        return tree | {"params": tree["params"] | {"head": head}}
+
+    student = change(state.variables)
+    return dataclasses.replace(state, params=student["params"], teacher=change(state.teacher))
+
+
+@functools.cache
+def first_state():
+    create = jax.jit(
+        lambda: state_lib.create(CONFIG, NETWORK, OPTIMIZER, num_classes=N, num_train=ROWS)
+    )
+    return jax.device_get(create())
+
+
+@functools.cache
+def make_state(step=5, head=30.0):
+    state = first_state()
+    memory = np.random.default_rng(1).dirichlet(np.ones(N), ROWS).astype(np.float32)
+    memory[::4] = 0  # not visited yet
+    return scale_head(
+        dataclasses.replace(state, step=np.int32(step), memory=memory), np.float32(head)
+    )
+
+
+@functools.cache
+def jitted(devices):
+    """(state, batch) -> (gradients, what else came out, new state, metrics), over a mesh."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    grad_fn = steps.make_grad_fn(CONFIG, NETWORK, **LENGTHS)
+    train_step = steps.make_train_step(CONFIG, NETWORK, OPTIMIZER, **LENGTHS)
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        lambda state, batch: (*grad_fn(state, batch), *train_step(state, batch)),
+        in_shardings=(whole, sharding.split_batch(mesh)),
+        out_shardings=whole,
+    )
+
+
+def run(devices, state, batch):
+    grads, aux, new, metrics = jitted(devices)(state, batch)
+    return jax.device_get((grads, aux, new)), metrics.compute()
+
+
+@functools.cache
+def outcome(devices):
+    return run(devices, make_state(), make_batch())
+
+
+def assert_close(one, two, tolerance, *, what=""):
+    """Every leaf: differences against its largest value, but for rounding of zeros."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(one)]
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for path, a, b in zip(paths, jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        size = np.abs(a).max(initial=0)
+        assert np.abs(a - b).max(initial=0) <= tolerance * size + 1e-9, f"{what}{path}: {a} != {b}"
+
+
+def kinds(mask):
+    return {name: int(np.sum(value)) for name, value in vars(mask).items()}
+
+
+def test_the_batch_of_these_tests_holds_videos_of_all_three_kinds():
+    (_, aux, _), _ = outcome(1)
+    assert min(kinds(aux["mask"]).values()) >= 2, (kinds(aux["mask"]), aux["verdict"])
+
+
+def test_a_step_on_eight_devices_is_that_on_one():
+    (grads, aux, new), numbers = outcome(1)
+    (grads8, aux8, new8), numbers8 = outcome(8)
+    for kind in ("clean", "noisy", "hard"):
+        np.testing.assert_array_equal(getattr(aux["mask"], kind), getattr(aux8["mask"], kind))
+    np.testing.assert_array_equal(aux["outputs"].key_instants, aux8["outputs"].key_instants)
+    np.testing.assert_allclose(aux["loss"], aux8["loss"], rtol=1e-4)
+    # Where a gradient is zero but for rounding, there is nothing to compare.
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
+    pairs = [
+        (a, b)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads8), strict=True)
+        if np.abs(a).max() > 1e-6 * largest
+    ]
+    assert len(pairs) >= 0.9 * len(jax.tree.leaves(grads))
+    for a, b in pairs:
+        assert_close(a, b, 1e-4, what="gradient")
+    for name in ("batch_stats", "memory", "teacher"):
+        assert_close(getattr(new, name), getattr(new8, name), 1e-4, what=name)
+    assert_close(dict(numbers), dict(numbers8), 1e-4)
+
+
+def test_a_step_moves_every_part_of_the_state():
+    (grads, aux, new), numbers = outcome(1)
+    state, batch = make_state(), make_batch()
+    assert new.step == state.step + 1
+    updates, _ = OPTIMIZER.update(grads, state.opt_state, state.params)
+    assert_close(jax.tree.map(np.add, state.params, updates), new.params, 1e-5)
+    assert_close(aux["batch_stats"], new.batch_stats, 1e-6)
+    assert_close(aux["memory"], new.memory, 1e-6)
+    keep = min(0.9, 7 / 16)  # (1 + t) / (10 + t) after six steps
+    expected = jax.tree.map(lambda t, s: keep * t + (1 - keep) * s, state.teacher, new.variables)
+    assert_close(expected, new.teacher, 1e-5)
+    others = np.setdiff1d(np.arange(ROWS), batch.index)
+    np.testing.assert_array_equal(new.memory[others], state.memory[others])
+    assert np.all(np.any(new.memory[batch.index] != state.memory[batch.index], axis=1))
+    np.testing.assert_allclose(new.memory[batch.index].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(numbers["loss"], aux["loss"].mean(), rtol=1e-5)
+    for name, count in kinds(aux["mask"]).items():
+        np.testing.assert_allclose(numbers[name], count / B, rtol=1e-6)
+
+
+def test_the_order_of_the_batch_does_not_matter():
+    order = np.random.default_rng(3).permutation(B)
+    batch = jax.tree.map(lambda x: x[order], make_batch())
+    (grads, aux, new), _ = run(1, make_state(), batch)
+    (grads0, aux0, new0), _ = outcome(1)
+    np.testing.assert_allclose(aux["loss"], aux0["loss"][order], rtol=1e-4)
+    np.testing.assert_allclose(aux["loss"].mean(), aux0["loss"].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(aux["mask"].noisy, aux0["mask"].noisy[order])
+    assert_close(new.memory, new0.memory, 1e-5)
+    assert_close(grads["head"], grads0["head"], 1e-4)
+
+
+def test_every_step_draws_anew():
+    (_, other, _), _ = run(1, make_state(6), make_batch())
+    (_, aux, _), _ = outcome(1)
+    assert np.all(other["loss"] != aux["loss"])
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_all_is_clean_until_the_mask_begins_to_act(step):
+    (_, aux, _), _ = run(1, make_state(step), make_batch())
+    assert kinds(aux["mask"]) == {"clean": B, "noisy": 0, "hard": 0}
+    assert np.any(aux["verdict"].agreement < 0.999)  # it is measured all the same
+
+
+@pytest.mark.parametrize("kind", ["noisy", "hard"])
+def test_nothing_breaks_where_all_videos_are_of_one_kind(kind):
+    # A head of zeros: the clips agree, on nothing. The memory decides.
+    state, batch = make_state(head=0.0), make_batch()
+    batch = dataclasses.replace(batch, label=np.full(B, 1, np.int32))
+    believed = np.eye(N, dtype=np.float32)[[2]] if kind == "noisy" else np.zeros((1, N), np.float32)
+    state = dataclasses.replace(state, memory=np.repeat(believed, ROWS, axis=0))
+    (grads, aux, new), numbers = run(1, state, batch)
+    assert kinds(aux["mask"])[kind] == B
+    for tree in (grads, aux["loss"], new, dict(numbers)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+def test_neither_memory_nor_teacher_where_the_settings_want_none():
+    config = tiny.config()
+    state = jax.eval_shape(
+        lambda: state_lib.create(config, NETWORK, OPTIMIZER, num_classes=N, num_train=ROWS)
+    )
+    assert state.memory.shape == (0, N) and state.teacher == {}
+
+
+def stub(config):
+    """A network whose clips predict what its parameters say, with the chosen class as key instant."""
+    clips = config.clips.number
+
+    def apply(variables, frames, clips_BKT, choose_key, train, rng=None):
+        batch = len(frames)
+        logits = jnp.broadcast_to(variables["params"]["logits"], (batch, clips, N))
+        mean = logits.mean(axis=1)
+        outputs = Outputs(
+            video_logits=mean,
+            clip_logits=logits,
+            long_logits=mean,
+            instant_logits=mean[:, None],
+            instants=jnp.zeros((batch, 1), jnp.int32),
+            key_instants=choose_key(logits)[:, None].astype(jnp.int32),
+            key_logits=mean,
+        )
+        return outputs, {}
+
+    def init(rng):
+        return {"params": {"logits": jnp.zeros(N)}}
+
+    return models.Network(init, apply, jnp.dtype("float32"))
+
+
+def judged(student, label, teacher=None, **sections):
+    """What a step makes of clips that all predict `student`, of videos with these labels."""
+    config = tiny.config(**sections)
+    network = stub(config)
+    optimizer = optim.create(config.optim, lambda step: 0.01)
+    state = state_lib.create(config, network, optimizer, num_classes=N, num_train=ROWS)
+    state = dataclasses.replace(state, params={"logits": jnp.float32(student)})
+    if teacher is not None:
+        believed = {"params": {"logits": jnp.float32(teacher)}, "batch_stats": {}}
+        state = dataclasses.replace(state, teacher=believed)
+    grad_fn = jax.jit(steps.make_grad_fn(config, network, **LENGTHS))
+    batch = dataclasses.replace(make_batch(size=len(label)), label=np.int32(label))
+    return grad_fn(state, batch)
+
+
+NOW = {"robust_from": "0 steps"}
+
+
+@pytest.mark.parametrize(
+    ("use_clean_label", "now", "expected"),
+    [(True, NOW, [1, 1]), (False, NOW, [1, 1]), (True, {}, [1, 2]), (False, {}, [1, 1])],
+)
+def test_the_key_expression_is_the_label_where_it_is_clean_else_the_consensus(
+    use_clean_label, now, expected
+):
+    # The second video is noisy once the mask acts; before, in training's first half, it counts as clean.
+    _, aux = judged([0, 3, 0], [1, 2], key={"use_clean_label": use_clean_label}, loss=now)
+    assert aux["outputs"].key_instants[:, 0].tolist() == expected
+
+
+def test_the_teacher_judges_where_there_is_one():
+    sections = {"loss": NOW, "agreement": {"teacher_decay": 0.9}}
+    _, aux = judged([0, 9, 0], [1, 2], teacher=[0, 0, 9], **sections)
+    assert aux["verdict"].consensus.tolist() == [2, 2]
+    assert aux["mask"].noisy.tolist() == [True, False]
+    assert aux["mask"].clean.tolist() == [False, True]
+    # The loss is that of the student all the same.
+    assert aux["loss"][1] > 5
+    assert aux["outputs"].key_instants[:, 0].tolist() == [2, 2]
+
+
+def test_a_noisy_video_does_not_pull_towards_its_label():
+    pull = {}
+    for now in (True, False):
+        loss = {"noisy_target": 1.0, "label_smoothing": 0.0} | (NOW if now else {})
+        grads, aux = judged([0, 3, 0], [2, 2], loss=loss)
+        assert bool(aux["mask"].noisy.all()) == now
+        pull[now] = float(jnp.abs(grads["logits"]).max())
+    assert pull[True] < 1e-6 < 0.5 < pull[False]
+
+
+@functools.cache
+def predict(devices):
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    whole = sharding.replicated(mesh)
+    step = jax.jit(
+        steps.make_predict_step(CONFIG, NETWORK),
+        in_shardings=(whole, sharding.split_batch(mesh)),
+        out_shardings=whole,
+    )
+    return lambda batch: jax.device_get(step(make_state(), batch))
+
+
+def test_predictions_on_eight_devices_are_those_on_one():
+    one, eight = predict(1)(make_batch()), predict(8)(make_batch())
+    for name in ("logits", "clip_logits", "agreement", "noise_score"):
+        np.testing.assert_allclose(getattr(one, name), getattr(eight, name), rtol=0, atol=1e-5)
+    for name in ("index", "mask", "consensus", "key_instants"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(eight, name))
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_a_padded_example_changes_nothing_for_the_others(devices):
+    batch = make_batch()
+    before = predict(devices)(batch)
+    mask = np.arange(B) < B - 3
+    frames = batch.frames.copy()
+    frames[~mask] = 255
+    padded = dataclasses.replace(
+        batch, frames=frames, mask=mask, label=np.where(mask, batch.label, 0).astype(np.int32)
+    )
+    after = predict(devices)(padded)
+    np.testing.assert_array_equal(after.mask, mask)
+    for name in ("index", "logits", "clip_logits", "agreement", "consensus", "key_instants"):
+        np.testing.assert_array_equal(getattr(after, name)[mask], getattr(before, name)[mask])
+    assert np.any(after.logits[~mask] != before.logits[~mask])
+
+
+def test_predictions_know_nothing_of_the_label_but_the_noise_score():
+    batch = make_batch()
+    one = predict(1)(batch)
+    two = predict(1)(dataclasses.replace(batch, label=(batch.label + 1) % N))
+    for name, value in vars(one).items():
+        if name != "noise_score":
+            np.testing.assert_array_equal(getattr(two, name), value)
+    label = jax.nn.softmax(one.clip_logits)[np.arange(B), :, batch.label]
+    np.testing.assert_allclose(one.noise_score, 1 - np.max(label, axis=1), atol=1e-6)
