@@ -95,7 +95,11 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Step of the checkpoint with the highest WAR on the validation part, or None."""
-        scored = {c.step: _metric(c.metrics) for c in self._checkpointer.checkpoints if c.metrics}
+        scored = {
+            c.step: c.metrics[BEST_METRIC]
+            for c in self._checkpointer.checkpoints
+            if BEST_METRIC in (c.metrics or {})
+        }
         return max(scored, key=lambda step: (scored[step], step), default=None)
 
     def find(self, which: str) -> int:

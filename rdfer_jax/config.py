@@ -256,7 +256,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     """Returns the settings as nested dicts of plain values, ready for JSON."""
     tree = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     tree |= {name: dataclasses.asdict(tree[name]) for name in SECTIONS}
-    tree["build"] = dict(config.build)
+    tree["build"] = config_dict.ConfigDict(config.build).to_dict()
     return tree
 
 
@@ -315,8 +315,9 @@ def _value(kind: Any, key: str, value: Any, path: str) -> Any:
         )
     field, standard = fields[key], fields[key].default
     if isinstance(standard, tuple):
-        value = tuple(value)
-        if len(value) != len(standard) or not all(isinstance(v, int | float) for v in value):
+        value = tuple(value) if isinstance(value, list | tuple) else value
+        numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
+        if not numbers or len(value) != len(standard):
             raise ValueError(f"config.{path} = {value!r}: needs {len(standard)} numbers")
     elif isinstance(standard, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -357,6 +358,11 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"config.model.width = {config.model.width}: must be a multiple of twice "
             f"config.model.long_heads = {config.model.long_heads}"
+        )
+    if config.key.enabled and config.clips.kind == "windows":
+        raise ValueError(
+            "config.clips.kind = 'windows': the key expression is looked for along the first clip, which "
+            "only views spread over the whole video; set config.key.enabled to False"
         )
     if config.clips.frames > config.data.frames:
         raise ValueError(

@@ -20,12 +20,14 @@ def schedule(settings: config.Optim, *, total_steps: int, steps_per_epoch: int) 
 
 
 def create(settings: config.Optim, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns AdamW (Loshchilov and Hutter 2019); vectors, such as biases and scales, do not decay."""
+    """Returns AdamW (Loshchilov and Hutter 2019); only kernels decay, not biases nor scales."""
     adamw = optax.adamw(
         learning_rate,
         b2=settings.beta2,
         weight_decay=settings.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        mask=lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key == "kernel", params
+        ),
     )
     if settings.clip_norm:
         return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)

@@ -20,8 +20,8 @@ class TrainState:
       params: of the network, float32.
       batch_stats: running means and variances of the batch normalisation.
       opt_state: of the optimiser.
-      teacher: params and batch_stats, averaged over the steps; empty without a teacher.
-      memory: float32 [M, N], what the clips of each training video predicted over the epochs; [0, N]
+      teacher: params and batch_stats, averaged over the steps; None without a teacher.
+      memory: float32 [M, N], what the clips of each training video predicted over the epochs; None
         without a memory.
     """
 
@@ -30,7 +30,7 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     teacher: Any
-    memory: jax.Array
+    memory: jax.Array | None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -49,17 +49,19 @@ def create(
     """Returns the state before the first step. Pure, so that it can be jitted onto a mesh."""
     variables = network.init(jax.random.key(config.seed))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    teacher = {}
+    teacher = None
     if config.agreement.teacher_decay:
         teacher = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
-    rows = num_train if config.agreement.memory_decay else 0
+    memory = None
+    if config.agreement.memory_decay:
+        memory = jnp.zeros((num_train, num_classes), jnp.float32)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         teacher=teacher,
-        memory=jnp.zeros((rows, num_classes), jnp.float32),
+        memory=memory,
     )
 
 
@@ -68,7 +70,7 @@ def update_teacher(state: TrainState, decay: float) -> Any:
 
     Early in training the average spans only the steps done: decay is at most (1 + t) / (10 + t).
     """
-    if not state.teacher:
-        return state.teacher
+    if state.teacher is None:
+        return None
     keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
     return jax.tree.map(lambda t, s: keep * t + (1 - keep) * s, state.teacher, state.variables)

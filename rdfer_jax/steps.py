@@ -78,15 +78,15 @@ def make_grad_fn(
             _keys(rng_clips, batch.index), config.clips, config.data.frames
         )
         teacher_BKN = None
-        if settings.teacher_decay:
+        if state.teacher is not None:
             outputs, _ = network.apply(state.teacher, frames, clips_BKT, consensus, False)
             teacher_BKN = outputs.clip_logits
 
-        def judge(student_BKN: jax.Array) -> tuple[Verdict, Mask, jax.Array]:
+        def judge(student_BKN: jax.Array) -> tuple[Verdict, Mask, jax.Array | None]:
             """Judges the batch by the teacher or student, now or with the memory of earlier epochs."""
             logits_BKN = student_BKN if teacher_BKN is None else teacher_BKN
             memory, probs_BN = state.memory, None
-            if settings.memory_decay:
+            if memory is not None:
                 now_BN = jax.lax.stop_gradient(agreement.mean_probs(logits_BKN))
                 memory = agreement.update_memory(memory, batch.index, now_BN, settings.memory_decay)
                 probs_BN = memory[batch.index]

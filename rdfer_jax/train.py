@@ -235,7 +235,9 @@ class _Loop:
         # An evaluation on the validation part is saved with its checkpoint: it may be the best.
         if last or done % self.lengths.save == 0 or (scores and BEST_METRIC in scores):
             with self.news.pause():
-                self.checkpoints.save(done, state, iterator, scores)
+                # Only what chooses the best checkpoint goes with it, never a score on the test split.
+                kept = scores if scores and BEST_METRIC in scores else None
+                self.checkpoints.save(done, state, iterator, kept)
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         with self.news.pause():

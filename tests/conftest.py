@@ -27,7 +27,7 @@ from hypothesis import settings  # noqa: E402
 flags.FLAGS.mark_as_parsed()
 
 # A first example compiles, which takes longer than any deadline.
-settings.register_profile("rdfer_jax", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("rdfer_jax", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("rdfer_jax")
 
 

@@ -174,9 +174,7 @@ share = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32))
 
 
 @given(
-    st.lists(
-        st.tuples(share, st.integers(0, 2), st.integers(0, 2), share), min_size=6, max_size=6
-    ),
+    st.lists(st.tuples(share, st.integers(0, 2), st.integers(0, 2), share), min_size=6, max_size=6),
     share,
     share,
 )

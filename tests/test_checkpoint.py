@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, bit for bit, and findable."""
 
+import dataclasses
 import itertools
 import shutil
 
@@ -54,9 +55,7 @@ def assert_equal(one, two):
 @pytest.fixture(scope="module")
 def batches(tiny_data):
     split = Split(source.find(tiny_data), "train")
-    return loader.train_loader(
-        split, tiny_data, seed=0, local_batch_size=4, process=0, processes=1
-    )
+    return loader.train_loader(split, tiny_data, seed=0, local_batch_size=4, process=0, processes=1)
 
 
 @pytest.fixture
@@ -91,6 +90,15 @@ def test_state_and_position_come_back_as_they_were(tmp_path, batches):
         assert_equal(checkpoints.restore(3, shapes(state)), state)  # without the data
     assert_equal([batch for batch, _ in itertools.islice(fresh, 2)], expected)
     close(fresh)
+
+
+def test_a_state_without_teacher_and_memory_comes_back_too(tmp_path, iterator):
+    state = dataclasses.replace(make_state(1), teacher=None, memory=None)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, iterator, None)
+        found = checkpoints.restore(1, shapes(state))
+    assert found.teacher is None and found.memory is None
+    assert_equal(found, state)
 
 
 def test_a_state_moves_from_one_device_to_eight(tmp_path, iterator):
@@ -135,11 +143,13 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
 
 def test_what_is_asked_for_but_not_there_is_named(tmp_path, iterator):
     with filled(tmp_path, iterator, [None, None]) as checkpoints:
-        with pytest.raises(CheckpointNotFoundError, match=r"no checkpoint of step 7, only of \[1, 2\]"):
+        with pytest.raises(
+            CheckpointNotFoundError, match=r"no checkpoint of step 7, only of \[1, 2\]"
+        ):
             checkpoints.find("7")
         with pytest.raises(ValueError, match="'newest': say last, best or a step"):
             checkpoints.find("newest")
-        with pytest.raises(CheckpointNotFoundError, match="config.data.validation_percent"):
+        with pytest.raises(CheckpointNotFoundError, match=r"config.data.validation_percent"):
             checkpoints.find("best")
 
 
@@ -147,7 +157,7 @@ def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path, iterator
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_state(1), iterator, {"test_war": 0.9})
         assert checkpoints.best() is None
-        with pytest.raises(CheckpointNotFoundError, match="config.data.validation_percent"):
+        with pytest.raises(CheckpointNotFoundError, match=r"config.data.validation_percent"):
             checkpoints.find("best")
 
 

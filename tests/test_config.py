@@ -222,7 +222,9 @@ def test_durations_do_not_suffer_from_binary_fractions():
     assert config_lib.steps("29 %", steps_per_epoch=1, total_steps=100) == 29
 
 
-@pytest.mark.parametrize("duration", ["", "3", "three epochs", "-1 steps", "3 days", "1 2 steps", "nan %"])
+@pytest.mark.parametrize(
+    "duration", ["", "3", "three epochs", "-1 steps", "3 days", "1 2 steps", "nan %"]
+)
 def test_what_is_no_duration_is_an_error(duration):
     with pytest.raises(ValueError, match="is not a duration such as"):
         config_lib.steps(duration, steps_per_epoch=7, total_steps=100)

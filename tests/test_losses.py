@@ -12,7 +12,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Mask, Verdict
 from rdfer_jax.types import Outputs
 
-B, K, I, M, N = 6, 3, 4, 2, 5
+B, K, INSTANTS, N = 6, 3, 4, 5
 KINDS = ("clean", "noisy", "hard")
 SETTINGS = config_lib.Loss(
     label_smoothing=0.2, clips=0.3, long=0.5, instants=0.7, hard=2.0, noisy_weight=0.4,
@@ -39,12 +39,14 @@ def make_outputs(seed=0, scale=1.0):
     def normal(*shape):
         return (scale * rng.standard_normal(shape)).astype(np.float32)
 
-    instants = np.sort(rng.permuted(np.tile(np.arange(10), (B, 1)), axis=1)[:, :I]).astype(np.int32)
+    instants = np.sort(rng.permuted(np.tile(np.arange(10), (B, 1)), axis=1)[:, :INSTANTS]).astype(
+        np.int32
+    )
     return Outputs(
         video_logits=normal(B, N),
         clip_logits=normal(B, K, N),
         long_logits=normal(B, N),
-        instant_logits=normal(B, I, N),
+        instant_logits=normal(B, INSTANTS, N),
         instants=instants,
         key_instants=instants[:, [2, 0]],
         key_logits=normal(B, N),
@@ -65,7 +67,7 @@ def slow_hierarchical(outputs, targets, settings, video):
     def loss(logits):
         return slow_cross_entropy(logits, targets)
 
-    key = [i for i in range(I) if outputs.instants[video, i] in outputs.key_instants[video]]
+    key = [i for i in range(INSTANTS) if outputs.instants[video, i] in outputs.key_instants[video]]
     return (
         loss(outputs.video_logits[video])
         + settings.clips * np.mean([loss(clip) for clip in outputs.clip_logits[video]])
@@ -155,7 +157,7 @@ def test_a_term_of_weight_zero_is_off(term):
 def test_only_the_key_instants_count():
     outputs, targets = make_outputs(), np.eye(N, dtype=np.float32)[LABEL]
     before = losses.hierarchical_loss(outputs, targets, SETTINGS)
-    for instant in range(I):
+    for instant in range(INSTANTS):
         logits = outputs.instant_logits.copy()
         logits[:, instant] += np.arange(N)
         other = dataclasses.replace(outputs, instant_logits=logits)

@@ -47,11 +47,11 @@ PROTOTYPES: Mapping[str, Mapping[str, float]] = {
 #: An expression's intensity inside its segment never falls below this share of its peak.
 FLOOR = 0.1
 
-EASY_SHARE, EASY_PEAK = (0.45, 0.80), (0.75, 1.00)
-HARD_SHARE, HARD_PEAK = (0.20, 0.35), (0.35, 0.60)
+EASY_SHARE, EASY_PEAK = (0.50, 0.85), (0.80, 1.00)
+HARD_SHARE, HARD_PEAK = (0.25, 0.35), (0.40, 0.60)
 OTHER_SHARE = (0.15, 0.30)
 #: Peak of the interfering expression: relative to the key expression's; in a neutral clip absolute.
-OTHER_RATIO, OTHER_PEAK_NEUTRAL = (0.50, 0.85), (0.15, 0.30)
+OTHER_RATIO, OTHER_PEAK_NEUTRAL = (0.40, 0.75), (0.15, 0.30)
 
 
 @dataclasses.dataclass(frozen=True)

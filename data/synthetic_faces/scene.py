@@ -45,12 +45,12 @@ def draw_pose(rng: np.random.Generator, t: np.ndarray) -> Pose:
         return rng.normal(0, spread) + rng.uniform(0, motion) * wander(rng, t)
 
     return Pose(
-        roll=moving(0.07, 0.05).clip(-0.3, 0.3),
-        yaw=moving(0.14, 0.10).clip(-0.4, 0.4),
-        pitch=moving(0.06, 0.06).clip(-0.2, 0.2),
-        scale=1 + moving(0.03, 0.02).clip(-0.1, 0.1),
-        shift_x=moving(0.04, 0.03).clip(-0.15, 0.15),
-        shift_y=moving(0.04, 0.03).clip(-0.15, 0.15),
+        roll=moving(0.03, 0.03).clip(-0.3, 0.3),
+        yaw=moving(0.08, 0.06).clip(-0.4, 0.4),
+        pitch=moving(0.04, 0.04).clip(-0.2, 0.2),
+        scale=1 + moving(0.02, 0.01).clip(-0.1, 0.1),
+        shift_x=moving(0.015, 0.015).clip(-0.15, 0.15),
+        shift_y=moving(0.015, 0.015).clip(-0.15, 0.15),
         gaze_x=moving(0.25, 0.4).clip(-1, 1),
         gaze_y=moving(0.15, 0.3).clip(-1, 1),
     )
@@ -80,8 +80,8 @@ def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_occlusion(rng: np.random.Generator, t: np.ndarray, skin: np.ndarray) -> list[Shape]:
-    """Returns what hides a part of the face for a while; nothing in two thirds of the clips."""
-    occluded, kind = rng.random() < 0.33, rng.integers(3)
+    """Returns what hides a part of the face for a while; nothing in most clips."""
+    occluded, kind = rng.random() < 0.2, rng.integers(3)
     start, length = rng.uniform(0.0, 0.8), rng.uniform(0.15, 0.45)
     side, height, angle = rng.choice([-1, 1]), rng.uniform(-0.1, 0.9), rng.uniform(-0.4, 0.4)
     colour = rng.uniform(20, 230, 3)
@@ -149,9 +149,9 @@ def draw_light(rng: np.random.Generator, t: np.ndarray) -> Light:
     warmth = rng.normal(0, 0.06)
     return Light(
         gain=rng.uniform(0.75, 1.15) * (1 + rng.uniform(0, 0.06) * wander(rng, t)),
-        slope_x=rng.uniform(-0.45, 0.45) + rng.uniform(0, 0.08) * wander(rng, t),
-        slope_y=rng.uniform(-0.35, 0.20) + rng.uniform(0, 0.05) * wander(rng, t),
+        slope_x=rng.uniform(-0.3, 0.3) + rng.uniform(0, 0.08) * wander(rng, t),
+        slope_y=rng.uniform(-0.25, 0.15) + rng.uniform(0, 0.05) * wander(rng, t),
         tint=np.array([1 + warmth, 1 + rng.normal(0, 0.015), 1 - warmth]),
         blur=rng.uniform(0.004, 0.009) if rng.random() < 0.25 else 0.0,
-        noise=rng.uniform(2, 6),
+        noise=rng.uniform(1, 4),
     )

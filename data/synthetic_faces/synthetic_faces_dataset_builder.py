@@ -54,7 +54,9 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Builds the data set; see tfds.core.DatasetBuilder."""
-        with workers.Pool() as self._pool:
+        total = self.builder_config.num_train + self.builder_config.num_test
+        bar = tqdm.tqdm(desc="drawing", total=total, unit="clip", disable=None, leave=False)
+        with workers.Pool() as self._pool, bar as self._bar:
             super().download_and_prepare(**kwargs)
 
     def _shard_iterators_per_split(
@@ -62,8 +64,6 @@ class Builder(tfds.core.ShardBasedBuilder):
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
         parameters = self.builder_config.parameters()
-        total = sum(parameters.num_clips(split) for split in SPLITS)
-        self._bar = tqdm.tqdm(desc="drawing", total=total, unit="clip", disable=None, leave=False)
         return {
             split: [
                 functools.partial(self._records, parameters, split, indices)

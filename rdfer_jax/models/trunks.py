@@ -149,6 +149,8 @@ class ResNet(nn.Module):
       stem_kernel: of the first convolution, whose stride is 2 in space and 1 in time. Its rank, 2
         or 3, is that of all convolutions.
       max_pool: whether a 3x3 max pool of stride 2 follows the stem.
+      patch: the stem reads squares of this many pixels as one pixel with more channels, so that it
+        goes down to low resolution at once, where convolutions are fast on a CPU.
       frames_per_feature: 1 for a frame trunk, else the frames of a snippet.
       remat: compute each block's activations again in the backward pass instead of keeping them.
       zero_init: start the last batch norm scale of each block at zero (Goyal et al. 2017).
@@ -160,6 +162,8 @@ class ResNet(nn.Module):
     block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     stem_kernel: tuple[int, ...] = (7, 7)
     max_pool: bool = True
+    patch: int = 1
+    embed: int = 0
     frames_per_feature: int = 1
     remat: bool = False
     zero_init: bool = False
@@ -167,7 +171,7 @@ class ResNet(nn.Module):
     @property
     def features(self) -> int:
         """D, the size of a feature vector."""
-        return self.widths[-1] * self.block.expansion
+        return self.embed or self.widths[-1] * self.block.expansion
 
     @nn.compact
     def __call__(self, frames_NFHWC: jax.Array, train: bool) -> jax.Array:
@@ -181,7 +185,7 @@ class ResNet(nn.Module):
           features_NSD float32, S = F / frames_per_feature.
 
         Raises:
-          ValueError: F is no multiple of frames_per_feature.
+          ValueError: F is no multiple of frames_per_feature, or H or W none of patch.
         """
         videos, frames = frames_NFHWC.shape[:2]
         snippet, rank = self.frames_per_feature, len(self.stem_kernel)
@@ -191,6 +195,7 @@ class ResNet(nn.Module):
         if snippet > 1:
             x = x.reshape(videos * frames // snippet, snippet, *x.shape[2:])
 
+        x = space_to_depth(x, self.patch)
         strides = (1,) * (rank - 2) + (2, 2)
         x = _conv(self.widths[0], self.stem_kernel, strides, self.dtype, "conv1")(x)
         x = nn.relu(_norm(train, self.dtype, "bn1")(x))
@@ -205,16 +210,43 @@ class ResNet(nn.Module):
                 name = f"layer{stage + 1}_{i}"
                 x = block(width, stride, rank, self.dtype, self.zero_init, name=name)(x, train)
 
-        pooled = x.astype(jnp.float32).mean(axis=tuple(range(-1 - rank, -1)))
-        return pooled.reshape(videos, frames // snippet, self.features)
+        if self.embed:
+            x = nn.Dense(self.embed, use_bias=False, dtype=self.dtype, name="embed")(
+                x.reshape(videos * frames // snippet, -1)
+            )
+            x = _norm(train, self.dtype, "bn_embed")(x).astype(jnp.float32)
+        else:
+            x = x.astype(jnp.float32).mean(axis=tuple(range(-1 - rank, -1)))
+        return x.reshape(videos, frames // snippet, self.features)
+
+
+def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+    """Folds squares of pixels into channels: [..., H, W, C] -> [..., H / p, W / p, p p C].
+
+    Raises:
+      ValueError: H or W is no multiple of p.
+    """
+    if patch == 1:
+        return x
+    *lead, height, width, channels = x.shape
+    if height % patch or width % patch:
+        raise ValueError(
+            f"frames of {height} x {width} pixels do not divide into squares of {patch}"
+        )
+    x = x.reshape(*lead, height // patch, patch, width // patch, patch, channels)
+    return jnp.moveaxis(x, -4, -3).reshape(
+        *lead, height // patch, width // patch, patch * patch * channels
+    )
 
 
 _TRUNKS: dict[str, dict[str, Any]] = {
     "resnet10_narrow": {
-        "depths": (1, 1, 1, 1),
-        "widths": (16, 32, 64, 128),
+        "depths": (1, 1, 2),
+        "widths": (24, 48, 96),
         "stem_kernel": (3, 3),
         "max_pool": False,
+        "patch": 2,
+        "embed": 128,
     },
     "resnet18": {"depths": (2, 2, 2, 2), "widths": (64, 128, 256, 512)},
     "resnet50": {"depths": (3, 4, 6, 3), "widths": (64, 128, 256, 512), "block": Bottleneck},

@@ -83,7 +83,10 @@ def test_rebuild_elsewhere_is_the_same_without_tensorflow(built, tmp_path):
             """)
     )
     process = start(script, PYTHONHASHSEED="7")
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 0, err
     assert "imports" not in out and out.count("main runs") == 1
     # Only the table: no progress bars and nothing of TFDS' where nobody looks.
@@ -193,11 +196,13 @@ def test_killed_build_leaves_nothing_finished(tmp_path):
             """)
     )
     process = start(script)
-    while not marker.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        while not marker.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     variant = epath.Path(tmp_path / "data/synthetic_faces/default")
     left = [path.name for path in variant.iterdir() if path.is_dir()]
     assert len(left) == 1 and left[0].startswith("incomplete.")

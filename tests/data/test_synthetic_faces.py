@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import cv2
 import numpy as np
@@ -6,6 +7,9 @@ import pytest
 
 from data.synthetic_faces import clips, expressions
 from data.synthetic_faces import labels as labels_lib
+from data.synthetic_faces.features import upper_face
+from data.synthetic_faces.identity import draw_identity
+from data.synthetic_faces.mouth import lower_face
 from data.synthetic_faces.parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters
 from data.synthetic_faces.synthetic_faces_dataset_builder import Options, shards, summary
 
@@ -23,6 +27,27 @@ def timelines(**options):
     for i in range(parameters.num_train):
         label = labels_lib.labels(parameters, "train", i)
         yield label, expressions.timeline(parameters, "train", i, label)
+
+
+def measures(person, actions):
+    """Places (y, downwards) and sizes of some parts of a drawn face in each frame."""
+    shapes = upper_face(person, actions, np.zeros(2), np.zeros(2)) + lower_face(person, actions)
+
+    def find(colour):
+        (shape,) = [x for x in shapes if np.array_equal(x.colour, colour)]
+        return np.broadcast_to(shape.polygons[0], (2, *shape.polygons[0].shape[1:]))
+
+    brow, lips, white = find(person.brow), find(person.lips), find([246, 244, 240])
+    frames = np.arange(2)
+    return {
+        "inner brow": brow[frames, brow[..., 0].argmin(axis=1), 1],
+        "outer brow": brow[frames, brow[..., 0].argmax(axis=1), 1],
+        "eye height": np.ptp(white[..., 1], axis=1),
+        "mouth corner": lips[frames, lips[..., 0].argmax(axis=1), 1],
+        "mouth width": np.ptp(lips[..., 0], axis=1),
+        # In the middle: a smile's corners are far up.
+        "mouth height": np.ptp(lips[:, [5, 16], 1], axis=1),
+    }
 
 
 def assert_rate(flags, rate):
@@ -172,11 +197,12 @@ class TestTimeline:
             num_checked += 1
             inside = slice(time.key_start, time.key_end)
             length = time.key_end - time.key_start
-            assert 0.20 * num_frames <= length <= 0.35 * num_frames
+            assert expressions.HARD_SHARE[0] * num_frames <= length <= 0.35 * num_frames
             assert 0.35 <= time.key.max() <= 0.60
             assert not time.key[: time.key_start].any() and not time.key[time.key_end :].any()
             assert (time.key[inside] >= 0.1 * time.key.max() - 1e-9).all()
-            assert time.other.max() <= 0.85 * time.key.max()
+            low, high = expressions.OTHER_RATIO
+            assert low - 1e-9 <= time.other.max() / time.key.max() <= high + 1e-9 < 0.9
             # Apart: neither in the segment nor right beside it.
             assert not time.other[max(0, time.key_start - 1) : time.key_end + 1].any()
         assert num_checked > 100
@@ -187,8 +213,9 @@ class TestTimeline:
             if label.true_label == NEUTRAL:
                 assert (time.key_start, time.key_end) == (0, 32) and not time.key.any()
                 continue
-            assert 0.45 * 32 <= time.key_end - time.key_start <= 0.80 * 32
-            assert 0.75 <= time.key.max() <= 1.0
+            low, high = expressions.EASY_SHARE
+            assert 0.4 < low <= (time.key_end - time.key_start) / 32 <= high < 0.9
+            assert 0.7 < expressions.EASY_PEAK[0] <= time.key.max() <= 1.0
             assert np.flatnonzero(time.key).tolist() == [*range(time.key_start, time.key_end)]
 
     def test_hard_neutral_clips(self):
@@ -197,10 +224,33 @@ class TestTimeline:
             if label.true_label == NEUTRAL:
                 num_checked += 1
                 assert not time.key.any()
-                assert 0.15 * 0.9 <= time.other.max() <= 0.30
+                assert 0.15 - 1e-9 <= time.other.max() <= 0.30
                 assert not time.other[time.key_start : time.key_end].any()
                 assert time.key_end - time.key_start >= 0.35 * 32
         assert num_checked > 15
+
+    def test_readme_gives_the_bounds(self):
+        readme = (pathlib.Path(expressions.__file__).parent / "README.md").read_text()
+        rows = {line.split("|")[1].strip(): line for line in readme.splitlines() if "|" in line}
+
+        def percent(bounds):
+            return "{:.0f}-{:.0f} %".format(*(100 * bound for bound in bounds))
+
+        for row, bounds in (
+            ("easy", (expressions.EASY_SHARE, expressions.EASY_PEAK)),
+            (
+                "hard",
+                (
+                    expressions.HARD_SHARE,
+                    expressions.HARD_PEAK,
+                    expressions.OTHER_SHARE,
+                    expressions.OTHER_RATIO,
+                ),
+            ),
+            ("hard neutral", (expressions.OTHER_SHARE, expressions.OTHER_PEAK_NEUTRAL)),
+        ):
+            for bound in bounds:
+                assert percent(bound) in rows[row]
 
     def test_segments_lie_anywhere(self):
         starts = [time.key_start for label, time in timelines(num_train=300, hard_share=1)]
@@ -309,6 +359,33 @@ class TestDrawing:
         assert np.median(upper if in_upper else lower) > 0.3
         if name not in ("AU9", "AU10"):  # middle of the face
             assert (np.median(upper) > np.median(lower)) == in_upper
+
+    @pytest.mark.parametrize(
+        ("name", "measure", "sign"),
+        [
+            ("AU1", "inner brow", -1),
+            ("AU2", "outer brow", -1),
+            ("AU4", "inner brow", 1),
+            ("AU5", "eye height", 1),
+            ("AU6", "eye height", -1),
+            ("AU7", "eye height", -1),
+            ("AU45", "eye height", -1),
+            ("AU12", "mouth corner", -1),
+            ("AU12", "mouth width", 1),
+            ("AU15", "mouth corner", 1),
+            ("AU20", "mouth width", 1),
+            ("AU23", "mouth width", -1),
+            ("AU23", "mouth height", -1),
+            ("AU25", "mouth height", 1),
+            ("AU26", "mouth height", 1),
+        ],
+    )
+    def test_muscles_pull_the_right_way(self, name, measure, sign):
+        rest = {unit: np.zeros(2) for unit in expressions.ACTION_UNITS}
+        for seed in range(20):
+            person = draw_identity(np.random.default_rng(seed))
+            change = measures(person, rest | {name: np.array([0.0, 1.0])})[measure]
+            assert sign * (change[1] - change[0]) > 0.02
 
     def test_expressions_differ_pairwise(self):
         parameters = Parameters(num_frames=8, image_size=48)

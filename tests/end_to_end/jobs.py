@@ -100,7 +100,9 @@ def rows(workdir: Path) -> list[dict]:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+    return [
+        json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"
+    ]
 
 
 def results(workdir: Path) -> dict:
@@ -110,5 +112,7 @@ def results(workdir: Path) -> dict:
 
 def checkpoint(workdir: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, by its path."""
-    tree = ocp.load_checkpointables(workdir / "checkpoints" / str(step))["state"]
-    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    tree = ocp.load(workdir / "checkpoints" / str(step), checkpointable_name="state")
+    return {
+        jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)
+    }

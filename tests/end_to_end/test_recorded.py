@@ -60,6 +60,10 @@ def test_real_videos(tmp_path):
             (source / part / name).mkdir(parents=True)
             (source / part / name / video).symlink_to(REAL_VIDEOS / video)
     found = build_train_evaluate(
-        "configs/video_folder.py", "video_folder", source, tmp_path, **{"data.validation_percent": 0}
+        "configs/video_folder.py",
+        "video_folder",
+        source,
+        tmp_path,
+        **{"data.validation_percent": 0},
     )
     assert found["num_examples"] == 2 and list(found["recall_per_class"]) == ["many", "one"]

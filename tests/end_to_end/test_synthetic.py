@@ -98,8 +98,8 @@ def test_a_killed_run_ends_with_the_same_parameters(trained, settings, tmp_path,
     assert steps == list(range(1, STEPS + 1))
 
 
-def test_two_processes_learn_the_same_as_one(trained, settings, tmp_path):
-    workdir, _ = trained
+@pytest.mark.usefixtures("trained")  # which has built the data set
+def test_two_processes_learn_the_same_as_one(settings, tmp_path):
     with socket.socket() as server:
         server.bind(("localhost", 0))
         address = f"localhost:{server.getsockname()[1]}"
@@ -116,7 +116,8 @@ def test_two_processes_learn_the_same_as_one(trained, settings, tmp_path):
         printed, _ = process.communicate(timeout=400)
         assert process.returncode == 0, printed
     losses = [
-        [row["loss"] for row in jobs.rows(tmp_path / name) if "loss" in row] for name in ("one", "two")
+        [row["loss"] for row in jobs.rows(tmp_path / name) if "loss" in row]
+        for name in ("one", "two")
     ]
     assert len(losses[0]) == 3
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

@@ -180,9 +180,7 @@ def slow_forward(module, variables, frames, clips, key_class):
 @pytest.mark.parametrize("gate", [True, False])
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_network_is_its_parts_put_together(gate, enabled):
-    module = rdfer(
-        dataclasses.replace(MODEL, gate=gate), dataclasses.replace(KEY, enabled=enabled)
-    )
+    module = rdfer(dataclasses.replace(MODEL, gate=gate), dataclasses.replace(KEY, enabled=enabled))
     frames, clips = (x[:2] for x in inputs())
     out = forward(module, variables(), frames, clips, choose_key=fixed_key)
     expected = slow_forward(module, variables(), frames, clips, [3, 3])
@@ -290,9 +288,9 @@ def test_the_3d_trunk_works():
     network, found, frames, clips = create_tiny(
         data={"frames": 8}, model={"trunk": "r3d_18"}, clips={"number": 2}, key={"frames": 4}
     )
-    out, batch_stats = jax.jit(
-        lambda v, x: network.apply(v, x, clips, models.consensus, False)
-    )(found, frames)
+    out, batch_stats = jax.jit(lambda v, x: network.apply(v, x, clips, models.consensus, False))(
+        found, frames
+    )
     assert out.video_logits.shape == (2, N) and out.clip_logits.shape == (2, 2, N)
     assert out.instants.shape == (2, 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
@@ -319,7 +317,9 @@ def test_training_updates_the_batch_statistics_and_evaluation_does_not():
 def test_the_type_of_the_computation_suits_the_platform():
     config = tiny.config()
     assert models.compute_dtype(config, "cpu") == jnp.float32
-    assert models.compute_dtype(config, "gpu") == models.compute_dtype(config, "tpu") == jnp.bfloat16
+    assert (
+        models.compute_dtype(config, "gpu") == models.compute_dtype(config, "tpu") == jnp.bfloat16
+    )
     config = tiny.config(model={"dtype": "bfloat16"})
     assert models.create(config, N, "cpu").dtype == jnp.bfloat16
 

@@ -137,7 +137,9 @@ def test_the_gradient_of_pick_adds_up_what_was_picked():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("number", "length"), [(1, 1), (4, 16), (16, 16), (20, 16), (3, 8), (5, 7)])
+@pytest.mark.parametrize(
+    ("number", "length"), [(1, 1), (4, 16), (16, 16), (20, 16), (3, 8), (5, 7)]
+)
 def test_spread_is_even(number, length):
     found = resampling.spread(number, length)
     number = min(number, length)

@@ -12,7 +12,7 @@ from rdfer_jax.models import trunks
 FRAME_TRUNKS = ("resnet10_narrow", "resnet18", "resnet50")
 NAMES = (*FRAME_TRUNKS, "r3d_18")
 DEPTHS = {
-    "resnet10_narrow": (1, 1, 1, 1),
+    "resnet10_narrow": (1, 1, 2),
     "resnet18": (2, 2, 2, 2),
     "resnet50": (3, 4, 6, 3),
     "r3d_18": (2, 2, 2, 2),
@@ -84,6 +84,12 @@ def shift_reference(x_NFHWC):
     return out
 
 
+def patches_reference(x, patch):
+    """x [..., H, W, C] -> [..., H / patch, W / patch, patch patch C], row by row inside a patch."""
+    rows = [x[..., i::patch, j::patch, :] for i in range(patch) for j in range(patch)]
+    return np.concatenate(rows, axis=-1)
+
+
 class Reference:
     """A block or a whole trunk in evaluation mode, read from the variables by name."""
 
@@ -116,7 +122,8 @@ class Reference:
             x = self.conv_norm("downsample_conv", "downsample_bn", x, (stride,) * self.rank)
         return np.maximum(x + y, 0)
 
-    def trunk(self, x, depths, max_pool):
+    def trunk(self, x, depths, max_pool, patch):
+        x = patches_reference(x, patch)
         stride = (1,) * (self.rank - 2) + (2, 2)
         x = np.maximum(self.conv_norm("conv1", "bn1", x, stride), 0)
         if max_pool:
@@ -126,7 +133,11 @@ class Reference:
         for stage, depth in enumerate(depths):
             for i in range(depth):
                 x = self.at(f"layer{stage + 1}_{i}").block(x, 2 if stage > 0 and i == 0 else 1)
-        return x.mean(axis=tuple(range(4 - self.rank, 4)))
+        if "embed" not in self.params:
+            return x.mean(axis=tuple(range(4 - self.rank, 4)))
+        y = x.reshape(*x.shape[:2], -1) @ np.float64(self.params["embed"]["kernel"])
+        p, s = self.params["bn_embed"], self.stats["bn_embed"]
+        return (y - s["mean"]) / np.sqrt(np.float64(s["var"]) + 1e-5) * p["scale"] + p["bias"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,7 +147,8 @@ def test_equals_the_numpy_reference(name):
     reference = Reference(variables, rank=3 if clip else 2)
     snippets = x.reshape(4, 4, 24, 24, 3) if clip else x
     pool = name in ("resnet18", "resnet50")
-    expected = reference.trunk(snippets.astype(np.float64), DEPTHS[name], pool)
+    patch = 2 if name == "resnet10_narrow" else 1
+    expected = reference.trunk(snippets.astype(np.float64), DEPTHS[name], pool, patch)
     expected = expected.reshape(2, -1, expected.shape[-1])
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(features_NSD, expected, rtol=1e-4, atol=1e-4)
@@ -165,6 +177,17 @@ def test_temporal_shift():
     np.testing.assert_array_equal(trunks.temporal_shift(x[:, :1]), shift_reference(x[:, :1]))
 
 
+# Stem; a block of 16; one of 48 and two of 96, projected; the embedding of a 2 x 2 map; scale and bias.
+NARROW_SIZE = (
+    9 * 12 * 16
+    + 2 * 9 * 16 * 16
+    + (9 * 16 * 48 + 9 * 48 * 48 + 16 * 48)
+    + (9 * 48 * 96 + 9 * 96 * 96 + 48 * 96 + 2 * 9 * 96 * 96)
+    + 2 * 2 * 96 * 128
+    + 2 * (16 + 2 * 16 + 3 * 48 + 3 * 96 + 2 * 96 + 128)
+)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "features"),
     [
@@ -172,7 +195,7 @@ def test_temporal_shift():
         ("resnet18", 11_689_512 - 512 * 1000 - 1000, 512),
         ("resnet50", 25_557_032 - 2048 * 1000 - 1000, 2048),
         ("r3d_18", 33_371_472 - 512 * 400 - 400, 512),
-        ("resnet10_narrow", 307_536, 128),
+        ("resnet10_narrow", NARROW_SIZE, 128),
     ],
 )
 def test_sizes(name, parameters, features):
@@ -193,6 +216,8 @@ def torchvision_name(name, path):
         "var": "running_var",
     }.get(leaf, leaf)
     part = modules[-1]
+    if part.endswith("embed"):
+        return f"{part}.{leaf}"
     if part.startswith("downsample"):
         part = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}[part]
     elif name == "r3d_18":
@@ -206,7 +231,7 @@ def torch_model(torch, name):
     nn = torch.nn
     rank, depths = (3 if name == "r3d_18" else 2), DEPTHS[name]
     narrow, deep = name == "resnet10_narrow", name == "resnet50"
-    widths = (16, 32, 64, 128) if narrow else (64, 128, 256, 512)
+    widths = (16, 48, 96) if narrow else (64, 128, 256, 512)
     conv_of, norm_of = (nn.Conv2d, nn.BatchNorm2d) if rank == 2 else (nn.Conv3d, nn.BatchNorm3d)
 
     def conv(cin, cout, k, s):
@@ -253,7 +278,7 @@ def torch_model(torch, name):
                 stem = nn.Conv3d(3, 64, (3, 7, 7), (1, 2, 2), padding=(1, 3, 3), bias=False)
                 self.stem = nn.Sequential(stem, norm_of(64))
             else:
-                self.conv1 = conv(3, widths[0], 3 if narrow else 7, 2)
+                self.conv1 = conv(12 if narrow else 3, widths[0], 3 if narrow else 7, 2)
                 self.bn1 = norm_of(widths[0])
             cin = widths[0]
             for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), 1):
@@ -262,14 +287,21 @@ def torch_model(torch, name):
                     blocks.append(Block(cin, width, 2 if stage > 1 and i == 0 else 1))
                     cin = width * 4 if deep else width
                 self.add_module(f"layer{stage}", nn.ModuleList(blocks))
+            if narrow:
+                self.embed = nn.Linear(2 * 2 * 96, 128, bias=False)
+                self.bn_embed = nn.BatchNorm1d(128)
 
         def forward(self, x, segments):
+            if narrow:
+                x = torch.cat([x[..., i::2, j::2] for i in range(2) for j in range(2)], 1)
             x = self.stem(x).relu() if rank == 3 else self.bn1(self.conv1(x)).relu()
             if rank == 2 and not narrow:
                 x = nn.functional.max_pool2d(x, 3, 2, 1)
-            for stage in range(1, 5):
+            for stage in range(1, len(depths) + 1):
                 for block in getattr(self, f"layer{stage}"):
                     x = block(x, segments)
+            if narrow:
+                return self.bn_embed(self.embed(x.movedim(1, -1).flatten(1)))
             return x.flatten(2).mean(-1)
 
     return Net()
@@ -284,7 +316,9 @@ def test_equals_torch_with_weights_mapped_by_name(name, train):
     rank = 3 if clip else 2
     state = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        if path[-1].key == "kernel":
+        if path[-1].key == "kernel" and path[-2].key == "embed":
+            leaf = leaf.T
+        elif path[-1].key == "kernel":
             leaf = np.transpose(leaf, (rank + 1, rank, *range(rank)))
         state[torchvision_name(name, path)] = torch.tensor(np.ascontiguousarray(leaf))
     model = torch_model(torch, name)
@@ -330,6 +364,11 @@ def test_a_snippet_sees_its_own_four_frames_only():
 def test_r3d_refuses_a_clip_that_does_not_divide():
     with pytest.raises(ValueError, match="6 frames"):
         jax.eval_shape(jitted("r3d_18"), random_variables("r3d_18"), frames(1, 6, 24, 24))
+
+
+def test_frames_that_do_not_divide_into_patches_are_refused():
+    with pytest.raises(ValueError, match="25 x 24"):
+        trunks.space_to_depth(np.zeros((1, 25, 24, 3)), 2)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():

@@ -67,5 +67,7 @@ def test_a_frame_that_is_no_image_is_named(bad):
 
 
 def test_a_frame_that_is_not_sampled_is_not_decoded():
-    frames = decode_frames([tiny.picture(0, 0), b"", tiny.picture(0, 24)], np.array([0, 2]), 16, "crop")
+    frames = decode_frames(
+        [tiny.picture(0, 0), b"", tiny.picture(0, 24)], np.array([0, 2]), 16, "crop"
+    )
     assert tiny.numbers(frames)[1].tolist() == [0, 2]

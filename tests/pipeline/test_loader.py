@@ -102,8 +102,7 @@ def test_two_processes_together_read_what_one_reads(split, tiny_data):
     whole = take(train(split, tiny_data), 8)
     parts = [take(train(split, tiny_data, process=p, processes=2), 8) for p in (0, 1)]
     both = [
-        {key: np.concatenate([a[key], b[key]]) for key in a}
-        for a, b in zip(*parts, strict=True)
+        {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)
     ]
     assert_equal(both, whole)
 
@@ -171,7 +170,9 @@ def test_evaluation_sees_every_video_exactly_once(split, tiny_data, local, proce
     assert sorted(index[mask].tolist()) == list(range(11))
     assert (index[~mask] == 0).all()
     # In the order of the split, when the rows of the processes are put side by side.
-    in_order = np.concatenate([batch["index"] for step in zip(*parts, strict=True) for batch in step])
+    in_order = np.concatenate(
+        [batch["index"] for step in zip(*parts, strict=True) for batch in step]
+    )
     assert in_order[:11].tolist() == list(range(11))
 
 

@@ -24,7 +24,9 @@ def test_training_draws_one_frame_of_each_part(n, buffer, seed):
     assert found.shape == (buffer,)
     assert (np.diff(found) >= 0).all()
     for i, frame in enumerate(found.tolist()):
-        assert math.floor(Fraction(i * n, buffer)) <= frame < math.ceil(Fraction((i + 1) * n, buffer))
+        assert (
+            math.floor(Fraction(i * n, buffer)) <= frame < math.ceil(Fraction((i + 1) * n, buffer))
+        )
     u = np.random.default_rng(seed).random(buffer)
     expected = [math.floor((i + u[i]) * n / buffer) for i in range(buffer)]
     np.testing.assert_array_equal(found, np.minimum(expected, n - 1))

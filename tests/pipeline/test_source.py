@@ -34,7 +34,9 @@ def test_a_split_gives_its_records_by_position(directory):
         record = split[i]
         wanted = expected[record["clip_id"].decode()]
         assert [bytes(jpeg) for jpeg in record["frames"]] == wanted["frames"]
-        assert {k: record[k] for k in schema.TRUTH_KEYS} == {k: wanted[k] for k in schema.TRUTH_KEYS}
+        assert {k: record[k] for k in schema.TRUTH_KEYS} == {
+            k: wanted[k] for k in schema.TRUTH_KEYS
+        }
         assert record["label"] == wanted["label"]
         np.testing.assert_array_equal(record["votes"], wanted["votes"])
     with pytest.raises(IndexError):
@@ -105,5 +107,5 @@ def test_find_says_how_to_build_what_is_missing(tiny_data, tmp_path):
         dataclasses.replace(tiny_data, variant="other"),
         dataclasses.replace(tiny_data, name="other"),
     ):
-        with pytest.raises(DatasetNotFoundError, match="Build it: .*--mode=build"):
+        with pytest.raises(DatasetNotFoundError, match=r"Build it: .*--mode=build"):
             source.find(data)
