@@ -130,5 +130,5 @@ def test_two_processes_learn_the_same_as_one(settings, tmp_path):
 def test_a_run_with_other_settings_is_not_resumed(trained, settings):
     workdir, _ = trained
     other = settings | {"optim.learning_rate": 0.5}
-    with pytest.raises(AssertionError, match=r"config\.optim\.learning_rate = 0\.002, now 0\.5"):
+    with pytest.raises(AssertionError, match=r"config\.optim\.learning_rate = 0\.001, now 0\.5"):
         jobs.run(CONFIG, other, workdir=workdir)
