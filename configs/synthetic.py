@@ -13,7 +13,7 @@ from rdfer_jax import config as config_lib
 def get_config() -> ConfigDict:
     config = config_lib.default()
     config.data.name = "synthetic_faces"
-    config.data.frames = 16
+    config.data.frames = 12
     config.data.image_size = 48
     config.data.batch_size = 32
     config.data.eval_batch_size = 128
@@ -37,10 +37,10 @@ def get_config() -> ConfigDict:
     config.augment.contrast = 0.1
     config.augment.saturation = 0.1
     config.augment.hue = 0.0
-    config.clips.frames = 8
+    config.clips.frames = 6
     config.model.trunk = "resnet10_narrow"
     config.model.width = 128
-    config.model.instants = 8
+    config.model.instants = 6
     config.model.long_layers = 1
     config.optim.learning_rate = 1e-3
     config.optim.final_learning_rate = 1e-5

@@ -33,7 +33,9 @@ class Checkpoints:
           workdir: of the run.
           keep: newest checkpoints to keep, besides the best one.
         """
-        self.directory = epath.Path(workdir) / "checkpoints"
+        # Orbax takes absolute paths only.
+        path = epath.Path(workdir)
+        self.directory = (path if "://" in str(path) else path.resolve()) / "checkpoints"
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,

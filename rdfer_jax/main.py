@@ -13,14 +13,15 @@ from typing import Any
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, train
-from rdfer_jax.checkpoint import CheckpointNotFoundError
 from rdfer_jax.config import Config
+from rdfer_jax.loop import NonFiniteLossError
 from rdfer_jax.pipeline import source
 
 log = logging.getLogger("rdfer_jax")
@@ -45,7 +46,7 @@ flags.mark_flag_as_required("config")
 
 #: Errors that the user can mend: shown without a stack trace.
 USER_ERRORS = (
-    ValueError, source.DatasetNotFoundError, CheckpointNotFoundError, train.NonFiniteLossError,
+    ValueError, FileNotFoundError, NonFiniteLossError,
 )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak up for warnings only
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     log.setLevel(logging.INFO)
     try:

@@ -1,34 +1,30 @@
-"""The training loop: data, steps, evaluation, checkpoints, and what it says meanwhile."""
+"""Training: prepares data, network, step and checkpoints, runs the loop, evaluates the result."""
 
 import json
 import logging
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import evaluate, metrics, models, optim, plots, sharding
+from rdfer_jax import evaluate, models, optim, plots, sharding
 from rdfer_jax import state as state_lib
-from rdfer_jax.checkpoint import BEST_METRIC, Checkpoints
+from rdfer_jax.checkpoint import Checkpoints
 from rdfer_jax.config import Config
-from rdfer_jax.metrics import TrainMetrics
+from rdfer_jax.loop import Lengths, Loop, News
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep, make_train_step
 from rdfer_jax.types import Batch
-from rdfer_jax.writers import MetricWriter, Progress, describe, read_metrics
+from rdfer_jax.writers import MetricWriter, Progress, read_metrics
 
 log = logging.getLogger(__name__)
-
-#: Steps that config.profile traces: past compilation and warm-up.
-PROFILE_STEPS = range(10, 15)
 
 #: Settings that may change between the parts of a resumed run: they do not change what is learned.
 FREE_TO_CHANGE = (
@@ -36,10 +32,6 @@ FREE_TO_CHANGE = (
     "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every", "train.save_every",
     "train.log_every", "train.keep", "train.tensorboard", "model.remat",
 )  # fmt: skip
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became infinite or not a number."""
 
 
 def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
@@ -101,13 +93,13 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             Progress(lengths.total, start_step=start, enabled=first) as progress,
         ):
             watched = "validation" if validation else "test"
-            loop = _Loop(
+            loop = Loop(
                 lengths=lengths,
                 step_fn=step_fn,
                 checkpoints=checkpoints,
                 evaluator=evaluate.Evaluator(config, network, validation or test_split, mesh),
                 watched=watched,
-                news=_News(writer, progress, learning_rate, lengths, config.data.batch_size),
+                news=News(writer, progress, learning_rate, lengths, config.data.batch_size),
                 profile=workdir / "profile" if config.profile and first else None,
             )
             state = loop.run(state, iterator)
@@ -125,31 +117,9 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     return results
 
 
-class Lengths:
-    """Durations of the settings as steps.
-
-    Attributes:
-      epoch: steps that see every training video once, rounded.
-      total: steps of the run.
-      evaluate, save, log: steps between two of them.
-    """
-
-    def __init__(self, config: Config, num_train: int):
-        """Turns the durations into steps."""
-        self.epoch = max(1, round(num_train / config.data.batch_size))
-        self.total = config_lib.steps(config.train.duration, steps_per_epoch=self.epoch)
-
-        def every(duration: str) -> int:
-            return config_lib.steps(duration, steps_per_epoch=self.epoch, total_steps=self.total)
-
-        self.evaluate = every(config.train.eval_every)
-        self.save = every(config.train.save_every)
-        self.log = every(config.train.log_every)
-
-
 def make_step(
     config: Config, network: models.Network, lengths: Lengths, mesh: Mesh
-) -> tuple[TrainStep, optim.optax.Schedule]:
+) -> tuple[TrainStep, optax.Schedule]:
     """Returns the train step, jitted over the mesh with the state donated, and the learning rate."""
     learning_rate = optim.schedule(
         config.optim, total_steps=lengths.total, steps_per_epoch=lengths.epoch
@@ -202,157 +172,6 @@ def abstract_step(
         mask=array((), jnp.bool_),
     )
     return step_fn, (state, batch)
-
-
-class _Loop:
-    """Steps, with evaluations and checkpoints in between."""
-
-    def __init__(self, *, lengths, step_fn, checkpoints, evaluator, watched, news, profile):
-        self.lengths, self.step_fn, self.checkpoints = lengths, step_fn, checkpoints
-        self.evaluator, self.watched, self.news = evaluator, watched, news
-        self.profile = profile
-
-    def run(self, state: TrainState, iterator: Any) -> TrainState:
-        """Runs from the state's step to the end."""
-        for step in range(int(state.step), self.lengths.total):
-            self._trace(step)
-            batch, _ = next(iterator)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, step_metrics = self.step_fn(state, batch)
-            self._check(self.news.add(step + 1, step_metrics))
-            # Before the next batch is taken, so that the stored position in the data is right.
-            self._between(step + 1, state, iterator)
-        return state
-
-    def _between(self, done: int, state: TrainState, iterator: Any) -> None:
-        last = done == self.lengths.total
-        scores = None
-        evaluates = last or done % self.lengths.evaluate == 0
-        if evaluates or done % self.lengths.save == 0:
-            self._check(self.news.flush())
-        if evaluates:
-            scores = self._evaluate(done, state)
-        # An evaluation on the validation part is saved with its checkpoint: it may be the best.
-        if last or done % self.lengths.save == 0 or (scores and BEST_METRIC in scores):
-            with self.news.pause():
-                # Only what chooses the best checkpoint goes with it, never a score on the test split.
-                kept = scores if scores and BEST_METRIC in scores else None
-                self.checkpoints.save(done, state, iterator, kept)
-
-    def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
-        with self.news.pause():
-            predictions = self.evaluator(state)
-            found = evaluate.summary(predictions)
-            scores = {f"{self.watched}_{name}": found[name] for name in ("war", "uar")}
-        self.news.write(
-            done, scores | {f"{self.watched}_agreement": predictions["agreement"].mean()}
-        )
-        log.info(
-            "step %d of %d, epoch %.1f: %s WAR %.4f, UAR %.4f; %s",
-            done, self.lengths.total, done / self.lengths.epoch, self.watched, found["war"],
-            found["uar"], describe(self.news.newest),
-        )  # fmt: skip
-        return scores
-
-    def _check(self, newest: tuple[int, dict[str, float]] | None) -> None:
-        """Stops on a loss that is not a finite number."""
-        if newest is None or np.isfinite(newest[1]["loss"]):
-            return
-        known = self.checkpoints.latest()
-        good = (
-            "there is no checkpoint yet"
-            if known is None
-            else f"the last good checkpoint is {known}"
-        )
-        raise NonFiniteLossError(
-            f"the loss of step {newest[0]} is {newest[1]['loss']}; {good} in "
-            f"{self.checkpoints.directory}. Lower config.optim.learning_rate or "
-            "config.optim.clip_norm, or set config.model.dtype to float32"
-        )
-
-    def _trace(self, step: int) -> None:
-        if self.profile is None:
-            return
-        if step == PROFILE_STEPS.start:
-            jax.profiler.start_trace(str(self.profile))
-        elif step == PROFILE_STEPS.stop:
-            jax.profiler.stop_trace()
-            log.info("trace of steps %s in %s", list(PROFILE_STEPS), self.profile)
-            self.profile = None
-
-
-class _News:
-    """Reads each step's metrics one step late, so that the devices never wait for the host."""
-
-    def __init__(self, writer, progress, learning_rate, lengths: Lengths, batch_size: int):
-        self._writer, self._progress = writer, progress
-        self._learning_rate, self._lengths, self._batch_size = learning_rate, lengths, batch_size
-        self._pending: tuple[int, TrainMetrics] | None = None
-        self._window: TrainMetrics | None = None
-        self._clock, self._steps = time.monotonic(), 0
-        self.newest: dict[str, float] = {}
-
-    def add(self, step: int, step_metrics: TrainMetrics) -> tuple[int, dict[str, float]] | None:
-        """Takes a step's metrics, still being computed; returns those of the step before."""
-        before, self._pending = self._pending, (step, step_metrics)
-        return self._read(before)
-
-    def flush(self) -> tuple[int, dict[str, float]] | None:
-        """Waits for the newest step and returns its metrics."""
-        before, self._pending = self._pending, None
-        return self._read(before)
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes scalars of a step."""
-        self._writer.write_scalars(step, scalars)
-
-    def pause(self) -> "_Pause":
-        """Leaves what happens in a with block out of the steps per second."""
-        return _Pause(self)
-
-    def skip(self, seconds: float) -> None:
-        """Leaves seconds out of the steps per second."""
-        self._clock += seconds
-
-    def _read(self, pending: tuple[int, TrainMetrics] | None):
-        if pending is None:
-            return None
-        step, on_device = pending
-        on_host = jax.device_get(on_device)
-        self._window = on_host if self._window is None else self._window.merge(on_host)
-        self._steps += 1
-        values = _floats(on_host)
-        self.newest = values
-        self._progress.update(step, values)
-        if step % self._lengths.log == 0 or step == self._lengths.total:
-            rate = self._steps / max(time.monotonic() - self._clock, 1e-9)
-            self._writer.write_scalars(
-                step,
-                _floats(self._window)
-                | {
-                    "learning_rate": float(self._learning_rate(step - 1)),
-                    "epoch": step / self._lengths.epoch,
-                    "steps_per_second": rate,
-                    "videos_per_second": rate * self._batch_size,
-                },
-            )
-            self._window, self._clock, self._steps = None, time.monotonic(), 0
-        return step, values
-
-
-class _Pause:
-    def __init__(self, news: _News):
-        self._news = news
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._news.skip(time.monotonic() - self._start)
-
-
-def _floats(values: metrics.TrainMetrics) -> dict[str, float]:
-    return {name: float(value) for name, value in values.compute().items()}
 
 
 def _start(

@@ -118,6 +118,11 @@ class MetricWriter:
         if self._tensorboard is not None:
             self._tensorboard.write_images(step, images)
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether write_images has anywhere to show them."""
+        return self._tensorboard is not None
+
     def flush(self) -> None:
         """Puts everything written so far where others can read it."""
         if not self._enabled:

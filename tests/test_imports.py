@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 #: The modules and packages of rdfer_jax, from the top down. A new one has to be placed here.
 LAYERS = (
     ("main",),
-    ("train", "evaluate", "predict", "audit", "report", "crossval", "build"),
+    ("train", "loop", "evaluate", "predict", "audit", "report", "crossval", "build"),
     ("steps",),
     ("checkpoint", "writers", "perf", "plots"),
     ("state", "optim", "metrics", "pretrained"),

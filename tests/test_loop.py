@@ -1,0 +1,113 @@
+"""The loop around the train step: when it evaluates, saves, stops, and what it tells."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from rdfer_jax.loop import Lengths, Loop, News, NonFiniteLossError
+from rdfer_jax.metrics import TrainMetrics
+from rdfer_jax.writers import MetricWriter, Progress, read_metrics
+
+
+@dataclasses.dataclass
+class FakeState:
+    step: int
+
+
+class FakeCheckpoints:
+    directory = epath.Path("checkpoints")
+
+    def __init__(self):
+        self.saved = {}
+
+    def save(self, step, state, iterator, metrics):
+        assert state.step == step == iterator.taken
+        self.saved[step] = metrics
+
+    def latest(self):
+        return max(self.saved, default=None)
+
+
+class FakeIterator:
+    taken = 0
+
+    def __next__(self):
+        self.taken += 1
+        return None, None
+
+
+def step_metrics(loss):
+    ones = np.ones(4, np.float32)
+    return TrainMetrics.single_from_model_output(
+        loss=np.full(4, loss, np.float32), accuracy=ones, agreement=ones, clean=ones,
+        noisy=0 * ones, hard=0 * ones, grad_norm=np.float32(1),
+    )  # fmt: skip
+
+
+class FakePredictions(dict):
+    split, classes = "x", ("a", "b")
+
+
+def run(tmp_path, losses, watched="validation", **durations):
+    """Runs a loop whose steps have these losses; returns its checkpoints and its rows."""
+    train = {"duration": f"{len(losses)} steps", "log_every": "2 steps"} | durations
+    lengths = Lengths(tiny.config(train=train), 8)
+
+    def step_fn(state, batch):
+        return FakeState(state.step + 1), step_metrics(losses[state.step])
+
+    label = np.array([0, 1])
+    found = {"label": label, "logits": np.eye(2, dtype=np.float32), "agreement": np.ones(2)}
+    checkpoints = FakeCheckpoints()
+    with (
+        MetricWriter(tmp_path, tensorboard=False) as writer,
+        Progress(lengths.total, enabled=False) as progress,
+    ):
+        loop = Loop(
+            lengths=lengths,
+            step_fn=step_fn,
+            checkpoints=checkpoints,
+            evaluator=lambda state: FakePredictions(found),
+            watched=watched,
+            news=News(writer, progress, lambda step: 0.1 * step, lengths, 8),
+        )
+        try:
+            loop.run(FakeState(0), FakeIterator())
+        finally:
+            rows = read_metrics(tmp_path)
+    return checkpoints, rows
+
+
+def test_evaluates_saves_and_tells_when_due(tmp_path):
+    due = {"eval_every": "3 steps", "save_every": "2 steps"}
+    checkpoints, rows = run(tmp_path, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], **due)
+    scores = {"validation_war": 1.0, "validation_uar": 1.0}
+    assert checkpoints.saved == {2: None, 3: scores, 4: None, 6: scores, 7: scores}
+    told = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    # Means over the two steps before; the last one over what is left.
+    assert told == {2: 1.5, 4: 3.5, 6: 5.5, 7: 7.0}
+    assert [row["step"] for row in rows if "validation_war" in row] == [3, 6, 7]
+    assert rows[0]["learning_rate"] == pytest.approx(0.1)
+
+
+def test_a_score_on_the_test_split_goes_with_no_checkpoint(tmp_path):
+    due = {"eval_every": "1 steps", "save_every": "2 steps"}
+    checkpoints, rows = run(tmp_path, [1.0, 1.0, 1.0, 1.0], watched="test", **due)
+    assert checkpoints.saved == {2: None, 4: None}
+    assert [row["test_war"] for row in rows] == [1.0] * 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_stops_on_a_loss_that_is_no_number_before_saving_it(tmp_path, bad):
+    due = {"eval_every": "9 steps", "save_every": "2 steps"}
+    losses = [1.0, 1.0, 1.0, bad, 1.0, 1.0]
+    with pytest.raises(NonFiniteLossError, match=r"step 4 is (nan|inf).*checkpoint is 2"):
+        run(tmp_path, losses, **due)
+
+
+def test_says_so_when_there_is_no_good_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="there is no checkpoint yet"):
+        run(tmp_path, [np.nan, 1.0, 1.0], **{"save_every": "9 steps"})
