@@ -58,9 +58,9 @@ class Predictions:
 class Evaluator:
     """Predicts every clip of a split, on any number of devices and processes."""
 
-    def __init__(self, config: Config, network: models.Network, split: source.Split, mesh: Mesh):
-        """Prepares the compiled step. The split is read anew in every call."""
-        self._config, self._split, self._mesh = config, split, mesh
+    def __init__(self, config: Config, network: models.Network, mesh: Mesh):
+        """Prepares the step, which is compiled once for all splits and states."""
+        self._config, self._mesh = config, mesh
         self._local = sharding.local_batch_size(
             config.data.eval_batch_size, mesh, "config.data.eval_batch_size"
         )
@@ -70,10 +70,10 @@ class Evaluator:
             out_shardings=sharding.replicated(mesh),
         )
 
-    def __call__(self, state: TrainState) -> Predictions:
+    def __call__(self, state: TrainState, split: source.Split) -> Predictions:
         """Returns the predictions; complete in every process."""
         batches = loader.eval_loader(
-            self._split,
+            split,
             self._config.data,
             local_batch_size=self._local,
             process=jax.process_index(),
@@ -90,11 +90,9 @@ class Evaluator:
         outputs = _stack(
             [{f: getattr(p, f) for f in ("index", "mask", *PREDICTED)} for p in predicted]
         )
-        rows = _by_index(outputs, len(self._split)) | _by_index(
-            _gather(_stack(known)), len(self._split)
-        )
+        rows = _by_index(outputs, len(split)) | _by_index(_gather(_stack(known)), len(split))
         rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
-        return Predictions(self._split.name, self._split.classes, rows)
+        return Predictions(split.name, split.classes, rows)
 
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
         """Positions in the buffer -> frames of the video."""
@@ -134,7 +132,8 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
         state = checkpoints.restore(
             step, abstract_state(config, network, len(test.classes), len(train), mesh)
         )
-    return report(config, network, state, test, train, mesh, workdir, checkpoint)
+    evaluator = Evaluator(config, network, mesh)
+    return report(evaluator, state, test, train, workdir, checkpoint)
 
 
 def abstract_state(
@@ -152,12 +151,10 @@ def abstract_state(
 
 
 def report(
-    config: Config,
-    network: models.Network,
+    evaluator: Evaluator,
     state: TrainState,
     test: source.Split,
     train: source.Split,
-    mesh: Mesh,
     workdir: epath.PathLike,
     checkpoint: str,
 ) -> dict[str, Any]:
@@ -168,11 +165,11 @@ def report(
     Returns:
       What results.json holds.
     """
-    predictions = Evaluator(config, network, test, mesh)(state)
+    predictions = evaluator(state, test)
     results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
     train_predictions = None
     if train.has_truth:
-        train_predictions = Evaluator(config, network, train, mesh)(state)
+        train_predictions = evaluator(state, train)
         results |= noise_detection(train_predictions)
     if jax.process_index() == 0:
         _write(epath.Path(workdir), results, predictions, train_predictions)

@@ -15,9 +15,10 @@ import optax
 from etils import epath
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import evaluate, plots
+from rdfer_jax import plots
 from rdfer_jax.checkpoint import BEST_METRIC, Checkpoints
 from rdfer_jax.config import Config
+from rdfer_jax.evaluate import Predictions, summary
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
@@ -64,7 +65,7 @@ class Loop:
         lengths: Lengths,
         step_fn: TrainStep,
         checkpoints: Checkpoints,
-        evaluator: Callable[[TrainState], evaluate.Predictions],
+        evaluate: Callable[[TrainState], Predictions],
         watched: str,
         news: "News",
         profile: epath.Path | None = None,
@@ -75,13 +76,13 @@ class Loop:
           lengths: of the run and its parts.
           step_fn: the jitted train step.
           checkpoints: where the state is kept.
-          evaluator: predicts the watched part of the data.
+          evaluate: predicts the watched part of the data.
           watched: "validation", whose score chooses the best checkpoint, or "test".
           news: reads and tells the metrics.
           profile: folder for a trace of PROFILE_STEPS, if one is wanted.
         """
         self.lengths, self.step_fn, self.checkpoints = lengths, step_fn, checkpoints
-        self.evaluator, self.watched, self.news = evaluator, watched, news
+        self.evaluate, self.watched, self.news = evaluate, watched, news
         self._profile, self._tracing = profile, False
 
     def run(self, state: TrainState, iterator: Any) -> TrainState:
@@ -115,8 +116,8 @@ class Loop:
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         with self.news.pause():
-            predictions = self.evaluator(state)
-            found = evaluate.summary(predictions)
+            predictions = self.evaluate(state)
+            found = summary(predictions)
             scores = {f"{self.watched}_{name}": found[name] for name in ("war", "uar")}
         self.news.write(
             done, scores | {f"{self.watched}_agreement": predictions["agreement"].mean()}

@@ -71,6 +71,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         processes=jax.process_count(),
     )
     iterator = iter(feed(batches, mesh, config.data.prefetch))
+    evaluator = evaluate.Evaluator(config, network, mesh)
     first = jax.process_index() == 0
     _keep_config(config, workdir, write=first)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
@@ -97,20 +98,21 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
                 lengths=lengths,
                 step_fn=step_fn,
                 checkpoints=checkpoints,
-                evaluator=evaluate.Evaluator(config, network, validation or test_split, mesh),
+                evaluate=lambda state: evaluator(state, validation or test_split),
                 watched=watched,
                 news=News(writer, progress, learning_rate, lengths, config.data.batch_size),
                 profile=workdir / "profile" if config.profile and first else None,
             )
             state = loop.run(state, iterator)
         close(iterator)
-        results = evaluate.report(
-            config, network, state, test_split, train_split, mesh, workdir, "last"
-        )
+        results = evaluate.report(evaluator, state, test_split, train_split, workdir, "last")
         if validation is not None:
-            results["best_on_validation"] = _evaluate_best(
-                checkpoints, state, evaluate.Evaluator(config, network, test_split, mesh)
+            best = checkpoints.find("best")
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
             )
+            found = evaluate.summary(evaluator(checkpoints.restore(best, shapes), test_split))
+            results["best_on_validation"] = {"checkpoint": "best", "step": best} | found
     if first:
         evaluate.write_results(workdir, results)
         (workdir / "training_curves.png").write_bytes(plots.training_curves(read_metrics(workdir)))
@@ -196,18 +198,6 @@ def _start(
         )
 
     return jax.jit(create, out_shardings=sharding.replicated(mesh))()
-
-
-def _evaluate_best(
-    checkpoints: Checkpoints, state: TrainState, evaluator: evaluate.Evaluator
-) -> dict[str, Any]:
-    """Evaluates the checkpoint that was best on the validation part, on the test split."""
-    step = checkpoints.find("best")
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-    found = evaluate.summary(evaluator(checkpoints.restore(step, shapes)))
-    return {"checkpoint": "best", "step": step} | found
 
 
 def _keep_config(config: Config, workdir: epath.Path, write: bool) -> None:

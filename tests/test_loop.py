@@ -70,7 +70,7 @@ def run(tmp_path, losses, watched="validation", **durations):
             lengths=lengths,
             step_fn=step_fn,
             checkpoints=checkpoints,
-            evaluator=lambda state: FakePredictions(found),
+            evaluate=lambda state: FakePredictions(found),
             watched=watched,
             news=News(writer, progress, lambda step: 0.1 * step, lengths, 8),
         )
