@@ -177,14 +177,14 @@ def test_temporal_shift():
     np.testing.assert_array_equal(trunks.temporal_shift(x[:, :1]), shift_reference(x[:, :1]))
 
 
-# Stem; a block of 16; one of 48 and two of 96, projected; the embedding of a 2 x 2 map; scale and bias.
+# Stem; a block of 24; one of 48 and two of 96, projected; the embedding of a 2 x 2 map; scale and bias.
 NARROW_SIZE = (
-    9 * 12 * 16
-    + 2 * 9 * 16 * 16
-    + (9 * 16 * 48 + 9 * 48 * 48 + 16 * 48)
+    9 * 12 * 24
+    + 2 * 9 * 24 * 24
+    + (9 * 24 * 48 + 9 * 48 * 48 + 24 * 48)
     + (9 * 48 * 96 + 9 * 96 * 96 + 48 * 96 + 2 * 9 * 96 * 96)
     + 2 * 2 * 96 * 128
-    + 2 * (16 + 2 * 16 + 3 * 48 + 3 * 96 + 2 * 96 + 128)
+    + 2 * (24 + 2 * 24 + 3 * 48 + 3 * 96 + 2 * 96 + 128)
 )
 
 
@@ -231,7 +231,7 @@ def torch_model(torch, name):
     nn = torch.nn
     rank, depths = (3 if name == "r3d_18" else 2), DEPTHS[name]
     narrow, deep = name == "resnet10_narrow", name == "resnet50"
-    widths = (16, 48, 96) if narrow else (64, 128, 256, 512)
+    widths = (24, 48, 96) if narrow else (64, 128, 256, 512)
     conv_of, norm_of = (nn.Conv2d, nn.BatchNorm2d) if rank == 2 else (nn.Conv3d, nn.BatchNorm3d)
 
     def conv(cin, cout, k, s):
@@ -430,7 +430,8 @@ def test_training_updates_the_running_statistics():
     assert all(jax.tree.leaves(moved))
     # A tenth of the way to the batch statistics of the first convolution's output.
     kernel = np.asarray(variables["params"]["conv1"]["kernel"])
-    y = conv_reference(x.reshape(-1, *x.shape[2:]), kernel, (2, 2))
+    x = patches_reference(x.reshape(-1, *x.shape[2:]), 2)
+    y = conv_reference(x, kernel, (2, 2))
     for name, value in (("mean", y.mean((0, 1, 2))), ("var", y.var((0, 1, 2)))):
         expected = 0.9 * before["bn1"][name] + 0.1 * value
         np.testing.assert_allclose(after["bn1"][name], expected, rtol=1e-4, atol=1e-5)
