@@ -22,7 +22,6 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, train
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
-from rdfer_jax.pipeline import source
 
 log = logging.getLogger("rdfer_jax")
 
@@ -45,9 +44,7 @@ PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --
 flags.mark_flag_as_required("config")
 
 #: Errors that the user can mend: shown without a stack trace.
-USER_ERRORS = (
-    ValueError, FileNotFoundError, NonFiniteLossError,
-)  # fmt: skip
+USER_ERRORS = (ValueError, FileNotFoundError, NonFiniteLossError)
 
 
 def main(argv: list[str]) -> None:
@@ -78,7 +75,8 @@ def run(config: Config) -> None:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     elif MULTIHOST.value:
         jax.distributed.initialize()
-    if config.data.name == "synthetic_faces" and not _is_built(config):
+    if config.data.name == "synthetic_faces":
+        # Built when missing, and refused when it was built with other options.
         if jax.process_index() == 0:
             build(config)
         multihost_utils.sync_global_devices("the data set is built")
@@ -103,14 +101,6 @@ def build(config: Config) -> Any:
         variant=config.data.variant,
         options=dict(config.build),
     )
-
-
-def _is_built(config: Config) -> bool:
-    try:
-        source.find(config.data)
-    except source.DatasetNotFoundError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

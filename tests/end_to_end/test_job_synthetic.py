@@ -133,6 +133,8 @@ def test_two_processes_learn_the_same_as_one(settings, tmp_path):
 
 def test_a_run_with_other_settings_is_not_resumed(trained, settings):
     workdir, _ = trained
+    with pytest.raises(AssertionError, match=r"flip_rate.*0\.3.*0\.1"):
+        jobs.run(CONFIG, settings | {"build.flip_rate": 0.1}, workdir=workdir)
     other = settings | {"optim.learning_rate": 0.5}
     with pytest.raises(AssertionError, match=r"config\.optim\.learning_rate = 0\.001, now 0\.5"):
         jobs.run(CONFIG, other, workdir=workdir)
