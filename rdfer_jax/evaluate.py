@@ -140,14 +140,19 @@ def abstract_state(
     config: Config, network: models.Network, num_classes: int, num_train: int, mesh: Mesh
 ) -> TrainState:
     """Returns shapes, types and shardings of the train state, without computing it."""
-    # The optimiser's state has the same shape for every schedule.
-    optimizer = optim.create(config.optim, lambda step: 0.0)
-    shapes = jax.eval_shape(
-        lambda: state_lib.create(
-            config, network, optimizer, num_classes=num_classes, num_train=num_train
-        )
-    )
+    shapes = jax.eval_shape(lambda: new_state(config, network, num_classes, num_train))
     return abstract(shapes, sharding.replicated(mesh))
+
+
+def new_state(
+    config: Config, network: models.Network, num_classes: int, num_train: int
+) -> TrainState:
+    """Returns the train state before the first step, to be jitted onto a mesh."""
+    # The optimiser's state is the same for every schedule.
+    optimizer = optim.create(config.optim, lambda step: 0.0)
+    return state_lib.create(
+        config, network, optimizer, num_classes=num_classes, num_train=num_train
+    )
 
 
 def report(
@@ -263,7 +268,7 @@ def _write(
     picture = plots.confusion_matrix_figure(
         np.array(results["confusion_matrix"]), predictions.classes, title
     )
-    (workdir / "confusion_matrix.png").write_bytes(picture)
+    plots.save(picture, workdir / "confusion_matrix.png")
     if train_predictions is not None:
         train_predictions.save(workdir / "predictions_train.npz")
         picture = plots.agreement_histogram(
@@ -271,7 +276,7 @@ def _write(
             train_predictions["is_flipped"].astype(bool),
             train_predictions["is_hard"].astype(bool),
         )
-        (workdir / "agreement.png").write_bytes(picture)
+        plots.save(picture, workdir / "agreement.png")
 
 
 def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:

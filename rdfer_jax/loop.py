@@ -107,11 +107,11 @@ class Loop:
             self._check(self.news.flush())
         if evaluates:
             scores = self._evaluate(done, state)
-        # An evaluation on the validation part is saved with its checkpoint: it may be the best.
-        if last or done % self.lengths.save == 0 or (scores and BEST_METRIC in scores):
+        # An evaluation on the validation part is saved with its checkpoint: it may be the best. A
+        # score on the test split goes with none.
+        kept = scores if scores and BEST_METRIC in scores else None
+        if last or kept or done % self.lengths.save == 0:
             with self.news.pause():
-                # Only what chooses the best checkpoint goes with it, never a score on the test split.
-                kept = scores if scores and BEST_METRIC in scores else None
                 self.checkpoints.save(done, state, iterator, kept)
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:

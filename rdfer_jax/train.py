@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, models, optim, plots, sharding
-from rdfer_jax import state as state_lib
-from rdfer_jax.checkpoint import Checkpoints
+from rdfer_jax.checkpoint import Checkpoints, abstract
 from rdfer_jax.config import Config
 from rdfer_jax.loop import Lengths, Loop, News
 from rdfer_jax.pipeline import loader, source
@@ -108,14 +107,12 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         results = evaluate.report(evaluator, state, test_split, train_split, workdir, "last")
         if validation is not None:
             best = checkpoints.find("best")
-            shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-            )
+            shapes = abstract(state, sharding.replicated(mesh))
             found = evaluate.summary(evaluator(checkpoints.restore(best, shapes), test_split))
             results["best_on_validation"] = {"checkpoint": "best", "step": best} | found
     if first:
         evaluate.write_results(workdir, results)
-        (workdir / "training_curves.png").write_bytes(plots.training_curves(read_metrics(workdir)))
+        plots.save(plots.training_curves(read_metrics(workdir)), workdir / "training_curves.png")
     return results
 
 
@@ -190,12 +187,9 @@ def _start(
         log.info("resuming from step %d of %s", step, checkpoints.directory)
         shapes = evaluate.abstract_state(config, network, num_classes, num_train, mesh)
         return checkpoints.restore(step, shapes, iterator)
-    optimizer = optim.create(config.optim, lambda step: 0.0)
 
     def create() -> TrainState:
-        return state_lib.create(
-            config, network, optimizer, num_classes=num_classes, num_train=num_train
-        )
+        return evaluate.new_state(config, network, num_classes, num_train)
 
     return jax.jit(create, out_shardings=sharding.replicated(mesh))()
 
