@@ -22,15 +22,13 @@ class Verdict:
       agreement: float32 [B] in [0, 1], 1 where all clips predict the same.
       consensus: int32 [B], the class the clips favour together.
       probs: float32 [B, N], mean of the clips' distributions, or of the memory where there is one.
-      margin: float32 [B] in [-1, 1], p(consensus) - p(label).
-      support: float32 [B] in [0, 1], the label's probability in the clip that believes it most.
+      noise: float32 [B] in [0, 1], how likely the clips find it that the label is wrong.
     """
 
     agreement: jax.Array
     consensus: jax.Array
     probs: jax.Array
-    margin: jax.Array
-    support: jax.Array
+    noise: jax.Array
 
 
 @struct.dataclass
@@ -74,10 +72,31 @@ def mean_probs(logits_BKN: jax.Array) -> jax.Array:
     return jnp.mean(jax.nn.softmax(logits_BKN.astype(jnp.float32)), axis=1)
 
 
+def odds_against(probs_BN: jax.Array, label_B: jax.Array) -> jax.Array:
+    """p(best other class) / (p(best other class) + p(label)), float32 [B] in [0, 1].
+
+    The odds of the strongest other class against the label. Above 1/2 where the consensus is another
+    class; unlike the lead p(c*) - p(label), a weak consensus does not make it small.
+    """
+    at_label_BN = jax.nn.one_hot(label_B, probs_BN.shape[-1], dtype=bool)
+    other_B = jnp.max(jnp.where(at_label_BN, 0.0, probs_BN), axis=-1)
+    label_prob_B = at_label(probs_BN, label_B)
+    return other_B / jnp.maximum(other_B + label_prob_B, 1e-30)
+
+
+def no_support(logits_BKN: jax.Array, label_B: jax.Array) -> jax.Array:
+    """1 - max_k p_k(label), float32 [B] in [0, 1].
+
+    A hard video supports its label in one of its clips, a mislabelled one in none.
+    """
+    probs_BKN = jax.nn.softmax(logits_BKN.astype(jnp.float32))
+    return 1 - jnp.max(at_label(probs_BKN, label_B[:, None]), axis=1)
+
+
 def judge(
     logits_BKN: jax.Array,
     label_B: jax.Array,
-    measure: str,
+    settings: config.Agreement,
     probs_BN: jax.Array | None = None,
 ) -> Verdict:
     """Measures the agreement of the clips, and how far they contradict the label.
@@ -85,21 +104,21 @@ def judge(
     Args:
       logits_BKN: float [B, K, N].
       label_B: int [B], the given labels.
-      measure: "soft" or "vote".
+      settings: which measure of agreement, and which noise score.
       probs_BN: float32 [B, N], what is believed of each video in the place of the clips' mean, such as
         its memory over the epochs.
     """
-    agreement_B = {"soft": soft_agreement, "vote": vote_agreement}[measure](logits_BKN)
+    agreement_B = {"soft": soft_agreement, "vote": vote_agreement}[settings.measure](logits_BKN)
     probs_BN = mean_probs(logits_BKN) if probs_BN is None else probs_BN
-    consensus_B = jnp.argmax(probs_BN, axis=-1)
-    margin_B = jnp.max(probs_BN, axis=-1) - at_label(probs_BN, label_B)
-    label_probs_BK = at_label(jax.nn.softmax(logits_BKN.astype(jnp.float32)), label_B[:, None])
+    if settings.score == "support":
+        noise_B = no_support(logits_BKN, label_B)
+    else:
+        noise_B = odds_against(probs_BN, label_B)
     return Verdict(
         agreement=agreement_B,
-        consensus=consensus_B.astype(jnp.int32),
+        consensus=jnp.argmax(probs_BN, axis=-1).astype(jnp.int32),
         probs=probs_BN,
-        margin=margin_B,
-        support=jnp.max(label_probs_BK, axis=1),
+        noise=noise_B,
     )
 
 
@@ -111,16 +130,19 @@ def at_label(values_N: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(values_N * jax.nn.one_hot(label, values_N.shape[-1]), axis=-1)
 
 
-def mask(verdict: Verdict, label_B: jax.Array, threshold: float, margin: float) -> Mask:
+def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Mask:
     """Calls each video clean, noisy or hard.
 
-    clean: the clips agree (A >= threshold) on the label. noisy: they agree on another class, which is
-    ahead of the label by more than `margin`. hard: the rest.
+    clean: the clips agree (A >= tau) on the label. noisy: they agree on another class, and the noise
+    score is above its threshold. hard: the rest. tau is a fixed value, or that quantile of the batch.
     """
-    agrees_B = verdict.agreement >= threshold
+    tau: jax.Array | float = settings.threshold
+    if settings.threshold_kind == "quantile":
+        tau = jnp.quantile(jax.lax.stop_gradient(verdict.agreement), settings.threshold)
+    agrees_B = verdict.agreement >= tau
     on_label_B = verdict.consensus == label_B
     clean_B = agrees_B & on_label_B
-    noisy_B = agrees_B & ~on_label_B & (verdict.margin > margin)
+    noisy_B = agrees_B & ~on_label_B & (verdict.noise > settings.noise_threshold)
     return Mask(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
 
 
@@ -151,15 +173,6 @@ def update_memory(
     seen_M1 = jnp.sum(memory_MN, axis=-1, keepdims=True) > 0
     new_MN = jnp.where(seen_M1, decay * memory_MN + (1 - decay) * new_MN, new_MN)
     return jnp.where(count_M1 > 0, new_MN, memory_MN)
-
-
-def noise_score(verdict: Verdict) -> jax.Array:
-    """How likely the clips find it that the label is wrong, float32 [B] in [0, 1], higher is worse.
-
-    One minus the label's probability in the clip that believes it most: a hard video supports its
-    label somewhere, a mislabelled one nowhere.
-    """
-    return 1 - verdict.support
 
 
 def stop(verdict: Verdict, settings: config.Agreement) -> Verdict:

@@ -31,6 +31,11 @@ class Data:
     variant: str = _field("default", "which build of the data set: the folder below name")
     train_split: str = _field("train", "splits to train on, joined by +")
     test_split: str = _field("test", "splits to test on, joined by +")
+    labels: str = _field(
+        "",
+        "CSV file with columns clip_id,label that replaces the given labels of the training split; "
+        "empty: as stored",
+    )
     validation_percent: float = _field(
         0.0,
         "share of the training split that is held out to choose the best checkpoint",
@@ -100,6 +105,12 @@ class KeyClips:
 class Model:
     """The network."""
 
+    name: str = _field(
+        "rdfer",
+        "which network; m3dfel (needs trunk r3d_18) and resnet_lstm (needs a frame trunk) are baselines "
+        "that look for no key expression: config.key is ignored, key.enabled too",
+        choices=("rdfer", "m3dfel", "resnet_lstm"),
+    )
     trunk: str = _field(
         "resnet18",
         "what turns frames into features",
@@ -111,12 +122,17 @@ class Model:
         choices=("auto", "float32", "bfloat16"),
     )
     remat: bool = _field(False, "recompute the trunk's blocks in the backward pass, to save memory")
-    width: int = _field(256, "features of the two streams", low=8)
+    width: int = _field(256, "features of the two streams, or of resnet_lstm's LSTM", low=8)
     short_layers: int = _field(2, "layers of the short-term stream", low=1)
     short_kernel: int = _field(3, "frames that a short-term layer sees", low=1)
     long_layers: int = _field(2, "layers of the long-term stream", low=1)
     long_heads: int = _field(4, "attention heads of the long-term stream", low=1)
     instants: int = _field(16, "I, instants of the long-term stream in a clip", low=1)
+    streams: str = _field(
+        "both",
+        "which streams read a clip; short or long alone are for comparison and need key.enabled False",
+        choices=("both", "short", "long"),
+    )
     gate: bool = _field(True, "whether the long-term stream gates the short-term one")
     dropout: float = _field(
         0.1, "share of features dropped before the classifiers", low=0, high=0.9
@@ -129,7 +145,18 @@ class Agreement:
 
     measure: str = _field("soft", "how agreement is measured", choices=("soft", "vote"))
     threshold: float = _field(0.8, "tau: clips agree from here on", low=0, high=1)
-    margin: float = _field(0.2, "noisy needs p(consensus) - p(label) above this", low=0, high=1)
+    threshold_kind: str = _field(
+        "fixed",
+        "whether tau is the value itself, or that quantile of the batch's agreements",
+        choices=("fixed", "quantile"),
+    )
+    score: str = _field(
+        "odds",
+        "how likely a label is wrong; odds: of the best other class against it; support: 1 minus its "
+        "probability in the clip that believes it most",
+        choices=("odds", "support"),
+    )
+    noise_threshold: float = _field(0.55, "noisy needs a noise score above this", low=0, high=1)
     memory_decay: float = _field(
         0.0,
         "share of the past in the memory of a video's prediction; 0: no memory",
@@ -147,8 +174,15 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The robust loss."""
+    """The loss: ours, or one of those it is compared with."""
 
+    method: str = _field(
+        "agreement",
+        "what is done about wrong labels; oracle: drops those known to be wrong",
+        choices=(
+            "agreement", "cross_entropy", "focal", "gce", "sce", "elr", "small_loss", "scn", "oracle"
+        ),
+    )  # fmt: skip
     label_smoothing: float = _field(0.1, "mass spread over all classes", low=0, high=0.9)
     clips: float = _field(0.1, "weight of the clips' loss", low=0)
     long: float = _field(0.1, "weight of the long-term stream's loss", low=0)
@@ -158,7 +192,20 @@ class Loss:
     noisy_target: float = _field(
         0.8, "beta: share of the prediction in a noisy video's target", low=0, high=1
     )
-    robust_from: str = _field("50 %", "when the mask begins to act; until then all is clean")
+    robust_from: str = _field(
+        "50 %",
+        "when the method begins to act: agreement's mask, SCN's new labels; small_loss has by then "
+        "come down to the share that it keeps",
+    )
+    focal_gamma: float = _field(2.0, "focal loss: exponent of 1 - p", low=0)
+    gce_q: float = _field(0.7, "generalised cross-entropy: q", low=0.01, high=1)
+    sce_alpha: float = _field(0.1, "symmetric cross-entropy: weight of cross-entropy", low=0)
+    sce_beta: float = _field(1.0, "symmetric cross-entropy: weight of its reverse", low=0)
+    elr_weight: float = _field(3.0, "early-learning regularisation: weight of the penalty", low=0)
+    forget_rate: float = _field(
+        0.2, "small_loss: share of a batch that is left out, by its loss", low=0, high=0.9
+    )
+    scn_margin: float = _field(0.2, "SCN: lead of the prediction for a new label", low=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +229,11 @@ class Train:
         "1 epochs", "between evaluations of the validation part, or else the test"
     )
     save_every: str = _field("1 epochs", "between checkpoints")
+    record_every: str = _field(
+        "",
+        "between predictions of the whole training split, kept in epochs/ for benchmarks.analysis; "
+        "empty: none",
+    )
     log_every: str = _field("20 steps", "between lines of metrics.jsonl")
     keep: int = _field(2, "newest checkpoints to keep, besides the best on validation", low=1)
     tensorboard: bool = _field(True, "also write TensorBoard files, where it is installed")
@@ -335,8 +387,10 @@ def _value(kind: Any, key: str, value: Any, path: str) -> Any:
 def _check_together(config: Config) -> None:
     """Raises a ValueError where fields contradict each other."""
     for path in ("loss.robust_from", "optim.warmup", "train.duration", "train.eval_every",
-                 "train.save_every", "train.log_every"):  # fmt: skip
+                 "train.save_every", "train.record_every", "train.log_every"):  # fmt: skip
         section, name = path.split(".")
+        if path == "train.record_every" and not config.train.record_every:
+            continue
         try:
             number, unit = _duration(getattr(getattr(config, section), name))
         except ValueError as error:
@@ -359,7 +413,18 @@ def _check_together(config: Config) -> None:
             f"config.model.width = {config.model.width}: must be a multiple of twice "
             f"config.model.long_heads = {config.model.long_heads}"
         )
-    if config.key.enabled and config.clips.kind == "windows":
+    if config.loss.method == "elr" and not config.agreement.memory_decay:
+        raise ValueError(
+            "config.loss.method = 'elr' holds on to the memory of earlier predictions: set "
+            "config.agreement.memory_decay, to 0.7 as in its paper"
+        )
+    is_rdfer = config.model.name == "rdfer"
+    if is_rdfer and config.key.enabled and config.model.streams != "both":
+        raise ValueError(
+            f"config.model.streams = {config.model.streams!r}: the key expression is found by the "
+            "long-term stream and read by the short-term one; set config.key.enabled to False"
+        )
+    if is_rdfer and config.key.enabled and config.clips.kind == "windows":
         raise ValueError(
             "config.clips.kind = 'windows': the key expression is looked for along the first clip, which "
             "only views spread over the whole video; set config.key.enabled to False"
@@ -369,13 +434,33 @@ def _check_together(config: Config) -> None:
             f"config.clips.frames = {config.clips.frames}: a clip is drawn from the buffer of "
             f"config.data.frames = {config.data.frames} and cannot be longer"
         )
-    if config.key.frames > config.data.frames:
+    if is_rdfer and config.key.frames > config.data.frames:
         raise ValueError(
             f"config.key.frames = {config.key.frames}: longer than config.data.frames = "
             f"{config.data.frames}"
         )
-    if config.model.trunk == "r3d_18" and (config.clips.frames % 4 or config.key.frames % 4):
+    key_frames = config.key.frames if is_rdfer else 0
+    if config.model.trunk == "r3d_18" and (config.clips.frames % 4 or key_frames % 4):
         raise ValueError(
             "config.model.trunk = 'r3d_18' reads 4 frames at a time: config.clips.frames = "
             f"{config.clips.frames} and config.key.frames = {config.key.frames} must be multiples of 4"
+        )
+    _check_baseline(config)
+
+
+def _check_baseline(config: Config) -> None:
+    if config.model.name == "m3dfel" and config.model.trunk != "r3d_18":
+        raise ValueError(
+            f"config.model.trunk = {config.model.trunk!r}: config.model.name = 'm3dfel' reads instances of "
+            "4 frames, which needs 'r3d_18'"
+        )
+    if config.model.name == "m3dfel" and config.clips.frames < 8:
+        raise ValueError(
+            f"config.clips.frames = {config.clips.frames}: config.model.name = 'm3dfel' compares instances "
+            "of 4 frames and needs two of them"
+        )
+    if config.model.name == "resnet_lstm" and config.model.trunk == "r3d_18":
+        raise ValueError(
+            "config.model.trunk = 'r3d_18': config.model.name = 'resnet_lstm' reads single frames and "
+            "needs a frame trunk, such as 'resnet18'"
         )

@@ -88,10 +88,14 @@ class Evaluator:
             pending = ahead
         predicted.append(jax.device_get(pending))
         outputs = _stack(
-            [{f: getattr(p, f) for f in ("index", "mask", *PREDICTED)} for p in predicted]
+            [
+                {f: x for f in ("index", "mask", *PREDICTED) if (x := getattr(p, f)) is not None}
+                for p in predicted
+            ]
         )
         rows = _by_index(outputs, len(split)) | _by_index(_gather(_stack(known)), len(split))
-        rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
+        if "key_instants" in rows:
+            rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
         return Predictions(split.name, split.classes, rows)
 
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
@@ -123,7 +127,7 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
     directory = source.find(config.data)
     test = source.Split(directory, config.data.test_split)
     train, _ = source.hold_out(
-        source.Split(directory, config.data.train_split), config.data.validation_percent
+        source.training_split(directory, config.data), config.data.validation_percent
     )
     network = models.create(config, len(test.classes), mesh.devices.flat[0].platform)
     with Checkpoints(workdir) as checkpoints:
@@ -145,13 +149,17 @@ def abstract_state(
 
 
 def new_state(
-    config: Config, network: models.Network, num_classes: int, num_train: int
+    config: Config,
+    network: models.Network,
+    num_classes: int,
+    num_train: int,
+    seed: jax.Array | None = None,
 ) -> TrainState:
-    """Returns the train state before the first step, to be jitted onto a mesh."""
+    """Returns the train state before the first step, to be jitted onto a mesh; see state.create."""
     # The optimiser's state is the same for every schedule.
     optimizer = optim.create(config.optim, lambda step: 0.0)
     return state_lib.create(
-        config, network, optimizer, num_classes=num_classes, num_train=num_train
+        config, network, optimizer, num_classes=num_classes, num_train=num_train, seed=seed
     )
 
 
@@ -165,7 +173,8 @@ def report(
 ) -> dict[str, Any]:
     """Evaluates a state on the test split, and its detection of wrong labels on the training split.
 
-    Writes results.json, predictions.npz, pictures, and predictions_train.npz where the truth is known.
+    Writes results.json, predictions.npz, pictures, and predictions_train.npz where it is known which
+    labels are flipped.
 
     Returns:
       What results.json holds.
@@ -173,7 +182,7 @@ def report(
     predictions = evaluator(state, test)
     results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
     train_predictions = None
-    if train.has_truth:
+    if train.knows_flips:
         train_predictions = evaluator(state, train)
         results |= noise_detection(train_predictions)
     if jax.process_index() == 0:
@@ -193,6 +202,7 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         hard = predictions["is_hard"].astype(bool)
         for name, part in (("easy", ~hard), ("hard", hard)):
             found[f"war_{name}"] = float((best == label)[part].mean()) if part.any() else None
+    if "key_start" in predictions and "key_frames" in predictions:
         start, end = predictions["key_start"][:, None], predictions["key_end"][:, None]
         frames = predictions["key_frames"]
         shows = np.array([name != "neutral" for name in predictions.classes])[label]
@@ -206,19 +216,26 @@ def summary(predictions: Predictions) -> dict[str, Any]:
 def noise_detection(predictions: Predictions) -> dict[str, Any]:
     """How well agreement and loss tell flipped labels from true ones, as AUROC; None without flips.
 
-    Among all clips, and among those that are flipped or hard, where the loss alone is said to fail.
+    Among all clips, and, if it is known which are hard, among those that are flipped or hard, where
+    the loss alone is said to fail.
     """
     flipped = predictions["is_flipped"].astype(bool)
     scores = {
         "agreement": predictions["noise_score"],
         "loss": metrics.loss_per_example(predictions["logits"], predictions["label"]),
     }
-    doubtful = flipped | predictions["is_hard"].astype(bool)
     found: dict[str, Any] = {"noise_split": predictions.split, "noise_share": float(flipped.mean())}
+    if "is_hard" in predictions:
+        hard, disagreement = predictions["is_hard"].astype(bool), 1 - predictions["agreement"]
+        found["hard_auroc_agreement"] = _finite(
+            metrics.auroc(disagreement[~flipped], hard[~flipped])
+        )
     for name, score in scores.items():
         found[f"noise_auroc_{name}"] = _finite(metrics.auroc(score, flipped))
-        among = metrics.auroc(score[doubtful], flipped[doubtful])
-        found[f"noise_auroc_{name}_among_hard"] = _finite(among)
+        if "is_hard" in predictions:
+            doubtful = flipped | predictions["is_hard"].astype(bool)
+            among = metrics.auroc(score[doubtful], flipped[doubtful])
+            found[f"noise_auroc_{name}_among_hard"] = _finite(among)
     return found
 
 
@@ -242,6 +259,7 @@ def describe(results: dict[str, Any]) -> str:
             f"AUROC: by agreement {results['noise_auroc_agreement']:.4f}, "
             f"by loss {results['noise_auroc_loss']:.4f}"
         )
+    if results.get("noise_auroc_agreement_among_hard") is not None:
         lines.append(
             "the same among flipped or hard clips only: by agreement "
             f"{results['noise_auroc_agreement_among_hard']:.4f}, "
@@ -271,11 +289,9 @@ def _write(
     plots.save(picture, workdir / "confusion_matrix.png")
     if train_predictions is not None:
         train_predictions.save(workdir / "predictions_train.npz")
-        picture = plots.agreement_histogram(
-            train_predictions["agreement"],
-            train_predictions["is_flipped"].astype(bool),
-            train_predictions["is_hard"].astype(bool),
-        )
+        flipped = train_predictions["is_flipped"].astype(bool)
+        hard = train_predictions.arrays.get("is_hard", np.zeros_like(flipped)).astype(bool)
+        picture = plots.agreement_histogram(train_predictions["agreement"], flipped, hard)
         plots.save(picture, workdir / "agreement.png")
 
 

@@ -41,6 +41,7 @@ class Lengths:
       epoch: steps that see every training video once, rounded.
       total: steps of the run.
       evaluate, save, log: steps between two of them.
+      record: likewise, or 0 for never.
     """
 
     def __init__(self, config: Config, num_train: int):
@@ -54,6 +55,7 @@ class Lengths:
         self.evaluate = every(config.train.eval_every)
         self.save = every(config.train.save_every)
         self.log = every(config.train.log_every)
+        self.record = every(config.train.record_every) if config.train.record_every else 0
 
 
 class Loop:
@@ -67,6 +69,7 @@ class Loop:
         checkpoints: Checkpoints,
         evaluate: Callable[[TrainState], Predictions],
         watched: str,
+        record: Callable[[int, TrainState], None],
         news: "News",
         profile: epath.Path | None = None,
     ):
@@ -78,11 +81,13 @@ class Loop:
           checkpoints: where the state is kept.
           evaluate: predicts the watched part of the data.
           watched: "validation", whose score chooses the best checkpoint, or "test".
+          record: keeps what is predicted of the training split after some epochs.
           news: reads and tells the metrics.
           profile: folder for a trace of PROFILE_STEPS, if one is wanted.
         """
         self.lengths, self.step_fn, self.checkpoints = lengths, step_fn, checkpoints
         self.evaluate, self.watched, self.news = evaluate, watched, news
+        self.record = record
         self._profile, self._tracing = profile, False
 
     def run(self, state: TrainState, iterator: Any) -> TrainState:
@@ -107,6 +112,9 @@ class Loop:
             self._check(self.news.flush())
         if evaluates:
             scores = self._evaluate(done, state)
+        if self.lengths.record and done % self.lengths.record == 0:
+            with self.news.pause():
+                self.record(round(done / self.lengths.epoch), state)
         # An evaluation on the validation part is saved with its checkpoint: it may be the best. A
         # score on the test split goes with none.
         kept = scores if scores and BEST_METRIC in scores else None

@@ -1,18 +1,47 @@
-"""Losses of single videos. Pure functions of arrays, no reduction over the batch.
+"""Losses of single videos: ours, and what the literature offers against wrong labels.
 
-The robust loss is our reading of "reinforce the hard, mitigate the noisy", see docs/method.md:
+Every method has one interface: (outputs, evidence, settings) -> float32 [B], one loss for each video, no
+reduction over the batch. A method differs from plain cross-entropy in its criterion (how far logits are
+from a target), its targets, its weights, or in a penalty beside them:
 
-    weight  clean 1,  hard 1 + gamma (1 - A),  noisy w
-    target  clean and hard: the label;  noisy: (1 - beta) label + beta p_mean
-    loss    weight * (CE(video) + l_clips mean_k CE(clip k) + l_long CE(long) + l_instants CE(key instants))
+    loss = weight * (criterion(video) + l_clips mean_k criterion(clip k) + l_long criterion(long)
+                     + l_instants mean criterion(key instants)) + penalty
+
+`agreement` is ours, our reading of "reinforce the hard, mitigate the noisy", see docs/method.md.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from rdfer_jax import config
-from rdfer_jax.agreement import Mask, Verdict
+from rdfer_jax.agreement import Mask, Verdict, at_label
 from rdfer_jax.types import Outputs
+
+Criterion = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@struct.dataclass
+class Evidence:
+    """What a method may know of the batch, beside what the network says of it.
+
+    Attributes:
+      label: int32 [B], the given labels.
+      verdict: what the clips say of them.
+      mask: which of them are clean, noisy, hard.
+      progress: float32 in [0, 1], share done of the way to config.loss.robust_from.
+      past: float32 [B, N], the memory of each video's prediction; None without a memory.
+      flipped: bool [B], which labels are truly wrong; None where nobody knows. For the oracle only.
+    """
+
+    label: jax.Array
+    verdict: Verdict
+    mask: Mask
+    progress: jax.Array
+    past: jax.Array | None = None
+    flipped: jax.Array | None = None
 
 
 def smooth_labels(label_B: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
@@ -23,9 +52,73 @@ def smooth_labels(label_B: jax.Array, num_classes: int, smoothing: float) -> jax
     return jax.nn.one_hot(label_B, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
+# Criteria: logits [..., N] and targets [..., N], rows that sum to 1 -> float32 [...].
+
+
 def cross_entropy(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-    """-sum_n t_n log p_n, [..., N] -> float32 [...]."""
-    return -jnp.sum(targets_N * jax.nn.log_softmax(logits_N.astype(jnp.float32)), axis=-1)
+    """-sum_n t_n log p_n."""
+    return -jnp.sum(targets_N * _log_probs(logits_N), axis=-1)
+
+
+def focal(logits_N: jax.Array, targets_N: jax.Array, gamma: float) -> jax.Array:
+    """-sum_n t_n (1 - p_n)^gamma log p_n.
+
+    Lin et al. (2017), "Focal loss for dense object detection", equation 4, without its class weights.
+    """
+    logp_N = _log_probs(logits_N)
+    # Below 1, where the power's gradient would be infinite for gamma < 1.
+    miss_N = jnp.maximum(1 - jnp.exp(logp_N), 1e-6)
+    return -jnp.sum(targets_N * miss_N**gamma * logp_N, axis=-1)
+
+
+def generalised_cross_entropy(logits_N: jax.Array, targets_N: jax.Array, q: float) -> jax.Array:
+    """sum_n t_n (1 - p_n^q) / q: cross-entropy as q goes to 0, mean absolute error at q = 1.
+
+    Zhang and Sabuncu (2018), "Generalized cross entropy loss for training deep neural networks with
+    noisy labels", equation 6.
+    """
+    return jnp.sum(targets_N * -jnp.expm1(q * _log_probs(logits_N)), axis=-1) / q
+
+
+def symmetric_cross_entropy(
+    logits_N: jax.Array, targets_N: jax.Array, alpha: float, beta: float, log_zero: float = -4.0
+) -> jax.Array:
+    """alpha CE(t, p) + beta CE(p, t), with log 0 replaced by a constant.
+
+    Wang et al. (2019), "Symmetric cross entropy for robust learning with noisy labels", equations 6
+    and 7; the constant A = -4 is theirs.
+    """
+    logp_N = _log_probs(logits_N)
+    log_targets_N = jnp.maximum(jnp.log(jnp.maximum(targets_N, 1e-30)), log_zero)
+    reverse = -jnp.sum(jnp.exp(logp_N) * log_targets_N, axis=-1)
+    return alpha * cross_entropy(logits_N, targets_N) + beta * reverse
+
+
+def hierarchical_loss(
+    outputs: Outputs,
+    targets_BN: jax.Array,
+    settings: config.Loss,
+    criterion: Criterion = cross_entropy,
+) -> jax.Array:
+    """Loss of the video, its clips, the long-term stream and the key instants, float32 [B].
+
+    What a network does not have, such as a long-term stream, has no part in it.
+    """
+    loss_B = criterion(outputs.video_logits, targets_BN)
+    clips_B = jnp.mean(criterion(outputs.clip_logits, targets_BN[:, None]), axis=1)
+    loss_B += settings.clips * clips_B
+    if outputs.long_logits is not None:
+        loss_B += settings.long * criterion(outputs.long_logits, targets_BN)
+    if outputs.instant_logits is not None and settings.instants:
+        assert outputs.instants is not None and outputs.key_instants is not None  # they come together
+        instants_BI = criterion(outputs.instant_logits, targets_BN[:, None])
+        is_key_BI = jnp.any(outputs.instants[:, :, None] == outputs.key_instants[:, None], axis=-1)
+        total_B = jnp.sum(instants_BI * is_key_BI, axis=1)
+        loss_B += settings.instants * total_B / jnp.maximum(jnp.sum(is_key_BI, axis=1), 1)
+    return loss_B
+
+
+# What the methods are made of.
 
 
 def robust_weights(verdict: Verdict, mask: Mask, settings: config.Loss) -> jax.Array:
@@ -38,31 +131,145 @@ def robust_weights(verdict: Verdict, mask: Mask, settings: config.Loss) -> jax.A
 def robust_targets(
     label_B: jax.Array, verdict: Verdict, mask: Mask, settings: config.Loss
 ) -> jax.Array:
-    """Targets of each video, float32 [B, N]: its smoothed label, or a blend with p_mean if noisy."""
+    """Targets of each video, float32 [B, N]: its smoothed label, or a blend with p_mean if noisy.
+
+    The blend is (1 - beta) label + beta p_mean.
+    """
     label_BN = smooth_labels(label_B, verdict.probs.shape[-1], settings.label_smoothing)
     beta = settings.noisy_target
     blend_BN = (1 - beta) * label_BN + beta * jax.lax.stop_gradient(verdict.probs)
     return jnp.where(mask.noisy[:, None], blend_BN, label_BN)
 
 
-def hierarchical_loss(outputs: Outputs, targets_BN: jax.Array, settings: config.Loss) -> jax.Array:
-    """Loss of the video, its clips, the long-term stream and the key instants, float32 [B]."""
-    video_B = cross_entropy(outputs.video_logits, targets_BN)
-    clips_B = jnp.mean(cross_entropy(outputs.clip_logits, targets_BN[:, None]), axis=1)
-    long_B = cross_entropy(outputs.long_logits, targets_BN)
-    loss_B = video_B + settings.clips * clips_B + settings.long * long_B
-    if settings.instants:
-        instants_BI = cross_entropy(outputs.instant_logits, targets_BN[:, None])
-        is_key_BI = jnp.any(outputs.instants[:, :, None] == outputs.key_instants[:, None], axis=-1)
-        total_B = jnp.sum(instants_BI * is_key_BI, axis=1)
-        loss_B += settings.instants * total_B / jnp.maximum(jnp.sum(is_key_BI, axis=1), 1)
-    return loss_B
+def early_learning_penalty(logits_BN: jax.Array, past_BN: jax.Array) -> jax.Array:
+    """log(1 - <p, past>), float32 [B]: low while the prediction keeps to what was learned early.
+
+    Liu et al. (2020), "Early-learning regularization prevents memorization of noisy labels", equation
+    6. Predictions are clipped to [1e-4, 1 - 1e-4], as in their code.
+    """
+    probs_BN = jnp.clip(jax.nn.softmax(logits_BN.astype(jnp.float32)), 1e-4, 1 - 1e-4)
+    return jnp.log(1 - jnp.sum(probs_BN * jax.lax.stop_gradient(past_BN), axis=-1))
 
 
-def robust_loss(
-    outputs: Outputs, label_B: jax.Array, verdict: Verdict, mask: Mask, settings: config.Loss
+def small_loss_choice(loss_B: jax.Array, keep: jax.Array) -> jax.Array:
+    """The floor(keep B) videos of the batch with the smallest loss, bool [B].
+
+    Han et al. (2018), "Co-teaching", algorithm 1, line 4.
+    """
+    rank_B = jnp.argsort(jnp.argsort(loss_B))
+    return rank_B < jnp.floor(keep * len(loss_B) + 1e-4)
+
+
+def relabel(logits_BN: jax.Array, label_B: jax.Array, margin: float) -> jax.Array:
+    """The predicted class where its probability is ahead of the label's by more than margin, int [B].
+
+    Wang et al. (2020), "Suppressing uncertainties for large-scale facial expression recognition"
+    (SCN), equation 5.
+    """
+    probs_BN = jax.nn.softmax(logits_BN.astype(jnp.float32))
+    ahead_B = jnp.max(probs_BN, axis=-1) - at_label(probs_BN, label_B) > margin
+    return jnp.where(ahead_B, jnp.argmax(probs_BN, axis=-1), label_B)
+
+
+def mean_over(loss_B: jax.Array, chosen_B: jax.Array) -> jax.Array:
+    """Losses whose mean over the batch is the mean over the chosen ones; 0 for the others."""
+    weight_B = chosen_B.astype(jnp.float32)
+    return loss_B * weight_B * len(loss_B) / jnp.maximum(jnp.sum(weight_B), 1)
+
+
+# The methods.
+
+
+def _supervised(
+    outputs: Outputs,
+    label_B: jax.Array,
+    settings: config.Loss,
+    criterion: Criterion = cross_entropy,
 ) -> jax.Array:
-    """The robust loss of each video, float32 [B]; see the formula at the top of this module."""
-    targets_BN = robust_targets(label_B, verdict, mask, settings)
-    weights_B = robust_weights(verdict, mask, settings)
+    targets_BN = smooth_labels(label_B, outputs.video_logits.shape[-1], settings.label_smoothing)
+    return hierarchical_loss(outputs, targets_BN, settings, criterion)
+
+
+def _cross_entropy(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    return _supervised(outputs, evidence.label, settings)
+
+
+def _focal(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    return _supervised(
+        outputs, evidence.label, settings, lambda z, t: focal(z, t, settings.focal_gamma)
+    )
+
+
+def _gce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    return _supervised(
+        outputs, evidence.label, settings, lambda z, t: generalised_cross_entropy(z, t, settings.gce_q)
+    )  # fmt: skip
+
+
+def _sce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
+        return symmetric_cross_entropy(logits_N, targets_N, settings.sce_alpha, settings.sce_beta)
+
+    return _supervised(outputs, evidence.label, settings, criterion)
+
+
+def _elr(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    past_BN = _given(evidence.past, settings, "config.agreement.memory_decay above 0")
+    penalty_B = early_learning_penalty(outputs.video_logits, past_BN)
+    return _supervised(outputs, evidence.label, settings) + settings.elr_weight * penalty_B
+
+
+def _small_loss(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    loss_B = _supervised(outputs, evidence.label, settings)
+    keep = 1 - settings.forget_rate * evidence.progress
+    return mean_over(loss_B, small_loss_choice(jax.lax.stop_gradient(loss_B), keep))
+
+
+def _scn(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    logits_BN = jax.lax.stop_gradient(outputs.video_logits)
+    relabelled_B = relabel(logits_BN, evidence.label, settings.scn_margin)
+    label_B = jnp.where(evidence.progress >= 1, relabelled_B, evidence.label)
+    return _supervised(outputs, label_B, settings)
+
+
+def _agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    targets_BN = robust_targets(evidence.label, evidence.verdict, evidence.mask, settings)
+    weights_B = robust_weights(evidence.verdict, evidence.mask, settings)
     return weights_B * hierarchical_loss(outputs, targets_BN, settings)
+
+
+def _oracle(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    flipped_B = _given(evidence.flipped, settings, "a data set that knows which labels are wrong")
+    return mean_over(_supervised(outputs, evidence.label, settings), ~flipped_B)
+
+
+METHODS: dict[str, Callable[[Outputs, Evidence, config.Loss], jax.Array]] = {
+    "agreement": _agreement,
+    "cross_entropy": _cross_entropy,
+    "focal": _focal,
+    "gce": _gce,
+    "sce": _sce,
+    "elr": _elr,
+    "small_loss": _small_loss,
+    "scn": _scn,
+    "oracle": _oracle,
+}
+
+
+def per_video(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    """The loss of each video by the configured method, float32 [B].
+
+    Raises:
+      ValueError: the method needs a memory, or the truth, and there is none.
+    """
+    return METHODS[settings.method](outputs, evidence, settings)
+
+
+def _given(value: jax.Array | None, settings: config.Loss, what: str) -> jax.Array:
+    if value is None:
+        raise ValueError(f"config.loss.method = {settings.method!r} needs {what}")
+    return value
+
+
+def _log_probs(logits_N: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits_N.astype(jnp.float32))

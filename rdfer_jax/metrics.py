@@ -3,14 +3,15 @@
 Enters: labels, predictions, scores as plain arrays. Leaves: plain arrays and floats.
 
 Two parts. On the host, in NumPy and float64, the results of an evaluation: WAR, UAR, recall per
-class, the confusion matrix, AUROC. In the train step, in JAX, `TrainMetrics`: sums and counts
-that stay on the device until the loop reads them, so that no step waits for a number.
+class, the confusion matrix, AUROC, calibration, risk and coverage, intervals over seeds. In the train
+step, in JAX, `TrainMetrics`: sums and counts that stay on the device until the loop reads them, so that
+no step waits for a number.
 
-Shape letters: N examples, C classes.
+Shape letters: N examples, C classes, M bins, T distinct confidences, S seeds.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax.numpy as jnp
@@ -184,6 +185,213 @@ def loss_per_example(logits_NC: ArrayLike, labels_N: ArrayLike) -> NDArray[np.fl
     shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
     label_logit_N = np.take_along_axis(shifted_NC, labels_N[:, None], axis=1)[:, 0]
     return np.log(np.exp(shifted_NC).sum(axis=1)) - label_logit_N
+
+
+class Reliability(NamedTuple):
+    """How right each of M bins of confidence is, from the least to the most confident.
+
+    Attributes:
+      centre: float64 [M], the middle of the bin.
+      confidence: float64 [M], mean confidence of the bin's examples; NaN if it has none.
+      accuracy: float64 [M], share of them that is right; NaN if it has none.
+      size: int64 [M], examples in the bin.
+    """
+
+    centre: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    size: NDArray[np.int64]
+
+
+def reliability(confidence_N: ArrayLike, correct_N: ArrayLike, bins: int = 15) -> Reliability:
+    """The reliability curve: accuracy against confidence, in bins of equal width.
+
+    Bin m of M holds the confidences in ((m - 1) / M, m / M], and the first one also 0. Guo et al.
+    (2017), "On calibration of modern neural networks", section 2.
+
+    Args:
+      confidence_N: numbers in [0, 1]; rounding may leave them 1e-6 outside.
+      correct_N: booleans, or 0 and 1: whether the prediction was right.
+      bins: M.
+
+    Raises:
+      ValueError: the shapes differ, a confidence is not in [0, 1], a correct is neither 0 nor 1,
+        or there is no bin.
+    """
+    confidence_N, correct_N = _confidence_and_correct(confidence_N, correct_N)
+    if not ((confidence_N >= -1e-6) & (confidence_N <= 1 + 1e-6)).all():
+        raise ValueError("confidence must lie in [0, 1]")
+    if bins < 1:
+        raise ValueError(f"bins must be positive, got {bins}")
+    upper_M = np.arange(1, bins + 1) / bins
+    bin_N = np.minimum(np.searchsorted(upper_M, confidence_N), bins - 1)
+    count_M = np.bincount(bin_N, minlength=bins)
+    sums = (np.bincount(bin_N, values_N, bins) for values_N in (confidence_N, correct_N))
+    mean_confidence_M, accuracy_M = (
+        np.divide(sum_M, count_M, out=np.full(bins, np.nan), where=count_M > 0) for sum_M in sums
+    )
+    return Reliability(upper_M - 0.5 / bins, mean_confidence_M, accuracy_M, count_M)
+
+
+def ece(confidence_N: ArrayLike, correct_N: ArrayLike, bins: int = 15) -> float:
+    """The expected calibration error, sum_m (n_m / N) |accuracy_m - confidence_m| over the bins.
+
+    Guo et al. (2017), "On calibration of modern neural networks", equation 3; its estimate
+    depends on the number of bins.
+
+    Args:
+      confidence_N: as in `reliability`.
+      correct_N: as in `reliability`.
+      bins: M, of equal width.
+
+    Returns:
+      A number in [0, 1], 0 where confidence is accuracy; NaN without examples.
+
+    Raises:
+      ValueError: as in `reliability`.
+    """
+    curve = reliability(confidence_N, correct_N, bins)
+    if not curve.size.any():
+        return float("nan")
+    gap_M = np.abs(curve.accuracy - curve.confidence)
+    return float(np.average(gap_M[curve.size > 0], weights=curve.size[curve.size > 0]))
+
+
+class RiskCoverage(NamedTuple):
+    """The share of errors among the i most confident examples, for i from 1 to N.
+
+    Attributes:
+      coverage: float64 [N], i / N.
+      risk: float64 [N] in [0, 1].
+    """
+
+    coverage: NDArray[np.float64]
+    risk: NDArray[np.float64]
+
+
+def risk_coverage(confidence_N: ArrayLike, correct_N: ArrayLike) -> RiskCoverage:
+    """The risk-coverage curve: how many errors are left if only the most confident count.
+
+    Geifman and El-Yaniv (2017), "Selective classification for deep neural networks", section 2.
+    Among equal confidences any order is as good, so each of them counts as the mean of all: this is
+    the expected risk of a random order, and depends on no order.
+
+    Args:
+      confidence_N: real numbers, higher is more confident; infinities are allowed.
+      correct_N: booleans, or 0 and 1: whether the prediction was right.
+
+    Raises:
+      ValueError: the shapes differ, a confidence is NaN, or a correct is neither 0 nor 1.
+    """
+    confidence_N, correct_N = _confidence_and_correct(confidence_N, correct_N)
+    _, tie_N = np.unique(-confidence_N, return_inverse=True)
+    error_share_T = np.bincount(tie_N, ~correct_N) / np.maximum(np.bincount(tie_N), 1)
+    taken_N = np.arange(1, len(tie_N) + 1)
+    risk_N = np.cumsum(error_share_T[np.sort(tie_N)]) / taken_N
+    return RiskCoverage(taken_N / max(len(tie_N), 1), risk_N)
+
+
+def aurc(confidence_N: ArrayLike, correct_N: ArrayLike) -> float:
+    """The area under the risk-coverage curve, as the mean of its N risks; lower is better.
+
+    Geifman, Uziel and El-Yaniv (2019), "Bias-reduced uncertainty estimation for deep neural
+    classifiers", section 3.
+
+    Args:
+      confidence_N: as in `risk_coverage`.
+      correct_N: as in `risk_coverage`.
+
+    Returns:
+      A number in [0, 1]; the share of errors if the confidence says nothing; NaN without examples.
+
+    Raises:
+      ValueError: as in `risk_coverage`.
+    """
+    risk_N = risk_coverage(confidence_N, correct_N).risk
+    return float(risk_N.mean()) if risk_N.size else float("nan")
+
+
+def excess_aurc(confidence_N: ArrayLike, correct_N: ArrayLike) -> float:
+    """E-AURC: AURC less that of the best order, in which every right prediction comes first.
+
+    Unlike AURC, it does not fall only because there are fewer errors. Source, arguments and errors
+    as for `aurc`.
+    """
+    return aurc(confidence_N, correct_N) - aurc(correct_N, correct_N)
+
+
+def _confidence_and_correct(
+    confidence_N: ArrayLike, correct_N: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    confidence_N, truth_N = np.asarray(confidence_N, np.float64), np.asarray(correct_N)
+    if confidence_N.ndim != 1 or confidence_N.shape != truth_N.shape:
+        raise ValueError(
+            f"confidence and correct must be vectors of one length, got {confidence_N.shape} "
+            f"and {truth_N.shape}"
+        )
+    if np.isnan(confidence_N).any():
+        raise ValueError(f"{np.isnan(confidence_N).sum()} of {confidence_N.size} are NaN")
+    correct_N = truth_N.astype(bool)
+    if not np.array_equal(correct_N, truth_N):
+        raise ValueError("correct must hold booleans, or 0 and 1")
+    return confidence_N, correct_N
+
+
+class Interval(NamedTuple):
+    """A mean and the limits between which it lies with some confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values_S: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean of a few runs, with its confidence interval by Student's t.
+
+    mean +- t s / sqrt(S), where s is the standard deviation with S - 1 in the denominator and t the
+    (1 + confidence) / 2 quantile of Student's distribution with S - 1 degrees of freedom. It takes
+    the runs for independent draws of a normal distribution.
+
+    Args:
+      values_S: a number for each of S seeds.
+      confidence: in (0, 1).
+
+    Returns:
+      The mean and the limits, NaN for the limits of a single value.
+
+    Raises:
+      ValueError: there is no value, they are no vector, or confidence is not in (0, 1).
+    """
+    values_S = np.asarray(values_S, np.float64)
+    if values_S.ndim != 1 or not values_S.size:
+        raise ValueError(f"values must be a vector with at least one, got shape {values_S.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    mean, degrees = float(values_S.mean()), values_S.size - 1
+    if not degrees:
+        return Interval(mean, float("nan"), float("nan"))
+    standard_error = float(values_S.std(ddof=1)) / values_S.size**0.5
+    reach = float(stats.t.ppf((1 + confidence) / 2, degrees)) * standard_error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def paired_interval(differences_S: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean difference of two methods over seeds, with its interval by Student's paired t.
+
+    Both methods ran with each seed, so what a seed does to both cancels. The difference is
+    significant at 1 - confidence if the interval leaves out 0.
+
+    Args:
+      differences_S: one method's number less the other's, for each of S seeds.
+      confidence: in (0, 1).
+
+    Returns:
+      As `mean_interval`, of the differences.
+
+    Raises:
+      ValueError: as `mean_interval`.
+    """
+    return mean_interval(differences_S, confidence)
 
 
 def summarize(confusion_CC: ArrayLike, class_names: Sequence[str]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def confusion_matrix_figure(
     font = 11 if num_classes <= 8 else 9 if num_classes <= 15 else 6.5
     names_font = min(font + 1, 10)
     figure = Figure(figsize=(cell * num_classes, cell * num_classes), dpi=110)
-    axes = figure.add_axes((0, 0, 1, 1))  # Names and title lie outside; `_png` makes room.
+    axes = figure.add_axes((0, 0, 1, 1))  # Names and title lie outside; `to_png` makes room.
     image = axes.imshow(share_CC, cmap="Blues", vmin=0, vmax=1)
     for row in range(num_classes):
         for column in range(num_classes):
@@ -114,7 +114,7 @@ def confusion_matrix_figure(
     bar = figure.add_axes((1.02, 0, 0.16 / (cell * num_classes), 1))
     figure.colorbar(image, cax=bar, label="share of the true class")
     bar.tick_params(labelsize=names_font - 1)
-    return _png(figure)
+    return to_png(figure)
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> bytes:
@@ -149,7 +149,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> bytes
             axes.set_ylim(-0.03, 1.03)
         elif axes.lines:
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-        _tidy(axes)
+        tidy(axes)
         if axes.lines:
             # Beside the panel, where no curve can run under it.
             axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -159,7 +159,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> bytes
     panels[-1].set_xlabel("step")
     if title:
         figure.suptitle(title, fontsize=13)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_curve(
@@ -220,7 +220,7 @@ def agreement_histogram(
     for axes, (name, color, is_kind_N) in zip(panels, kinds, strict=True):
         values = np.clip(agreement_N[is_kind_N], 0, 1)
         axes.set_title(f"{name}: {values.size:,} videos", fontsize=11, loc="left")
-        _tidy(axes)
+        tidy(axes)
         if not values.size:
             continue
         share = np.histogram(values, edges)[0] / values.size
@@ -233,7 +233,7 @@ def agreement_histogram(
     panels[-1].set_xlim(0, 1)
     if title:
         figure.suptitle(title, fontsize=13)
-    return _png(figure)
+    return to_png(figure)
 
 
 def save(png: bytes, path: epath.PathLike) -> None:
@@ -255,13 +255,14 @@ def to_rgb(png: bytes) -> np.ndarray:
     return np.ascontiguousarray(bgr_HWC[:, :, ::-1])
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Leaves of an axes' frame only what helps to read values: two sides and a faint grid."""
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """Renders a figure, cut to what is drawn."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)  # The figure keeps it: a canvas that draws without a display.

@@ -13,9 +13,11 @@ from rdfer_jax.models import Network
 
 @struct.dataclass
 class TrainState:
-    """The state of training. Random numbers come from config.seed and the step.
+    """The state of training. Random numbers come from the seed and the step.
 
     Attributes:
+      seed: uint32, config.seed. Not a constant of the compiled step, so that runs which differ in
+        nothing else share the step.
       step: int32, training steps done.
       params: of the network, float32.
       batch_stats: running means and variances of the batch normalisation.
@@ -25,6 +27,7 @@ class TrainState:
         without a memory.
     """
 
+    seed: jax.Array
     step: jax.Array
     params: Any
     batch_stats: Any
@@ -45,9 +48,20 @@ def create(
     *,
     num_classes: int,
     num_train: int,
+    seed: jax.Array | None = None,
 ) -> TrainState:
-    """Returns the state before the first step. Pure, so that it can be jitted onto a mesh."""
-    variables = network.init(jax.random.key(config.seed))
+    """Returns the state before the first step. Pure, so that it can be jitted onto a mesh.
+
+    Args:
+      config: all settings.
+      network: whose variables it holds.
+      optimizer: whose state it holds.
+      num_classes: N.
+      num_train: M, videos of the training split.
+      seed: uint32; config.seed if None.
+    """
+    seed = jnp.uint32(config.seed) if seed is None else seed
+    variables = network.init(jax.random.key(seed))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     teacher = None
     if config.agreement.teacher_decay:
@@ -56,6 +70,7 @@ def create(
     if config.agreement.memory_decay:
         memory = jnp.zeros((num_train, num_classes), jnp.float32)
     return TrainState(
+        seed=seed,
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,

@@ -69,7 +69,7 @@ def make_grad_fn(
     settings = config.agreement
 
     def grad_fn(state: TrainState, batch: Batch) -> tuple[Any, dict[str, Any]]:
-        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
         rng_augment, rng_clips, rng_dropout = jax.random.split(rng, 3)
         frames = augment.train_augment(
             batch.frames, _keys(rng_augment, batch.index), config.augment, network.dtype
@@ -90,9 +90,9 @@ def make_grad_fn(
                 now_BN = jax.lax.stop_gradient(agreement.mean_probs(logits_BKN))
                 memory = agreement.update_memory(memory, batch.index, now_BN, settings.memory_decay)
                 probs_BN = memory[batch.index]
-            verdict = agreement.judge(logits_BKN, batch.label, settings.measure, probs_BN)
+            verdict = agreement.judge(logits_BKN, batch.label, settings, probs_BN)
             verdict = agreement.stop(verdict, settings)
-            mask = agreement.mask(verdict, batch.label, settings.threshold, settings.margin)
+            mask = agreement.mask(verdict, batch.label, settings)
             off = agreement.all_clean(len(batch.label))
             robust = state.step >= robust_from
             mask = jax.tree.map(lambda found, clean: jnp.where(robust, found, clean), mask, off)
@@ -110,7 +110,15 @@ def make_grad_fn(
                 variables, frames, clips_BKT, choose_key, True, rng_dropout
             )
             verdict, mask, memory = judge(outputs.clip_logits)
-            loss_B = losses.robust_loss(outputs, batch.label, verdict, mask, config.loss)
+            evidence = losses.Evidence(
+                label=batch.label,
+                verdict=verdict,
+                mask=mask,
+                progress=jnp.minimum(state.step / robust_from, 1.0) if robust_from else jnp.ones(()),
+                past=None if memory is None else memory[batch.index],
+                flipped=batch.flipped,
+            )
+            loss_B = losses.per_video(outputs, evidence, config.loss)
             aux = {"outputs": outputs, "loss": loss_B, "verdict": verdict, "mask": mask}
             return jnp.mean(loss_B), aux | {"batch_stats": batch_stats, "memory": memory}
 
@@ -127,7 +135,7 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
         frames = augment.eval_transform(batch.frames, config.augment, network.dtype)
         clips_BKT = jnp.broadcast_to(clips_KT, (len(batch.label), *clips_KT.shape))
         outputs, _ = network.apply(state.variables, frames, clips_BKT, consensus, False)
-        verdict = agreement.judge(outputs.clip_logits, batch.label, config.agreement.measure)
+        verdict = agreement.judge(outputs.clip_logits, batch.label, config.agreement)
         return Prediction(
             index=batch.index,
             mask=batch.mask,
@@ -135,7 +143,7 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
             clip_logits=outputs.clip_logits,
             agreement=verdict.agreement,
             consensus=verdict.consensus,
-            noise_score=agreement.noise_score(verdict),
+            noise_score=verdict.noise,
             key_instants=outputs.key_instants,
         )
 

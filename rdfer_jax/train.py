@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import parameter_overview
 from etils import epath
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 FREE_TO_CHANGE = (
     "profile", "compile_cache", "build", "data.dir", "data.num_workers", "data.num_threads",
     "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every", "train.save_every",
-    "train.log_every", "train.keep", "train.tensorboard", "model.remat",
+    "train.record_every", "train.log_every", "train.keep", "train.tensorboard", "model.remat",
 )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     directory = source.find(config.data)
     train_split, validation = source.hold_out(
-        source.Split(directory, config.data.train_split), config.data.validation_percent
+        source.training_split(directory, config.data), config.data.validation_percent
     )
     test_split = source.Split(directory, config.data.test_split)
     num_classes = len(train_split.classes)
@@ -93,12 +94,20 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             Progress(lengths.total, start_step=start, enabled=first) as progress,
         ):
             watched = "validation" if validation else "test"
+
+            def record(epoch: int, state: TrainState) -> None:
+                predictions = evaluator(state, train_split)
+                if first:
+                    (workdir / "epochs").mkdir(exist_ok=True)
+                    predictions.save(workdir / "epochs" / f"train_{epoch:04d}.npz")
+
             loop = Loop(
                 lengths=lengths,
                 step_fn=step_fn,
                 checkpoints=checkpoints,
                 evaluate=lambda state: evaluator(state, validation or test_split),
                 watched=watched,
+                record=record,
                 news=News(writer, progress, learning_rate, lengths, config.data.batch_size),
                 profile=workdir / "profile" if config.profile and first else None,
             )
@@ -188,10 +197,10 @@ def _start(
         shapes = evaluate.abstract_state(config, network, num_classes, num_train, mesh)
         return checkpoints.restore(step, shapes, iterator)
 
-    def create() -> TrainState:
-        return evaluate.new_state(config, network, num_classes, num_train)
+    def create(seed: jax.Array) -> TrainState:
+        return evaluate.new_state(config, network, num_classes, num_train, seed)
 
-    return jax.jit(create, out_shardings=sharding.replicated(mesh))()
+    return jax.jit(create, out_shardings=sharding.replicated(mesh))(np.uint32(config.seed))
 
 
 def _keep_config(config: Config, workdir: epath.Path, write: bool) -> None:

@@ -22,12 +22,14 @@ class Batch:
       label: int32 [B], the given label.
       index: int32 [B], position of the video in its split, or in the part of it that is used.
       mask: bool [B], False for an example that only fills up the batch.
+      flipped: bool [B], True where the given label is known to be wrong; None where nobody knows.
     """
 
     frames: jax.Array
     label: jax.Array
     index: jax.Array
     mask: jax.Array
+    flipped: jax.Array | None = None
 
 
 @struct.dataclass
@@ -37,7 +39,8 @@ class Outputs:
     Attributes:
       video_logits: float32 [B, N], of the whole video: its clips and key clips together.
       clip_logits: float32 [B, K, N], of each sampled clip.
-      long_logits: float32 [B, N], of the long-term stream alone.
+      long_logits: float32 [B, N], of the long-term stream alone; None in a network without one, like
+        all that follows.
       instant_logits: float32 [B, I, N], of each instant of the first clip.
       instants: int32 [B, I], the instants' positions in the frame buffer.
       key_instants: int32 [B, M], positions in the buffer of the instants around which the video is
@@ -47,11 +50,11 @@ class Outputs:
 
     video_logits: jax.Array
     clip_logits: jax.Array
-    long_logits: jax.Array
-    instant_logits: jax.Array
-    instants: jax.Array
-    key_instants: jax.Array
-    key_logits: jax.Array
+    long_logits: jax.Array | None = None
+    instant_logits: jax.Array | None = None
+    instants: jax.Array | None = None
+    key_instants: jax.Array | None = None
+    key_logits: jax.Array | None = None
 
 
 @struct.dataclass
@@ -66,7 +69,7 @@ class Prediction:
       agreement: float32 [B] in [0, 1].
       consensus: int32 [B], the class that the clips agree on.
       noise_score: float32 [B] in [0, 1], how likely the clips find it that the label is wrong.
-      key_instants: int32 [B, M], positions in the frame buffer.
+      key_instants: int32 [B, M], positions in the frame buffer; None if the network looks for none.
     """
 
     index: jax.Array
@@ -76,4 +79,4 @@ class Prediction:
     agreement: jax.Array
     consensus: jax.Array
     noise_score: jax.Array
-    key_instants: jax.Array
+    key_instants: jax.Array | None

@@ -44,7 +44,8 @@ def test_the_defaults_resolve_to_the_dataclasses_own_defaults():
 @pytest.mark.parametrize("name", FILES)
 def test_every_configuration_file_resolves(name):
     config = config_lib.resolve(load(name))
-    assert config.data.name == {"synthetic": "synthetic_faces"}.get(name, name)
+    others = {"synthetic": "synthetic_faces", "dfew_m3dfel": "dfew"}
+    assert config.data.name == others.get(name, name)
 
 
 def test_there_is_a_configuration_for_each_data_set():
@@ -183,6 +184,16 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
         ({"key": {"frames": 65}}, "config.key.frames = 65"),
         ({"model": {"trunk": "r3d_18"}, "clips": {"frames": 10}}, "multiples of 4"),
         ({"model": {"trunk": "r3d_18"}, "key": {"frames": 6}}, "multiples of 4"),
+        ({"model": {"name": "m3dfel"}}, "config.model.trunk = 'resnet18': .*'r3d_18'"),
+        (
+            {"model": {"name": "m3dfel", "trunk": "r3d_18"}, "clips": {"frames": 4}},
+            "config.clips.frames = 4: .*needs two",
+        ),
+        (
+            {"model": {"name": "m3dfel", "trunk": "r3d_18"}, "clips": {"frames": 10}},
+            "multiples of 4",
+        ),
+        ({"model": {"name": "resnet_lstm", "trunk": "r3d_18"}}, "needs a frame trunk"),
         ({"train": {"duration": "50 %"}}, "not a share of itself"),
         ({"train": {"duration": "0 steps"}}, "longer than nothing"),
         ({"train": {"eval_every": "0 epochs"}}, "config.train.eval_every"),
@@ -193,6 +204,14 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
 )
 def test_contradictions_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
+        changed(**settings)
+
+
+@pytest.mark.parametrize(("name", "trunk"), [("m3dfel", "r3d_18"), ("resnet_lstm", "resnet18")])
+def test_the_key_settings_do_not_concern_a_baseline(name, trunk):
+    settings = {"clips": {"kind": "windows"}, "key": {"enabled": True, "frames": 65}}
+    changed(model={"name": name, "trunk": trunk}, **settings)
+    with pytest.raises(ValueError, match="key"):
         changed(**settings)
 
 

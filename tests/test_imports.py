@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 #: The modules and packages of rdfer_jax, from the top down. A new one has to be placed here.
 LAYERS = (
     ("main",),
-    ("train", "loop", "evaluate", "predict", "audit", "report", "crossval", "build"),
+    ("train", "loop", "evaluate", "predict", "audit", "report", "crossval", "build", "flips"),
     ("steps",),
     ("checkpoint", "writers", "perf", "plots"),
     ("state", "optim", "metrics", "pretrained"),
@@ -22,7 +22,7 @@ LAYERS = (
     ("sharding", "config", "types"),
 )
 #: Modules of rdfer_jax that may import the builders in data/, inside a function.
-BUILDERS = ("main", "build")
+BUILDERS = ("main", "build", "flips")
 #: Heavy packages that no module may import when it is itself imported.
 LAZY = ("tensorflow", "tensorboard", "torch", "clu.metric_writers", "clu.periodic_actions")
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -7,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 from hypothesis import strategies as st
+from sklearn import calibration
 
 from rdfer_jax import metrics
 
@@ -174,6 +177,150 @@ def test_loss_is_stable_and_refuses_wrong_labels():
         metrics.loss_per_example([[0.0, 1.0]], [1.0])
     with pytest.raises(ValueError, match=r"\[N, C\]"):
         metrics.loss_per_example([[0.0, 1.0]], [0, 1])
+
+
+def _slow_ece(confidence, correct, bins):
+    total = 0.0
+    for index in range(bins):
+        low, high = index / bins, (index + 1) / bins
+        inside = [
+            (c, r)
+            for c, r in zip(confidence, correct, strict=True)
+            if low < c <= high or (index == 0 and c == 0)
+        ]
+        if inside:
+            gap = np.mean([r for _, r in inside]) - np.mean([c for c, _ in inside])
+            total += len(inside) / len(confidence) * abs(gap)
+    return total
+
+
+@quick
+@hypothesis.given(
+    # Also 0, 1 and borders of bins.
+    st.lists(
+        st.tuples(
+            st.floats(0, 1) | st.sampled_from([0.0, 0.2, 0.25, 0.5, 0.6, 1.0]), st.booleans()
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from([1, 4, 5, 15]),
+)
+def test_ece_agrees_with_a_loop(pairs, bins):
+    confidence, correct = map(np.array, zip(*pairs, strict=True))
+    expected = _slow_ece(confidence, correct, bins)
+    assert metrics.ece(confidence, correct, bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_reliability_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, 500)
+    correct = rng.uniform(size=500) < confidence**2
+    curve = metrics.reliability(confidence, correct)
+    accuracy, mean_confidence = calibration.calibration_curve(correct, confidence, n_bins=15)
+    filled = curve.size > 0
+    np.testing.assert_allclose(curve.accuracy[filled], accuracy, atol=1e-12)
+    np.testing.assert_allclose(curve.confidence[filled], mean_confidence, atol=1e-12)
+    assert curve.size.sum() == 500
+    assert not filled[:4].any()
+    assert np.isnan(curve.accuracy[:4]).all()
+    assert np.isnan(curve.confidence[:4]).all()
+    np.testing.assert_allclose(curve.centre, np.arange(15) / 15 + 1 / 30)
+
+
+def test_ece_of_known_cases():
+    # In four bins: one of confidence 0.9 on average and accuracy 0.5, one that is right.
+    assert metrics.ece([0.8, 1.0, 0.5, 0.5], [1, 0, 0, 1], 4) == pytest.approx(0.5 * 0.4)
+    assert metrics.ece([1.0, 1.0], [1, 1]) == 0
+    assert metrics.ece([1.0000001, -1e-9], [1, 0]) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(metrics.ece([], []))
+
+
+@quick
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans()), min_size=1, max_size=6)
+)
+def test_risk_coverage_is_the_mean_over_all_orders_of_ties(pairs):
+    confidence, correct = map(np.array, zip(*pairs, strict=True))
+    count = len(pairs)
+    risks = []
+    for order in itertools.permutations(range(count)):
+        order = np.array(order)
+        if (np.diff(confidence[order]) <= 0).all():
+            risks.append([1 - correct[order[:taken]].mean() for taken in range(1, count + 1)])
+    curve = metrics.risk_coverage(confidence, correct)
+    np.testing.assert_allclose(curve.risk, np.mean(risks, axis=0), atol=1e-12)
+    np.testing.assert_allclose(curve.coverage, np.arange(1, count + 1) / count)
+    assert metrics.aurc(confidence, correct) == pytest.approx(np.mean(risks), abs=1e-12)
+
+
+def test_aurc_does_not_depend_on_the_order_and_knows_the_best_and_the_worst():
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.integers(5, size=200), rng.integers(2, size=200)
+    shuffle = rng.permutation(200)
+    assert metrics.aurc(confidence, correct) == metrics.aurc(confidence[shuffle], correct[shuffle])
+    assert metrics.excess_aurc(correct, correct) == 0
+    assert metrics.excess_aurc(-correct, correct) > metrics.excess_aurc(confidence, correct) > 0
+    # A confidence that says nothing leaves the share of errors at every coverage.
+    assert metrics.aurc(np.zeros(200), correct) == pytest.approx(1 - correct.mean())
+    # Half of ten right, in the best order: sum_{i=6..10} (i - 5) / i over 10.
+    best = sum((i - 5) / i for i in range(6, 11)) / 10
+    assert metrics.aurc([2] * 5 + [-np.inf] * 5, [1] * 5 + [0] * 5) == pytest.approx(best)
+    assert math.isnan(metrics.aurc([], []))
+
+
+@pytest.mark.parametrize(
+    ("function", "confidence", "correct", "message"),
+    [
+        (metrics.ece, [0.5, 1.5], [0, 1], r"\[0, 1\]"),
+        (metrics.ece, [0.5], [0, 1], "one length"),
+        (metrics.ece, [0.5, np.nan], [0, 1], "1 of 2 are NaN"),
+        (metrics.aurc, [0.5, np.nan], [0, 1], "1 of 2 are NaN"),
+        (metrics.aurc, [[0.5]], [[1]], "one length"),
+        (metrics.aurc, [0.5, 0.6], [0, 2], "0 and 1"),
+    ],
+)
+def test_calibration_refuses(function, confidence, correct, message):
+    with pytest.raises(ValueError, match=message):
+        function(confidence, correct)
+    with pytest.raises(ValueError, match="bins"):
+        metrics.ece([0.5], [1], 0)
+
+
+@quick
+@hypothesis.given(
+    hnp.arrays(np.float64, st.integers(2, 12), elements=st.floats(-1, 1), unique=True),
+    st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
+def test_intervals_agree_with_scipy(values, confidence):
+    hypothesis.assume(values.std() > 1e-6)
+    reference = scipy.stats.ttest_1samp(values, 0).confidence_interval(confidence)
+    mean, low, high = metrics.mean_interval(values, confidence)
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((reference.low, reference.high), abs=1e-9)
+
+
+def test_paired_interval_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(2, 5)) + rng.normal(size=5) * 10
+    reference = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    mean, low, high = metrics.paired_interval(ours - theirs)
+    assert mean == pytest.approx(ours.mean() - theirs.mean())
+    assert (low, high) == pytest.approx((reference.low, reference.high))
+
+
+def test_intervals_of_one_value_of_equal_values_and_of_none():
+    mean, low, high = metrics.mean_interval([0.7])
+    assert mean == 0.7
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert metrics.paired_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.mean_interval([])
+    with pytest.raises(ValueError, match="vector"):
+        metrics.paired_interval([[0.5]])
+    with pytest.raises(ValueError, match=r"\(0, 1\)"):
+        metrics.mean_interval([0.5, 0.6], 95)
 
 
 def test_summary_is_valid_json_also_with_absent_classes():

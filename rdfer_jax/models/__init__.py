@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rdfer_jax.config import Config
 from rdfer_jax.models import trunks
+from rdfer_jax.models.m3dfel import M3DFEL
 from rdfer_jax.models.rdfer import RDFER
+from rdfer_jax.models.resnet_lstm import ResNetLSTM
 from rdfer_jax.types import Outputs
 
 Variables = Mapping[str, Any]
@@ -38,13 +41,7 @@ def compute_dtype(config: Config, platform: str) -> jnp.dtype:
 def create(config: Config, num_classes: int, platform: str) -> Network:
     """Returns the configured network for N = num_classes classes on "cpu", "gpu" or "tpu"."""
     dtype = compute_dtype(config, platform)
-    module = RDFER(
-        num_classes=num_classes,
-        trunk=trunks.create(config.model.trunk, dtype=dtype, remat=config.model.remat),
-        model=config.model,
-        key=config.key,
-        dtype=dtype,
-    )
+    module = _module(config, num_classes, dtype)
 
     def init(rng: jax.Array) -> Variables:
         size = config.augment.size
@@ -73,6 +70,17 @@ def create(config: Config, num_classes: int, platform: str) -> Network:
         return outputs, changed["batch_stats"]
 
     return Network(init, apply, dtype)
+
+
+def _module(config: Config, num_classes: int, dtype: jnp.dtype) -> nn.Module:
+    model = config.model
+    shift = model.name != "resnet_lstm"
+    trunk = trunks.create(model.trunk, dtype=dtype, remat=model.remat, shift=shift)
+    if model.name == "m3dfel":
+        return M3DFEL(num_classes, trunk, dtype)
+    if model.name == "resnet_lstm":
+        return ResNetLSTM(num_classes, trunk, model.width, model.dropout, dtype)
+    return RDFER(num_classes, trunk, model, config.key, dtype)
 
 
 def consensus(clip_logits_BKN: jax.Array) -> jax.Array:

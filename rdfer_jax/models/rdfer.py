@@ -62,14 +62,17 @@ class RDFER(nn.Module):
         """
         read = self._reader(frames_BFHWC, train)
         features_BKSD = read(clips_BKT)
-        steps = features_BKSD.shape[2]
-        places_I = resampling.spread(self.model.instants, steps)
+        if self.model.streams == "short":
+            return _only_clips(self._classify([self.short(features_BKSD, None)], train))
+        places_I = resampling.spread(self.model.instants, features_BKSD.shape[2])
         instant_logits_BKIN, long_logits_BKN, long_BKW, gate_BKW = self.long(
             features_BKSD[:, :, places_I]
         )
+        if self.model.streams == "long":
+            return _only_clips(self._classify([long_BKW], train))
         gates = self.model.gate
         short_BKW = self.short(features_BKSD, gate_BKW if gates else None)
-        clip_logits_BKN = self._classify(short_BKW, long_BKW, train)
+        clip_logits_BKN = self._classify([short_BKW, long_BKW], train)
 
         instants_BI = self._times(clips_BKT[:, 0])[:, places_I]
         key_class_B = jax.lax.stop_gradient(choose_key(clip_logits_BKN))
@@ -87,7 +90,7 @@ class RDFER(nn.Module):
             key_clips_BMT = resampling.key_clips(key_instants_BM, self.key.frames, buffer_frames)
             short_BMW = self.short(read(key_clips_BMT), gate_BKW[:, :1] if gates else None)
             short_BW = jnp.mean(short_BMW, axis=1)
-            key_logits_BN = self._classify(short_BW, long_BKW[:, 0], train)
+            key_logits_BN = self._classify([short_BW, long_BKW[:, 0]], train)
             video_logits_BN = (video_logits_BN + key_logits_BN) / 2
         return Outputs(
             video_logits=video_logits_BN,
@@ -119,6 +122,11 @@ class RDFER(nn.Module):
         per_feature = self.trunk.frames_per_feature
         return clip_BT[:, np.arange(per_feature // 2, clip_BT.shape[1], per_feature)]
 
-    def _classify(self, short_W: jax.Array, long_W: jax.Array, train: bool) -> jax.Array:
-        both = self.drop(jnp.concatenate([short_W, long_W], -1), deterministic=not train)
-        return self.head(both.astype(jnp.float32))
+    def _classify(self, streams: list[jax.Array], train: bool) -> jax.Array:
+        features_D = self.drop(jnp.concatenate(streams, -1), deterministic=not train)
+        return self.head(features_D.astype(jnp.float32))
+
+
+def _only_clips(clip_logits_BKN: jax.Array) -> Outputs:
+    """The outputs of a single stream, which knows of no key expression."""
+    return Outputs(video_logits=jnp.mean(clip_logits_BKN, axis=1), clip_logits=clip_logits_BKN)

@@ -82,6 +82,7 @@ class BasicBlock(nn.Module):
       rank: 2 for frame-wise convolutions, with temporal shift; 3 for convolutions over time too.
       dtype: of the computation.
       zero_init: start the last batch norm scale at zero, so that the block starts as the identity.
+      shift: False leaves out the temporal shift, so that a frame-wise block mixes no frames.
     """
 
     width: int
@@ -89,13 +90,14 @@ class BasicBlock(nn.Module):
     rank: int
     dtype: Any
     zero_init: bool = False
+    shift: bool = True
     expansion = 1
 
     @nn.compact
     def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
         """Applies the block."""
         kernel, strides, ones = (3,) * self.rank, (self.stride,) * self.rank, (1,) * self.rank
-        y = temporal_shift(x_NFHWC) if self.rank == 2 else x_NFHWC
+        y = temporal_shift(x_NFHWC) if self.rank == 2 and self.shift else x_NFHWC
         y = _conv(self.width, kernel, strides, self.dtype, "conv1")(y)
         y = nn.relu(_norm(train, self.dtype, "bn1")(y))
         y = _conv(self.width, kernel, ones, self.dtype, "conv2")(y)
@@ -114,13 +116,14 @@ class Bottleneck(nn.Module):
     rank: int
     dtype: Any
     zero_init: bool = False
+    shift: bool = True
     expansion = 4
 
     @nn.compact
     def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
         """Applies the block."""
         kernel, strides, ones = (3,) * self.rank, (self.stride,) * self.rank, (1,) * self.rank
-        y = temporal_shift(x_NFHWC) if self.rank == 2 else x_NFHWC
+        y = temporal_shift(x_NFHWC) if self.rank == 2 and self.shift else x_NFHWC
         y = _conv(self.width, ones, ones, self.dtype, "conv1")(y)
         y = nn.relu(_norm(train, self.dtype, "bn1")(y))
         y = _conv(self.width, kernel, strides, self.dtype, "conv2")(y)
@@ -154,6 +157,7 @@ class ResNet(nn.Module):
       frames_per_feature: 1 for a frame trunk, else the frames of a snippet.
       remat: compute each block's activations again in the backward pass instead of keeping them.
       zero_init: start the last batch norm scale of each block at zero (Goyal et al. 2017).
+      shift: whether a frame trunk's blocks look at the neighbouring frames, by temporal shift.
     """
 
     depths: tuple[int, ...]
@@ -167,6 +171,7 @@ class ResNet(nn.Module):
     frames_per_feature: int = 1
     remat: bool = False
     zero_init: bool = False
+    shift: bool = True
 
     @property
     def features(self) -> int:
@@ -204,11 +209,12 @@ class ResNet(nn.Module):
 
         # Argument 2 is `train`, counting self: a Python bool that must not become a tracer.
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+        options = (rank, self.dtype, self.zero_init, self.shift)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"layer{stage + 1}_{i}"
-                x = block(width, stride, rank, self.dtype, self.zero_init, name=name)(x, train)
+                x = block(width, stride, *options, name=name)(x, train)
 
         if self.embed:
             x = nn.Dense(self.embed, use_bias=False, dtype=self.dtype, name="embed")(
@@ -260,7 +266,9 @@ _TRUNKS: dict[str, dict[str, Any]] = {
 }
 
 
-def create(name: str, *, dtype: Any, remat: bool = False, zero_init: bool = False) -> ResNet:
+def create(
+    name: str, *, dtype: Any, remat: bool = False, zero_init: bool = False, shift: bool = True
+) -> ResNet:
     """Returns the trunk of that name: a Linen module, called as `trunk(frames_NFHWC, train)`.
 
     Args:
@@ -269,10 +277,11 @@ def create(name: str, *, dtype: Any, remat: bool = False, zero_init: bool = Fals
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
       zero_init: see ResNet.
+      shift: see ResNet.
 
     Raises:
       ValueError: no trunk has that name.
     """
     if name not in _TRUNKS:
         raise ValueError(f"no trunk named {name!r}; there are {', '.join(_TRUNKS)}")
-    return ResNet(**_TRUNKS[name], dtype=dtype, remat=remat, zero_init=zero_init)
+    return ResNet(**_TRUNKS[name], dtype=dtype, remat=remat, zero_init=zero_init, shift=shift)

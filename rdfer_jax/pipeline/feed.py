@@ -35,6 +35,10 @@ def feed(
         arrays = {
             key: jax.make_array_from_process_local_data(layout, element[key]) for key in DEVICE_KEYS
         }
+        if "is_flipped" in element:
+            arrays["flipped"] = jax.make_array_from_process_local_data(
+                layout, element["is_flipped"]
+            )
         return Batch(**arrays), {key: value for key, value in element.items() if key != "frames"}
 
     return grain.experimental.ThreadPrefetchIterDataset(

@@ -6,6 +6,7 @@ builder's code is not needed, nor TensorFlow.
 
 import difflib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -13,12 +14,16 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from rdfer_jax.config import Data
+from rdfer_jax.pipeline import labels as labels_lib
 
 #: Draws the validation part. Not config.seed: runs that differ in their seed stay comparable.
 VALIDATION_SEED = 20250222
 
 #: What a record of a data set with known truth has in addition.
 TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
+
+#: Threads that read a column of a split: most of the time goes into waiting for the files.
+_READERS = 16
 
 
 class DatasetNotFoundError(FileNotFoundError):
@@ -57,16 +62,25 @@ class Split(Sequence[Mapping[str, Any]]):
       directory: where the data set lies.
       name: the splits, joined by +.
       classes: names of the N classes, by index.
-      has_truth: whether the records say what is true.
+      has_truth: whether the records have all of TRUTH_KEYS.
+      knows_flips: whether they have at least true_label and is_flipped, because the truth is stored
+        or because other labels are given, beside which the stored ones count as true.
     """
 
-    def __init__(self, directory: epath.Path, name: str, positions: np.ndarray | None = None):
+    def __init__(
+        self,
+        directory: epath.Path,
+        name: str,
+        positions: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+    ):
         """Opens the splits.
 
         Args:
           directory: of a finished data set.
           name: splits, joined by +.
           positions: int [n], the records to use; all, if None.
+          labels: int [n], the labels to give these records; as stored, if None.
 
         Raises:
           ValueError: there is no such split, or it is empty.
@@ -75,6 +89,7 @@ class Split(Sequence[Mapping[str, Any]]):
         self.directory, self.name = directory, name
         self.classes = tuple(builder.info.features["label"].names)
         self.has_truth = TRUTH_KEYS[0] in builder.info.features
+        self.knows_flips = self.has_truth or labels is not None
         parts = [part.strip() for part in name.split("+")]
         for part in parts:
             if part not in builder.info.splits:
@@ -85,6 +100,7 @@ class Split(Sequence[Mapping[str, Any]]):
         self._sources = [builder.as_data_source(split=part) for part in parts]
         self._starts = np.cumsum([0] + [len(source) for source in self._sources])
         self._positions = np.arange(self._starts[-1]) if positions is None else positions
+        self._labels = labels
         if not len(self._positions):
             raise ValueError(f"split {name!r} of {directory} is empty")
 
@@ -92,13 +108,81 @@ class Split(Sequence[Mapping[str, Any]]):
         return len(self._positions)
 
     def __getitem__(self, item: SupportsIndex) -> dict[str, Any]:  # type: ignore[override]
-        position = int(self._positions[item])
-        part = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return self._sources[part][position - int(self._starts[part])]
+        source, place = self._find(int(self._positions[item]))
+        record = source[place]
+        if self._labels is None:
+            return record
+        label, true_label = int(self._labels[item]), record.get("true_label", record["label"])
+        truth = {"true_label": true_label, "is_flipped": label != true_label}
+        return record | {"label": label} | truth
 
     def select(self, positions: np.ndarray) -> "Split":
         """Returns the part of this split with the given positions, int [n]."""
-        return Split(self.directory, self.name, self._positions[positions])
+        labels = None if self._labels is None else self._labels[positions]
+        return Split(self.directory, self.name, self._positions[positions], labels)
+
+    def with_labels(self, labels: np.ndarray) -> "Split":
+        """Returns this split with other given labels, int [n].
+
+        Its records have true_label (as stored, or else the stored label) and is_flipped.
+        """
+        return Split(self.directory, self.name, self._positions, labels)
+
+    def stored(self, *keys: str) -> dict[str, np.ndarray]:
+        """Reads some fields of every record, as they are stored.
+
+        Of small fields this takes a small part of the time that whole records do.
+
+        Args:
+          keys: such as clip_id, label, votes; see data/schema.py.
+
+        Returns:
+          By key, an array [n, ...]; texts as str.
+
+        Raises:
+          KeyError: the data set has no such field.
+        """
+        known = self._sources[0].dataset_info.features
+        wanted = tfds.features.FeaturesDict({key: known[key] for key in keys})
+
+        def read(position: int) -> dict[str, Any]:
+            source, place = self._find(position)
+            return wanted.deserialize_example_np(source.data_source[place])
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            rows = list(pool.map(read, self._positions.tolist()))
+        columns = {key: np.array([row[key] for row in rows]) for key in keys}
+        texts = {key for key, column in columns.items() if column.dtype.kind == "S"}
+        return columns | {key: np.char.decode(columns[key], "utf-8") for key in texts}
+
+    def _find(self, position: int) -> tuple[Any, int]:
+        """The source that holds a record of the joined splits, and the record's place there."""
+        part = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self._sources[part], position - int(self._starts[part])
+
+
+def training_split(directory: epath.Path, data: Data) -> Split:
+    """Opens the training split, with the labels of config.data.labels if it names a file.
+
+    The whole split gets them, also the part that is held out: real noise would be there, too.
+
+    Args:
+      directory: of a finished data set.
+      data: the settings.
+
+    Raises:
+      FileNotFoundError: there is no such file of labels.
+      ValueError: there is no such split, or the file of labels does not fit it; see pipeline.labels.
+    """
+    split = Split(directory, data.train_split)
+    if not data.labels:
+        return split
+    given = labels_lib.read(data.labels, split.classes)
+    stored = split.stored("clip_id", "label")
+    where = f"split {split.name} of {directory}"
+    return split.with_labels(
+        labels_lib.replace(given, stored["clip_id"], stored["label"], data.labels, where)
+    )
 
 
 def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
