@@ -73,7 +73,9 @@ def load(path: str, overrides: Mapping[str, Any]) -> Config:
         *parents, last = name.split(".")
         section = settings
         for parent in parents:
-            section = section[parent]
+            section = section.setdefault(parent, {})  # resolve tells of one that is unknown
+            if not isinstance(section, dict):
+                raise ValueError(f"config.{name}: {parent} is a setting, not a section")
         section[last] = value
     return config_lib.resolve(settings)
 
@@ -184,9 +186,7 @@ def _run_all(folders: Sequence[epath.Path], jobs: int) -> list[str]:
     return sorted(failed)
 
 
-def _spec(
-    cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]
-) -> dict[str, Any]:
+def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]) -> dict[str, Any]:
     settings = overrides | dict(cell.overrides) | {"seed": cell.seed}
     if cell.noise.rate:
         settings["data.labels"] = str(output / "labels" / f"{cell.noise.name}.csv")
@@ -260,7 +260,9 @@ def hardware() -> str:
 
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else platform.machine()
-    return f"{jax.device_count()} {device.platform} ({kind}), {_cores()} cores, jax {jax.__version__}"
+    return (
+        f"{jax.device_count()} {device.platform} ({kind}), {_cores()} cores, jax {jax.__version__}"
+    )
 
 
 def _cores() -> int:
@@ -290,7 +292,10 @@ def ensure_built(config: Config) -> None:
         if config.data.name != "synthetic_faces":
             raise
         build.build(
-            config.data.name, config.data.dir, variant=config.data.variant, options=dict(config.build)
+            config.data.name,
+            config.data.dir,
+            variant=config.data.variant,
+            options=dict(config.build),
         )
 
 

@@ -125,7 +125,8 @@ def paired(
     """Mean and interval of first minus second over the seeds that both have; None without any."""
     one, two = found.get(first, {}), found.get(second, {})
     pairs = [
-        (one[s].get(column), two[s].get(second_column or column)) for s in sorted(set(one) & set(two))
+        (one[s].get(column), two[s].get(second_column or column))
+        for s in sorted(set(one) & set(two))
     ]
     differences = [a - b for a, b in pairs if a is not None and b is not None]
     return metrics.paired_interval(differences) if differences else None
@@ -181,7 +182,11 @@ def table(report: Mapping[str, Any]) -> str:
                 lines += [line([than, *cells_])]
         scores = [row for row in rows if row["agreement_minus_loss_among_hard"]]
         if scores:
-            lines += ["", line(["run", "AUROC among hard: agreement minus loss"]), line(["---"] * 2)]
+            lines += [
+                "",
+                line(["run", "AUROC among hard: agreement minus loss"]),
+                line(["---"] * 2),
+            ]
             lines += [
                 line([row["method"], bounds(row["agreement_minus_loss_among_hard"])])
                 for row in scores

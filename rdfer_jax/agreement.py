@@ -138,7 +138,8 @@ def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Ma
     """
     tau: jax.Array | float = settings.threshold
     if settings.threshold_kind == "quantile":
-        tau = jnp.quantile(jax.lax.stop_gradient(verdict.agreement), settings.threshold)
+        # Videos that agree exactly as much as the quantile must not fall below it by rounding.
+        tau = jnp.quantile(jax.lax.stop_gradient(verdict.agreement), settings.threshold) - 1e-6
     agrees_B = verdict.agreement >= tau
     on_label_B = verdict.consensus == label_B
     clean_B = agrees_B & on_label_B

@@ -144,7 +144,7 @@ class Agreement:
     """How clips' predictions become a verdict on their video's label."""
 
     measure: str = _field("soft", "how agreement is measured", choices=("soft", "vote"))
-    threshold: float = _field(0.8, "tau: clips agree from here on", low=0, high=1)
+    threshold: float = _field(0.5, "tau: clips agree from here on", low=0, high=1)
     threshold_kind: str = _field(
         "fixed",
         "whether tau is the value itself, or that quantile of the batch's agreements",
@@ -156,9 +156,9 @@ class Agreement:
         "probability in the clip that believes it most",
         choices=("odds", "support"),
     )
-    noise_threshold: float = _field(0.55, "noisy needs a noise score above this", low=0, high=1)
+    noise_threshold: float = _field(0.7, "noisy needs a noise score above this", low=0, high=1)
     memory_decay: float = _field(
-        0.0,
+        0.6,
         "share of the past in the memory of a video's prediction; 0: no memory",
         low=0,
         high=0.999,
@@ -190,10 +190,10 @@ class Loss:
     hard: float = _field(0.5, "gamma: a hard video weighs 1 + gamma (1 - agreement)", low=0)
     noisy_weight: float = _field(1.0, "weight of a noisy video", low=0, high=1)
     noisy_target: float = _field(
-        0.8, "beta: share of the prediction in a noisy video's target", low=0, high=1
+        1.0, "beta: share of the prediction in a noisy video's target", low=0, high=1
     )
     robust_from: str = _field(
-        "50 %",
+        "30 %",
         "when the method begins to act: agreement's mask, SCN's new labels; small_loss has by then "
         "come down to the share that it keeps",
     )

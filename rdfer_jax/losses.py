@@ -110,7 +110,8 @@ def hierarchical_loss(
     if outputs.long_logits is not None:
         loss_B += settings.long * criterion(outputs.long_logits, targets_BN)
     if outputs.instant_logits is not None and settings.instants:
-        assert outputs.instants is not None and outputs.key_instants is not None  # they come together
+        # They come together.
+        assert outputs.instants is not None and outputs.key_instants is not None
         instants_BI = criterion(outputs.instant_logits, targets_BN[:, None])
         is_key_BI = jnp.any(outputs.instants[:, :, None] == outputs.key_instants[:, None], axis=-1)
         total_B = jnp.sum(instants_BI * is_key_BI, axis=1)

@@ -110,11 +110,12 @@ def make_grad_fn(
                 variables, frames, clips_BKT, choose_key, True, rng_dropout
             )
             verdict, mask, memory = judge(outputs.clip_logits)
+            done = jnp.minimum(state.step / robust_from, 1.0) if robust_from else jnp.ones(())
             evidence = losses.Evidence(
                 label=batch.label,
                 verdict=verdict,
                 mask=mask,
-                progress=jnp.minimum(state.step / robust_from, 1.0) if robust_from else jnp.ones(()),
+                progress=done,
                 past=None if memory is None else memory[batch.index],
                 flipped=batch.flipped,
             )

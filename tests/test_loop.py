@@ -51,7 +51,7 @@ class FakePredictions(dict):
     split, classes = "x", ("a", "b")
 
 
-def run(tmp_path, losses, watched="validation", **durations):
+def run(tmp_path, losses, watched="validation", record=None, **durations):
     """Runs a loop whose steps have these losses; returns its checkpoints and its rows."""
     train = {"duration": f"{len(losses)} steps", "log_every": "2 steps"} | durations
     lengths = Lengths(tiny.config(train=train), 8)
@@ -72,6 +72,7 @@ def run(tmp_path, losses, watched="validation", **durations):
             checkpoints=checkpoints,
             evaluate=lambda state: FakePredictions(found),
             watched=watched,
+            record=record,
             news=News(writer, progress, lambda step: 0.1 * step, lengths, 8),
         )
         try:
@@ -98,6 +99,20 @@ def test_a_score_on_the_test_split_goes_with_no_checkpoint(tmp_path):
     checkpoints, rows = run(tmp_path, [1.0, 1.0, 1.0, 1.0], watched="test", **due)
     assert checkpoints.saved == {2: None, 4: None}
     assert [row["test_war"] for row in rows] == [1.0] * 4
+
+
+def test_records_after_whole_epochs_and_only_if_asked(tmp_path):
+    recorded = []
+
+    def record(epoch, state):
+        recorded.append((epoch, state.step))
+
+    due = {"eval_every": "9 steps", "save_every": "9 steps"}
+    run(tmp_path / "off", [1.0] * 6, record=record, **due)
+    assert recorded == []
+    epoch = Lengths(tiny.config(), 8).epoch
+    run(tmp_path / "on", [1.0] * 6, record=record, record_every="2 epochs", **due)
+    assert recorded == [(2 * n, 2 * n * epoch) for n in range(1, 6 // (2 * epoch) + 1)] != []
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
