@@ -42,7 +42,6 @@ class Variant(NamedTuple):
 VARIANTS: dict[str, Variant] = {
     BASE: Variant("key", {}),
     "without KER": Variant("key", NO_KEY),
-    "key by consensus only": Variant("key", {"key.use_clean_label": False}),
     "key by label if clean": Variant("key", {"key.use_clean_label": True}),
     "both streams, no gate": Variant("streams", NO_KEY | {"model.gate": False}, "without KER"),
     "short-term alone": Variant("streams", NO_KEY | {"model.streams": "short"}, "without KER"),

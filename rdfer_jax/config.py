@@ -97,7 +97,7 @@ class KeyClips:
         0.05, "least distance between key instants, as a share of the video", low=0, high=1
     )
     use_clean_label: bool = _field(
-        True, "in training, look for the label's expression where the mask says clean"
+        False, "in training, look for the label's expression where the mask says clean"
     )
 
 

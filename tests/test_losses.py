@@ -1,23 +1,36 @@
-"""The losses against NumPy and scikit-learn, and what must hold for any batch."""
+"""The losses against NumPy and scikit-learn, and what must hold for any batch.
+
+The references are the papers' formulas, video by video, in float64.
+"""
 
 import dataclasses
+import functools
+import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from rdfer_jax import agreement, losses
 from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Mask, Verdict
+from rdfer_jax.losses import Evidence
 from rdfer_jax.types import Outputs
 
 B, K, INSTANTS, N = 6, 3, 4, 5
 KINDS = ("clean", "noisy", "hard")
 SETTINGS = config_lib.Loss(
     label_smoothing=0.2, clips=0.3, long=0.5, instants=0.7, hard=2.0, noisy_weight=0.4,
-    noisy_target=0.75,
+    noisy_target=0.75, focal_gamma=1.5, gce_q=0.6, sce_alpha=0.3, sce_beta=0.8, elr_weight=2.0,
+    forget_rate=0.4, scn_margin=0.1,
 )  # fmt: skip
+METHODS = tuple(losses.METHODS)
+#: Those in which what becomes of a video depends on the others of its batch.
+SELECTING = ("small_loss", "oracle")
 
 
 def make_mask(kinds):
@@ -28,9 +41,7 @@ def make_verdict(seed=0):
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.ones(N), B).astype(np.float32)
     value = rng.random(B).astype(np.float32)
-    return Verdict(
-        agreement=value, consensus=probs.argmax(-1), probs=probs, margin=value, support=value
-    )
+    return Verdict(agreement=value, consensus=probs.argmax(-1), probs=probs, noise=value)
 
 
 def make_outputs(seed=0, scale=1.0):
@@ -55,6 +66,48 @@ def make_outputs(seed=0, scale=1.0):
 
 LABEL = np.array([0, 1, 2, 3, 4, 0], np.int32)
 MIXED = make_mask(["clean", "noisy", "hard", "noisy", "hard", "clean"])
+FLIPPED = np.array([False, True, False, False, True, True])
+
+
+def make_evidence(**changes):
+    past = np.random.default_rng(7).dirichlet(np.ones(N), B).astype(np.float32)
+    evidence = Evidence(
+        label=LABEL, verdict=make_verdict(), mask=MIXED, progress=np.float32(1), past=past,
+        flipped=FLIPPED,
+    )  # fmt: skip
+    return dataclasses.replace(evidence, **changes)
+
+
+def of(method, **changes):
+    return dataclasses.replace(SETTINGS, method=method, **changes)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def per_video(outputs, evidence, settings):
+    return losses.per_video(outputs, evidence, settings)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def gradient(outputs, evidence, settings):
+    """Of the mean loss, as the train step takes it, by each kind of logits."""
+    logits = {name: getattr(outputs, name) for name in HEADS}
+
+    def total(logits):
+        return losses.per_video(dataclasses.replace(outputs, **logits), evidence, settings).mean()
+
+    return jax.grad(total)(logits)
+
+
+HEADS = ("video_logits", "clip_logits", "long_logits", "instant_logits")
+
+
+def slow_probs(logits):
+    exp = np.exp(np.float64(logits) - np.float64(logits).max())
+    return exp / exp.sum()
+
+
+def slow_targets(label, smoothing):
+    return [smoothing / N + (1 - smoothing) * (n == label) for n in range(N)]
 
 
 def slow_cross_entropy(logits, targets):
@@ -63,9 +116,32 @@ def slow_cross_entropy(logits, targets):
     return -(targets * log_probs).sum()
 
 
-def slow_hierarchical(outputs, targets, settings, video):
+def slow_focal(logits, targets, gamma):
+    probs = slow_probs(logits)
+    return sum(t * -((1 - p) ** gamma) * math.log(p) for p, t in zip(probs, targets, strict=True))
+
+
+def slow_gce(logits, targets, q):
+    return sum(t * (1 - p**q) / q for p, t in zip(slow_probs(logits), targets, strict=True))
+
+
+def slow_sce(logits, targets, alpha, beta):
+    forward = slow_cross_entropy(logits, np.array(targets))
+    logs = [math.log(t) if t else -4.0 for t in targets]
+    return alpha * forward - beta * sum(slow_probs(logits) * logs)
+
+
+#: What each method puts in the place of the cross-entropy.
+SLOW = {
+    "focal": lambda x, t: slow_focal(x, t, SETTINGS.focal_gamma),
+    "gce": lambda x, t: slow_gce(x, t, SETTINGS.gce_q),
+    "sce": lambda x, t: slow_sce(x, t, SETTINGS.sce_alpha, SETTINGS.sce_beta),
+}
+
+
+def slow_hierarchical(outputs, targets, settings, video, criterion=slow_cross_entropy):
     def loss(logits):
-        return slow_cross_entropy(logits, targets)
+        return criterion(logits, np.array(targets))
 
     key = [i for i in range(INSTANTS) if outputs.instants[video, i] in outputs.key_instants[video]]
     return (
@@ -131,15 +207,21 @@ def test_no_gradient_flows_into_the_targets():
     assert not np.any(jax.grad(total)(make_verdict().probs))
 
 
-def test_the_robust_loss_is_the_formula():
-    outputs, verdict = make_outputs(), make_verdict()
-    found = losses.robust_loss(outputs, LABEL, verdict, MIXED, SETTINGS)
+def test_the_loss_by_agreement_is_the_formula():
+    outputs, evidence = make_outputs(), make_evidence()
+    found = losses.per_video(outputs, evidence, of("agreement"))
     assert found.shape == (B,)
+    verdict = evidence.verdict
     targets = np.asarray(losses.robust_targets(LABEL, verdict, MIXED, SETTINGS))
     weights = np.asarray(losses.robust_weights(verdict, MIXED, SETTINGS))
     for video in range(B):
         expected = weights[video] * slow_hierarchical(outputs, targets[video], SETTINGS, video)
         np.testing.assert_allclose(found[video], expected, rtol=1e-5)
+
+
+def test_there_is_a_loss_for_each_method_of_the_settings():
+    (field,) = (f for f in dataclasses.fields(config_lib.Loss) if f.name == "method")
+    assert set(METHODS) == set(field.metadata["choices"])
 
 
 @pytest.mark.parametrize("term", ["clips", "long", "instants"])
@@ -175,27 +257,264 @@ def test_a_key_instant_that_was_picked_twice_counts_once():
     )
 
 
-def test_the_loss_of_a_video_depends_on_that_video_alone():
-    outputs, verdict = make_outputs(), make_verdict()
-    whole = losses.robust_loss(outputs, LABEL, verdict, MIXED, SETTINGS)
+@pytest.mark.parametrize("method", ["cross_entropy", "focal", "gce", "sce"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_criterion_goes_through_all_heads(method, smoothing):
+    outputs = make_outputs()
+    found = per_video(outputs, make_evidence(), of(method, label_smoothing=smoothing))
+    criterion = SLOW.get(method, slow_cross_entropy)
     for video in range(B):
-        one = jax.tree.map(lambda x, at=video: x[at : at + 1], (outputs, LABEL, verdict, MIXED))
+        targets = slow_targets(LABEL[video], smoothing)
+        expected = slow_hierarchical(outputs, targets, SETTINGS, video, criterion)
+        np.testing.assert_allclose(found[video], expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_focal_loss_of_a_label_is_equation_4(gamma):
+    logits = make_outputs(scale=3.0).video_logits
+    found = losses.focal(logits, np.eye(N, dtype=np.float32)[LABEL], gamma)
+    for video in range(B):
+        p = slow_probs(logits[video])[LABEL[video]]
+        np.testing.assert_allclose(found[video], -((1 - p) ** gamma) * math.log(p), rtol=1e-4)
+
+
+@pytest.mark.parametrize("q", [0.01, 0.3, 0.7])
+def test_generalised_cross_entropy_of_a_label_is_equation_6(q):
+    logits = make_outputs(scale=3.0).video_logits
+    found = losses.generalised_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], q)
+    for video in range(B):
+        p = slow_probs(logits[video])[LABEL[video]]
+        np.testing.assert_allclose(found[video], (1 - p**q) / q, rtol=1e-4)
+
+
+def test_generalised_cross_entropy_lies_between_cross_entropy_and_mean_absolute_error():
+    logits, targets = make_outputs(scale=3.0).video_logits, np.eye(N, dtype=np.float32)[LABEL]
+    almost_zero = losses.generalised_cross_entropy(logits, targets, 1e-6)
+    np.testing.assert_allclose(almost_zero, losses.cross_entropy(logits, targets), rtol=1e-4)
+    one = losses.generalised_cross_entropy(logits, targets, 1.0)
+    miss = [1 - slow_probs(x)[y] for x, y in zip(logits, LABEL, strict=True)]
+    np.testing.assert_allclose(one, miss, rtol=1e-5)
+
+
+def test_symmetric_cross_entropy_of_a_label_counts_what_is_missing_from_it():
+    logits = make_outputs(scale=3.0).video_logits
+    found = losses.symmetric_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], 0.1, 1.5)
+    for video in range(B):
+        p = slow_probs(logits[video])[LABEL[video]]
+        expected = 0.1 * -math.log(p) - 1.5 * -4 * (1 - p)
+        np.testing.assert_allclose(found[video], expected, rtol=1e-5)
+
+
+def test_elr_adds_its_penalty_to_the_cross_entropy():
+    outputs, evidence = make_outputs(), make_evidence()
+    found = per_video(outputs, evidence, of("elr"))
+    for video in range(B):
+        targets = slow_targets(LABEL[video], SETTINGS.label_smoothing)
+        overlap = sum(slow_probs(outputs.video_logits[video]) * evidence.past[video])
+        expected = slow_hierarchical(outputs, targets, SETTINGS, video)
+        expected += SETTINGS.elr_weight * math.log(1 - overlap)
+        np.testing.assert_allclose(found[video], expected, rtol=1e-4)
+
+
+def test_elr_pulls_towards_what_was_believed_and_no_gradient_flows_into_the_past():
+    logits = np.zeros((1, N), np.float32)
+    past = np.eye(N, dtype=np.float32)[[3]]
+    by_logits, by_past = jax.grad(
+        lambda *inputs: losses.early_learning_penalty(*inputs).sum(), argnums=(0, 1)
+    )(logits, past)
+    assert np.argmin(by_logits[0]) == 3 and by_logits[0, 3] < 0
+    assert not np.any(by_past)
+    # By equation 4 of the paper: p_n (<past, p> - past_n) / (1 - <past, p>).
+    expected = [0.2 * (0.2 - (n == 3)) / 0.8 for n in range(N)]
+    np.testing.assert_allclose(by_logits[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.5, 1.0])
+def test_small_loss_is_the_mean_over_the_smallest(progress):
+    outputs = make_outputs()
+    evidence = make_evidence(progress=np.float32(progress))
+    found = np.asarray(per_video(outputs, evidence, of("small_loss")))
+    loss = np.array([
+        slow_hierarchical(outputs, slow_targets(LABEL[video], 0.2), SETTINGS, video)
+        for video in range(B)
+    ])  # fmt: skip
+    remember_rate = 1 - SETTINGS.forget_rate * min(progress / 1, 1)
+    kept = np.argsort(loss)[: math.floor(remember_rate * B)]
+    assert len(kept) == {0.0: 6, 0.3: 5, 0.5: 4, 1.0: 3}[progress]
+    np.testing.assert_allclose(found.mean(), loss[kept].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(np.flatnonzero(found), np.sort(kept))
+    slopes = gradient(outputs, evidence, of("small_loss"))
+    for name in HEADS:
+        moved = np.any(np.asarray(slopes[name]).reshape(B, -1), axis=1)
+        np.testing.assert_array_equal(np.flatnonzero(moved), np.sort(kept), err_msg=name)
+
+
+@given(st.integers(1, 64), st.integers(0, 18), st.integers(0, 10**6))
+def test_small_loss_leaves_out_exactly_the_share_it_is_told(size, twentieths, seed):
+    loss = np.random.default_rng(seed).integers(0, 5, size).astype(np.float32)  # many ties
+    keep = jnp.float32(1) - jnp.float32(twentieths / 20)
+    chosen = np.asarray(losses.small_loss_choice(loss, keep))
+    assert chosen.sum() == size * (20 - twentieths) // 20  # in whole numbers
+    assert loss[chosen].max(initial=0) <= loss[~chosen].min(initial=5)
+
+
+def slow_relabel(logits, label, margin):
+    probs = slow_probs(logits)
+    best = int(np.argmax(probs))
+    return best if probs[best] - probs[label] > margin else label
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.999, 1.0])
+def test_scn_gives_new_labels_once_it_acts(progress):
+    outputs = make_outputs()
+    evidence = make_evidence(progress=np.float32(progress))
+    labels = LABEL
+    if progress == 1:
+        labels = [
+            slow_relabel(x, y, SETTINGS.scn_margin)
+            for x, y in zip(outputs.video_logits, LABEL, strict=True)
+        ]
+        assert 0 < np.sum(np.not_equal(labels, LABEL)) < B
+    found = per_video(outputs, evidence, of("scn"))
+    for video in range(B):
+        expected = slow_hierarchical(outputs, slow_targets(labels[video], 0.2), SETTINGS, video)
+        np.testing.assert_allclose(found[video], expected, rtol=1e-5)
+    relabelled = make_evidence(label=np.int32(labels))
+    expected = gradient(outputs, relabelled, of("cross_entropy"))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradient(outputs, evidence, of("scn")), expected,
+    )  # fmt: skip
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_relabelling_is_equation_5(seed, margin):
+    rng = np.random.default_rng(seed)
+    logits = (2 * rng.standard_normal((B, N))).astype(np.float32)
+    found = losses.relabel(logits, LABEL, margin)
+    for video in range(B):
+        probs = slow_probs(logits[video])
+        if abs(probs.max() - probs[LABEL[video]] - margin) > 1e-6:
+            assert found[video] == slow_relabel(logits[video], LABEL[video], margin)
+
+
+def test_the_oracle_learns_from_true_labels_alone():
+    outputs, evidence = make_outputs(), make_evidence()
+    found = np.asarray(per_video(outputs, evidence, of("oracle")))
+    loss = [
+        slow_hierarchical(outputs, slow_targets(LABEL[video], 0.2), SETTINGS, video)
+        for video in np.flatnonzero(~FLIPPED)
+    ]
+    np.testing.assert_allclose(found.mean(), np.mean(loss), rtol=1e-5)
+    slopes = gradient(outputs, evidence, of("oracle"))
+    for name in HEADS:
+        slope = np.asarray(slopes[name]).reshape(B, -1)
+        assert not np.any(slope[FLIPPED]) and np.all(np.any(slope[~FLIPPED], axis=1))
+
+
+def test_nothing_is_learned_where_all_labels_are_wrong():
+    evidence = make_evidence(flipped=np.ones(B, bool))
+    assert not np.any(per_video(make_outputs(), evidence, of("oracle")))
+    slopes = gradient(make_outputs(), evidence, of("oracle"))
+    assert not any(np.any(slope) for slope in slopes.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "message"),
+    [
+        ("elr", "past", "'elr' needs .*memory_decay"),
+        ("oracle", "flipped", "'oracle' needs .*wrong"),
+    ],
+)
+def test_a_method_without_what_it_needs_is_an_error(method, missing, message):
+    evidence = make_evidence(**{missing: None})
+    with pytest.raises(ValueError, match=message):
+        losses.per_video(make_outputs(), evidence, of(method))
+    for other in set(METHODS) - {method}:
+        assert per_video(make_outputs(), evidence, of(other)).shape == (B,)
+
+
+def test_what_a_network_does_not_have_is_left_out():
+    whole = make_outputs()
+    names = [f.name for f in dataclasses.fields(Outputs) if f.default is None]
+    assert set(names) == set(vars(whole)) - {"video_logits", "clip_logits"}
+    part = dataclasses.replace(whole, **dict.fromkeys(names))
+    for method in METHODS:
+        found = per_video(part, make_evidence(), of(method))
+        expected = per_video(whole, make_evidence(), of(method, long=0.0, instants=0.0))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(SELECTING)))
+def test_the_loss_of_a_video_depends_on_that_video_alone(method):
+    outputs, evidence = make_outputs(), make_evidence()
+    whole = per_video(outputs, evidence, of(method))
+    for video in range(B):
+        batch = outputs, dataclasses.replace(evidence, progress=None)
+        one, known = jax.tree.map(lambda x, at=video: x[at : at + 1], batch)
+        known = dataclasses.replace(known, progress=evidence.progress)
         np.testing.assert_allclose(
-            losses.robust_loss(*one, SETTINGS), whole[video : video + 1], rtol=1e-6
+            per_video(one, known, of(method)), whole[video : video + 1], rtol=1e-5
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scale", [1e4, 1e30])
-def test_loss_and_gradient_stay_finite(kind, scale):
-    outputs, mask = make_outputs(scale=scale), make_mask([kind] * B)
+@pytest.mark.parametrize("method", METHODS)
+def test_neither_names_of_classes_nor_order_of_videos_matter(method):
+    outputs, evidence = make_outputs(), make_evidence()
+    rng = np.random.default_rng(3)
+    new_name, order = rng.permutation(N), rng.permutation(B)
+    where = np.argsort(new_name)
 
-    @jax.jit
-    @jax.value_and_grad
+    def rename(logits):
+        return logits[order][..., where]
+
+    other_outputs = jax.tree.map(lambda x: x[order], outputs)
+    other_outputs = dataclasses.replace(
+        other_outputs, **{name: rename(getattr(outputs, name)) for name in HEADS}
+    )
+    progress = evidence.progress
+    other = jax.tree.map(lambda x: x[order], dataclasses.replace(evidence, progress=None))
+    verdict = dataclasses.replace(
+        other.verdict,
+        probs=rename(evidence.verdict.probs),
+        consensus=new_name[other.verdict.consensus],
+    )
+    other = dataclasses.replace(
+        other, label=new_name[other.label], verdict=verdict, past=rename(evidence.past), progress=progress
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        per_video(other_outputs, other, of(method)),
+        per_video(outputs, evidence, of(method))[order],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def judged_value_and_gradient(outputs, evidence, settings):
+    """With gradients that flow through the agreement, too."""
+
     def total(logits):
-        changed = dataclasses.replace(outputs, video_logits=logits, clip_logits=logits[:, None])
-        verdict = agreement.judge(changed.clip_logits, LABEL, "soft")
-        return losses.robust_loss(changed, LABEL, verdict, mask, SETTINGS).sum()
+        changed = dataclasses.replace(outputs, **logits)
+        verdict = agreement.judge(changed.clip_logits, LABEL, config_lib.Agreement())
+        judged = dataclasses.replace(evidence, verdict=verdict)
+        return losses.per_video(changed, judged, settings).sum()
 
-    value, gradient = total(outputs.video_logits)
-    assert np.isfinite(value) and np.isfinite(gradient).all()
+    return jax.value_and_grad(total)({name: getattr(outputs, name) for name in HEADS})
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("agreement", kind) for kind in KINDS] + [(m, "clean") for m in METHODS if m != "agreement"],
+)
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_loss_and_gradient_stay_finite(method, kind, scale):
+    outputs = make_outputs(scale=scale)
+    # A memory that is as certain as the prediction, rightly or wrongly.
+    past = np.eye(N, dtype=np.float32)[outputs.video_logits.argmax(-1) - np.arange(B) % 2]
+    evidence = make_evidence(mask=make_mask([kind] * B), past=past)
+    for smoothing in (0.0, 0.2):
+        settings = of(method, label_smoothing=smoothing, focal_gamma=0.5)
+        value, slopes = judged_value_and_gradient(outputs, evidence, settings)
+        assert np.isfinite(value)
+        assert all(np.isfinite(slope).all() for slope in slopes.values())
