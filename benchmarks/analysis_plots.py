@@ -6,6 +6,7 @@ Enters: plain arrays and numbers, and masks that say of what kind a video is. Le
 Shape letters: B videos, E epochs.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -270,7 +271,7 @@ def classes(found: Mapping[str, Mapping[str, Any]]) -> bytes:
             "Are flipped labels found?",
             "AUROC on the training split",
             "auroc_flipped",
-            (BLUE, GREEN),
+            (BLUE, GREEN, PURPLE),
         ),
         ("How far do the clips agree?", "mean soft agreement", "agreement", _KINDS),
         ("Is the class recognised?", "recall on the test split", "recall", (_BLACK,)),
@@ -282,7 +283,9 @@ def classes(found: Mapping[str, Mapping[str, Any]]) -> bytes:
         series = [cell if isinstance(cell, Mapping) else {label: cell} for cell in cells]
         names = list(dict.fromkeys(name for row in series for name in row))
         values = [[_number(row.get(name)) for row in series] for name in names]
-        for color, marker, name, row in zip(colors, _MARKERS, names, values, strict=False):
+        for color, marker, name, row in zip(
+            itertools.cycle(colors), _MARKERS, names, values, strict=False
+        ):
             axes.scatter(row, range(len(row)), 46, color, marker, alpha=0.85, lw=0, label=name)
         least = {"auroc_flipped": 0.5, "agreement": 1.0, "recall": 0.0}[key]
         floor = _floor(np.array([least, *(value for row in values for value in row)]))

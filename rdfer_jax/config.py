@@ -426,8 +426,8 @@ def _check_together(config: Config) -> None:
         )
     if is_rdfer and config.key.enabled and config.clips.kind == "windows":
         raise ValueError(
-            "config.clips.kind = 'windows': the key expression is looked for along the first clip, which "
-            "only views spread over the whole video; set config.key.enabled to False"
+            "config.clips.kind = 'windows': key clips are read with the long-term state of the first clip, "
+            "which only views spread over the whole video; set config.key.enabled to False"
         )
     if config.clips.frames > config.data.frames:
         raise ValueError(

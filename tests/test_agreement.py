@@ -15,6 +15,8 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Verdict
 
 MEASURES = ("soft", "vote")
+SCORES = ("odds", "support")
+KINDS = ("fixed", "quantile")
 VIDEOS = 4
 
 
@@ -61,9 +63,19 @@ SLOW = {"soft": slow_soft, "vote": slow_vote}
 FAST = {"soft": jax.jit(agreement.soft_agreement), "vote": jax.jit(agreement.vote_agreement)}
 
 
-@functools.partial(jax.jit, static_argnames="measure")
-def judge(logits, label, measure, probs=None):
-    return agreement.judge(logits, label, measure, probs)
+def slow_odds(probs, label):
+    other = max(p for n, p in enumerate(probs) if n != label)
+    return other / (other + probs[label])
+
+
+def slow_no_support(logits_KN, label):
+    return min(1 - softmax(logits)[label] for logits in logits_KN)
+
+
+@functools.partial(jax.jit, static_argnames=("measure", "score"))
+def judge(logits, label, measure, score="odds", probs=None):
+    settings = config_lib.Agreement(measure=measure, score=score)
+    return agreement.judge(logits, label, settings, probs)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -124,85 +136,162 @@ def test_mean_probs_is_the_mean_of_the_softmaxes():
     np.testing.assert_allclose(agreement.mean_probs(logits), expected, atol=1e-6)
 
 
-@given(clip_logits(), st.integers(0, 10**6), st.sampled_from(MEASURES), st.booleans())
-def test_judge_is_the_formula(logits, seed, measure, remembers):
+ODDS = jax.jit(agreement.odds_against)
+NO_SUPPORT = jax.jit(agreement.no_support)
+
+
+@given(clip_logits(), st.integers(0, 10**6))
+def test_the_noise_scores_are_their_formulas(logits, seed):
+    label = np.random.default_rng(seed).integers(0, logits.shape[-1], VIDEOS)
+    probs = np.array([slow_mean(video) for video in logits])
+    odds, missing = ODDS(probs.astype(np.float32), label), NO_SUPPORT(logits, label)
+    for video in range(VIDEOS):
+        expected = slow_odds(probs[video], label[video])
+        np.testing.assert_allclose(odds[video], expected, atol=2e-6)
+        expected = slow_no_support(logits[video], label[video])
+        np.testing.assert_allclose(missing[video], expected, atol=2e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.01, 1.0, 100.0]))
+def test_the_odds_are_even_where_the_label_is_as_likely_as_the_next(seed, spread):
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.full(5, spread), VIDEOS).astype(np.float32)
+    label = rng.integers(0, 5, VIDEOS)
+    odds = np.asarray(ODDS(probs, label))
+    assert (odds >= 0).all() and (odds <= 1).all()
+    best = probs.max(axis=1)
+    at_label = probs[np.arange(VIDEOS), label]
+    assert (odds[at_label < 0.999 * best] > 0.5).all()
+    assert (odds[at_label == best] <= 0.5).all()
+
+
+def test_the_odds_of_known_cases():
+    probs = np.array([[0.3, 0.1, 0.2, 0.4], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    # A weak consensus counts as much as a strong one; the first is weak, and its odds are 4 to 1.
+    np.testing.assert_allclose(ODDS(probs, np.array([1, 0, 2])), [0.8, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(ODDS(probs, np.array([3, 1, 0])), [3 / 7, 0, 0], atol=1e-6)
+
+
+@given(
+    clip_logits(),
+    st.integers(0, 10**6),
+    st.sampled_from([("soft", "odds"), ("vote", "odds"), ("soft", "support")]),
+    st.booleans(),
+)
+def test_judge_is_the_formula(logits, seed, kind, remembers):
+    measure, score = kind
     rng = np.random.default_rng(seed)
     classes = logits.shape[-1]
     label = rng.integers(0, classes, VIDEOS)
     memory = rng.dirichlet(np.ones(classes), VIDEOS).astype(np.float32) if remembers else None
-    found = judge(logits, label, measure, memory)
+    found = judge(logits, label, measure, score, memory)
     for video in range(VIDEOS):
-        probs = memory[video] if remembers else slow_mean(logits[video])
+        probs = memory[video].tolist() if remembers else slow_mean(logits[video])
         y = label[video]
         np.testing.assert_allclose(found.probs[video], probs, atol=1e-6)
         consensus = int(found.consensus[video])
         assert max(probs) - probs[consensus] < 1e-6  # of several equals, any
-        np.testing.assert_allclose(found.margin[video], max(probs) - probs[y], atol=2e-6)
-        support = max(softmax(clip)[y] for clip in logits[video])
-        np.testing.assert_allclose(found.support[video], support, atol=1e-6)
+        # The label's support is that of its clips of now, whatever is remembered.
+        noise = slow_odds(probs, y) if score == "odds" else slow_no_support(logits[video], y)
+        np.testing.assert_allclose(found.noise[video], noise, atol=2e-6)
         np.testing.assert_allclose(found.agreement[video], SLOW[measure](logits[video]), atol=2e-6)
-    np.testing.assert_allclose(agreement.noise_score(found), 1 - found.support, atol=1e-6)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(MEASURES))
-def test_renaming_the_classes_changes_nothing_else(seed, measure):
+@given(st.integers(0, 10**6), st.sampled_from(MEASURES), st.sampled_from(SCORES))
+def test_renaming_the_classes_changes_nothing_else(seed, measure, score):
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((VIDEOS, 5, 7)).astype(np.float32)
     label = rng.integers(0, 7, VIDEOS)
     new_name = rng.permutation(7)
     renamed = np.empty_like(logits)
     renamed[..., new_name] = logits
-    one, two = judge(logits, label, measure), judge(renamed, new_name[label], measure)
+    one, two = (
+        judge(logits, label, measure, score),
+        judge(renamed, new_name[label], measure, score),
+    )
     np.testing.assert_array_equal(new_name[one.consensus], two.consensus)
     np.testing.assert_allclose(one.probs, two.probs[:, new_name], atol=1e-6)
-    for name in ("agreement", "margin", "support"):
+    for name in ("agreement", "noise"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-6)
 
 
-MASK = jax.jit(agreement.mask)
+@functools.partial(jax.jit, static_argnames="kind")
+def mask(verdict, label, threshold, noise_threshold, kind="fixed"):
+    settings = config_lib.Agreement(
+        threshold=threshold, noise_threshold=noise_threshold, threshold_kind=kind
+    )
+    return agreement.mask(verdict, label, settings)
 
 
-def slow_mask(value, consensus, lead, label, threshold, margin):
-    if value >= threshold and consensus == label:
+def make_verdict(value, consensus, noise):
+    return Verdict(
+        agreement=np.float32(value),
+        consensus=np.array(consensus),
+        probs=np.zeros((len(value), 3), np.float32),
+        noise=np.float32(noise),
+    )
+
+
+def slow_mask(value, consensus, noise, label, tau, noise_threshold):
+    if value >= tau and consensus == label:
         return "clean"
-    if value >= threshold and lead > margin:
+    if value >= tau and noise > noise_threshold:
         return "noisy"
     return "hard"
 
 
+def assert_mask(found, expected):
+    kinds = np.stack([found.clean, found.noisy, found.hard])
+    np.testing.assert_array_equal(kinds.sum(axis=0), 1)
+    assert [("clean", "noisy", "hard")[row] for row in kinds.argmax(axis=0)] == expected
+
+
 share = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32))
+class_ = st.integers(0, 2)
+
+
+@given(st.lists(st.tuples(share, class_, share, class_), min_size=6, max_size=6), share, share)
+def test_every_video_is_exactly_one_of_clean_noisy_and_hard(videos, tau, noise_threshold):
+    *parts, label = zip(*videos, strict=True)
+    found = mask(make_verdict(*parts), np.array(label), tau, noise_threshold)
+    assert_mask(found, [slow_mask(*video, tau, noise_threshold) for video in videos])
+
+
+# In steps in which no difference is lost in rounding.
+thousandths = st.integers(0, 1000).map(lambda n: n / 1000)
+fifths = st.integers(0, 5).map(lambda n: n / 5)
 
 
 @given(
-    st.lists(st.tuples(share, st.integers(0, 2), st.integers(0, 2), share), min_size=6, max_size=6),
-    share,
-    share,
+    st.lists(st.tuples(thousandths | fifths, class_, fifths, class_), min_size=7, max_size=7),
+    st.integers(0, 100).map(lambda n: n / 100),
 )
-def test_every_video_is_exactly_one_of_clean_noisy_and_hard(videos, threshold, margin):
-    value, consensus, label, lead = (np.array(column) for column in zip(*videos, strict=True))
-    verdict = Verdict(
-        agreement=value.astype(np.float32),
-        consensus=consensus,
-        probs=np.zeros((6, 3), np.float32),
-        margin=lead.astype(np.float32),
-        support=value.astype(np.float32),
+def test_tau_can_be_a_quantile_of_the_batch(videos, share):
+    value, *parts, label = zip(*videos, strict=True)
+    found = mask(make_verdict(value, *parts), np.array(label), share, 0.5, kind="quantile")
+    tau = np.quantile(value, share) - 1e-9
+    assert_mask(found, [slow_mask(*video, tau, 0.5) for video in videos])
+    # In any batch somebody agrees: the most agreeing one at least.
+    assert not found.hard[np.argmax(value)] or label[np.argmax(value)] != parts[0][np.argmax(value)]
+
+
+@given(st.floats(0, 1, width=32), st.floats(0, 1, width=32))
+def test_videos_that_agree_alike_are_on_one_side_of_any_quantile(value, share):
+    found = mask(
+        make_verdict([value] * 6, [1] * 6, [0.0] * 6), np.ones(6, int), share, 0.5, "quantile"
     )
-    found = MASK(verdict, label, threshold, margin)
-    kinds = np.stack([found.clean, found.noisy, found.hard])
-    np.testing.assert_array_equal(kinds.sum(axis=0), 1)
-    for video in range(6):
-        expected = slow_mask(
-            value[video], consensus[video], lead[video], label[video], threshold, margin
-        )
-        assert bool(getattr(found, expected)[video])
+    assert found.clean.all()
 
 
-@given(clip_logits(), st.integers(0, 10**6), share, share, st.sampled_from(MEASURES))
+@given(
+    clip_logits(), st.integers(0, 10**6), share, share, st.sampled_from(MEASURES),
+    st.sampled_from(KINDS),
+)  # fmt: skip
 def test_the_mask_of_any_logits_is_exclusive_and_exhaustive(
-    logits, seed, threshold, margin, measure
+    logits, seed, threshold, noise_threshold, measure, kind
 ):
     label = np.random.default_rng(seed).integers(0, logits.shape[-1], VIDEOS)
-    found = MASK(judge(logits, label, measure), label, threshold, margin)
+    found = mask(judge(logits, label, measure), label, threshold, noise_threshold, kind)
     np.testing.assert_array_equal(
         found.clean.astype(int) + found.noisy.astype(int) + found.hard.astype(int), 1
     )
@@ -247,7 +336,7 @@ def test_gradients_flow_through_the_verdict_only_if_the_settings_say_so(flows):
     logits = jax.random.normal(jax.random.key(0), (2, 3, 4))
 
     def total(logits):
-        verdict = agreement.stop(agreement.judge(logits, jnp.array([0, 1]), "soft"), settings)
-        return jnp.sum(verdict.agreement + verdict.margin + verdict.support)
+        verdict = agreement.stop(agreement.judge(logits, jnp.array([0, 1]), settings), settings)
+        return jnp.sum(verdict.agreement + verdict.noise + verdict.probs[:, 0])
 
     assert bool(np.any(jax.jit(jax.grad(total))(logits) != 0)) == flows

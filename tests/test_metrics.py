@@ -151,7 +151,7 @@ def test_auroc_refuses(scores, positive, message):
     hnp.arrays(
         np.float32,
         st.tuples(st.integers(1, 20), st.integers(2, 7)),
-        elements=st.floats(-20, 20, width=32),
+        elements=st.floats(-15, 15, width=32),
     ),
     st.integers(0, 2**31 - 1),
 )
@@ -164,7 +164,7 @@ def test_loss_agrees_with_scikit_learn(logits, seed):
     expected = sklearn.metrics.log_loss(labels, probabilities, labels=np.arange(num_classes))
     assert loss.shape == (num_examples,)
     assert (loss >= 0).all()
-    # log_loss clips probabilities at the resolution of their type.
+    # log_loss clips probabilities at the resolution of their type, a loss of 36: logits stay below.
     assert loss.mean() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 

@@ -51,6 +51,29 @@ class ShortTerm(nn.Module):
         return jnp.sum(h_SW * nn.softmax(score_S1, axis=-2).astype(self.dtype), axis=-2)
 
 
+class Instants(nn.Module):
+    """Which expression shows at each instant, told from that instant alone.
+
+    So that it can tell where in time an expression is.
+
+    Attributes:
+      num_classes: N.
+      width: hidden features.
+      dtype: of the computation.
+    """
+
+    num_classes: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_D: jax.Array) -> jax.Array:
+        """Features float [..., D] -> logits float32 [..., N]."""
+        h_W = nn.Dense(self.width, dtype=self.dtype, name="look")(x_D)
+        h_W = nn.LayerNorm(dtype=self.dtype, name="norm")(h_W)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, name="classify")(h_W)
+
+
 class LongTerm(nn.Module):
     """Long-term emotional change: self-attention over instants spread over the clip.
 
@@ -67,20 +90,17 @@ class LongTerm(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x_ID: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def __call__(self, x_ID: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Reads the instants of a clip.
 
         Args:
           x_ID: float [..., I, D], features in time order.
 
         Returns:
-          instant_logits_IN, float32 [..., I, N], from each instant alone, before it sees the others, so
-          that they can tell where in time an expression is; long_logits_N, float32 [..., N], from all;
-          long_W, float [..., W], the representation; gate_W, float [..., W] in (0, 1).
+          long_logits_N, float32 [..., N]; long_W, float [..., W], the representation; gate_W, float
+          [..., W] in (0, 1).
         """
         h_IW = nn.Dense(self.width, dtype=self.dtype, name="look")(x_ID)
-        local_IW = nn.LayerNorm(dtype=self.dtype, name="norm_local")(h_IW)
-        instant_logits_IN = nn.Dense(self.num_classes, dtype=jnp.float32, name="instant")(local_IW)
         h_IW += time_positions(h_IW.shape[-2], self.width).astype(self.dtype)
         for layer in range(self.layers):
             y_IW = nn.LayerNorm(dtype=self.dtype, name=f"norm{layer}")(h_IW)
@@ -93,7 +113,7 @@ class LongTerm(nn.Module):
         long_W = jnp.mean(nn.LayerNorm(dtype=self.dtype, name="norm_out")(h_IW), axis=-2)
         long_logits_N = nn.Dense(self.num_classes, dtype=jnp.float32, name="long")(long_W)
         gate_W = nn.sigmoid(nn.Dense(self.width, dtype=self.dtype, name="gate")(long_W))
-        return instant_logits_IN, long_logits_N, long_W, gate_W
+        return long_logits_N, long_W, gate_W
 
 
 def time_positions(length: int, width: int) -> np.ndarray:

@@ -74,8 +74,8 @@ def test_shapes_and_types():
         "video_logits": ((B, N), "float32"),
         "clip_logits": ((B, K, N), "float32"),
         "long_logits": ((B, N), "float32"),
-        "instant_logits": ((B, 4, N), "float32"),
-        "instants": ((B, 4), "int32"),
+        "instant_logits": ((B, F, N), "float32"),
+        "instants": ((B, F), "int32"),
         "key_instants": ((B, M), "int32"),
         "key_logits": ((B, N), "float32"),
     }
@@ -128,7 +128,8 @@ class Parts:
             return lambda *inputs: jax.tree.map(np.asarray, function(*inputs))
 
         self.trunk = lambda frames: part("trunk")(frames, False)
-        self.long, self.short, self.head = map(part, ("long", "short", "head"))
+        names = ("long", "short", "head", "instants")
+        self.long, self.short, self.head, self.instants = map(part, names)
 
 
 def slow_forward(module, variables, frames, clips, key_class):
@@ -143,15 +144,15 @@ def slow_forward(module, variables, frames, clips, key_class):
         def classify(short, long):
             return bound.head(np.concatenate([short, long]))
 
-        clip_logits, longs, instant_logits, first = [], [], None, None
+        clip_logits, longs, first = [], [], None
         for clip in clips[video]:
-            instant, long_logits, long, gate = bound.long(features[clip[places]])
+            long_logits, long, gate = bound.long(features[clip[places]])
             short = bound.short(features[clip], gate if model.gate else None)
             clip_logits.append(classify(short, long))
             longs.append(long_logits)
-            if first is None:
-                instant_logits, first = instant, (long, gate)
-        instants = clips[video, 0, places]
+            first = first or (long, gate)
+        instants = np.arange(F)
+        instant_logits = np.stack([bound.instants(frame) for frame in features])
         probs = np.exp(instant_logits) / np.exp(instant_logits).sum(-1, keepdims=True)
         best = resampling.key_instants(
             probs[None, :, key_class[video]], instants[None], key.number, key.min_gap * F
@@ -222,10 +223,10 @@ def test_no_gradient_flows_through_the_choice_of_key_instants():
     frames, clips = inputs()
     found = gradient(rdfer(), frames, clips, "video_logits")
     # The video sees the instants' classifier only through the choice.
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(found["long"]["instant"]))
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(found["instants"]))
     assert np.any(found["short"]["look"]["kernel"]) and np.any(found["trunk"]["Dense_0"]["kernel"])
     found = gradient(rdfer(), frames, clips, "instant_logits")
-    assert np.any(found["long"]["instant"]["kernel"])
+    assert np.any(found["instants"]["look"]["kernel"])
 
 
 @pytest.mark.parametrize("gate", [True, False])
@@ -259,7 +260,11 @@ def test_a_trunk_that_reads_several_frames_at_a_time_reads_each_clips_own():
     for video, k in ((0, 0), (1, 2), (2, 3)):
         pixels = frames[video][clips[video, k]]
         features = bound.trunk(pixels[None])[0]
-        _, _, long, gate = bound.long(features)
+        _, long, gate = bound.long(features)
+        if k == 0:
+            np.testing.assert_allclose(
+                out.instant_logits[video], bound.instants(features), rtol=1e-3, atol=1e-4
+            )
         short = bound.short(features, gate)
         expected = bound.head(np.concatenate([short, long]))
         np.testing.assert_allclose(out.clip_logits[video, k], expected, rtol=1e-3, atol=1e-4)
