@@ -200,7 +200,7 @@ def main(_: Sequence[str]) -> None:
     )
     rows = summary(results, [name for _ in seeds for name in chosen(options.groups)])
     about = cells.about(results)
-    (output / "ablation.json").write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    (output / "ablation.json").write_text(cells.to_json(about | {"rows": rows}))
     text = table(rows)
     (output / "ablation.md").write_text(text + "\n")
     plots.save(picture(rows), output / "ablation.png")

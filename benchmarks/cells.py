@@ -9,6 +9,7 @@ import ast
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import platform
 import queue
@@ -214,6 +215,7 @@ def run_cell(folder: epath.Path) -> None:
 
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     workdir = folder / "run"
+    code = commit()  # before it changes
     start = time.monotonic()
     results = train.train(config, workdir)
     result = {
@@ -223,7 +225,7 @@ def run_cell(folder: epath.Path) -> None:
         "settings": spec["settings"],
         "results": results,
         "seconds": time.monotonic() - start,
-        "commit": commit(),
+        "commit": code,
         "hardware": hardware(),
     }
     # A grid would fill the disk with checkpoints.
@@ -242,14 +244,28 @@ def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def to_json(report: Any) -> str:
+    """A report as text; numbers that are not finite, such as the limits of a single seed, become null."""
+    return json.dumps(_finite(report), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def commit() -> str:
     """The commit of the code, with + where files differ from it, or "unknown"."""
     root = epath.Path(__file__).parent.parent
-    found = [
-        subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=False)
-        for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
-    ]
-    if any(f.returncode for f in found):
+    try:
+        found = [
+            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True)
+            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return found[0].stdout.strip() + ("+" if found[1].stdout.strip() else "")
 

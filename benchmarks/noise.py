@@ -256,7 +256,7 @@ def write(output: epath.Path, results: Sequence[Mapping[str, Any]]) -> str:
     """Writes noise.json, noise.md and noise.png, and returns the tables."""
     report = summary(results)
     about = cells.about(results)
-    (output / "noise.json").write_text(json.dumps(about | report, indent=2) + "\n")
+    (output / "noise.json").write_text(cells.to_json(about | report))
     text = table(report)
     (output / "noise.md").write_text(text + "\n")
     plots.save(picture(report), output / "noise.png")

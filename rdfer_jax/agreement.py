@@ -154,7 +154,11 @@ def all_clean(num: int) -> Mask:
 
 
 def update_memory(
-    memory_MN: jax.Array, index_B: jax.Array, probs_BN: jax.Array, decay: float
+    memory_MN: jax.Array,
+    index_B: jax.Array,
+    probs_BN: jax.Array,
+    decay: float,
+    from_zero: bool = False,
 ) -> jax.Array:
     """Blends new predictions into the memory of the training videos.
 
@@ -164,6 +168,8 @@ def update_memory(
         ends, counts once, with the mean of its predictions.
       probs_BN: float32 [B, N], what the clips say now.
       decay: share of the past that stays.
+      from_zero: a first visit blends with the zeros, as early-learning regularisation does; its rows
+        reach a sum of 1 only by and by.
 
     Returns:
       float32 [M, N], rows index_B being decay * old + (1 - decay) * new, or just new on a first visit.
@@ -171,7 +177,7 @@ def update_memory(
     total_MN = jnp.zeros_like(memory_MN).at[index_B].add(probs_BN)
     count_M1 = jnp.zeros((len(memory_MN), 1)).at[index_B].add(1)
     new_MN = total_MN / jnp.maximum(count_M1, 1)
-    seen_M1 = jnp.sum(memory_MN, axis=-1, keepdims=True) > 0
+    seen_M1 = (jnp.sum(memory_MN, axis=-1, keepdims=True) > 0) | from_zero
     new_MN = jnp.where(seen_M1, decay * memory_MN + (1 - decay) * new_MN, new_MN)
     return jnp.where(count_M1 > 0, new_MN, memory_MN)
 

@@ -243,7 +243,7 @@ class Train:
 class Config:
     """All settings of a run."""
 
-    seed: int = _field(0, "of everything that is drawn", low=0)
+    seed: int = _field(0, "of everything that is drawn", low=0, high=2**32 - 1)
     profile: bool = _field(False, "trace five training steps into workdir/profile")
     compile_cache: str = _field(
         "", "folder for compiled programs, kept between runs; trust it as code"

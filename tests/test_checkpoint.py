@@ -27,6 +27,7 @@ def make_state(step, mesh=None):
     _, opt_state = optimizer.update(params, optimizer.init(params), params)
     stats = {"mean": jnp.float32(rng.standard_normal(4))}
     state = TrainState(
+        seed=jnp.uint32(7),
         step=jnp.int32(step),
         params=params,
         batch_stats=stats,

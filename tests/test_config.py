@@ -180,6 +180,13 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
         ({"augment": {"crop_aspect": (2.0, 1.0)}}, "config.augment.crop_aspect"),
         ({"augment": {"std": (0.2, 0.0, 0.2)}}, "config.augment.std"),
         ({"model": {"width": 100, "long_heads": 3}}, "config.model.width = 100"),
+        (
+            {"loss": {"method": "elr"}, "agreement": {"memory_decay": 0.0}},
+            "config.loss.method = 'elr' .*config.agreement.memory_decay",
+        ),
+        ({"model": {"streams": "short"}}, "config.model.streams = 'short': .*key.enabled to False"),
+        ({"model": {"streams": "long"}}, "config.model.streams = 'long': .*key.enabled to False"),
+        ({"clips": {"kind": "windows"}}, "config.clips.kind = 'windows': .*key.enabled to False"),
         ({"clips": {"frames": 65}}, "config.clips.frames = 65"),
         ({"key": {"frames": 65}}, "config.key.frames = 65"),
         ({"model": {"trunk": "r3d_18"}, "clips": {"frames": 10}}, "multiples of 4"),
@@ -207,10 +214,33 @@ def test_contradictions_are_errors(settings, message):
         changed(**settings)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": {"method": "elr"}, "agreement": {"memory_decay": 0.7}},
+        {"model": {"streams": "short"}, "key": {"enabled": False}},
+        {"model": {"streams": "long"}, "key": {"enabled": False}},
+        {"clips": {"kind": "windows"}, "key": {"enabled": False}},
+    ],
+)
+def test_what_an_error_advises_helps(settings):
+    config = changed(**settings)
+    for section, fields in settings.items():
+        for field, value in fields.items():
+            assert getattr(getattr(config, section), field) == value
+
+
+def test_a_seed_must_fit_32_bits():
+    assert config_lib.resolve({"seed": 2**32 - 1}).seed == 2**32 - 1
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=r"config.seed = .*must lie in"):
+            config_lib.resolve({"seed": seed})
+
+
 @pytest.mark.parametrize(("name", "trunk"), [("m3dfel", "r3d_18"), ("resnet_lstm", "resnet18")])
 def test_the_key_settings_do_not_concern_a_baseline(name, trunk):
     settings = {"clips": {"kind": "windows"}, "key": {"enabled": True, "frames": 65}}
-    changed(model={"name": name, "trunk": trunk}, **settings)
+    changed(model={"name": name, "trunk": trunk, "streams": "short"}, **settings)
     with pytest.raises(ValueError, match="key"):
         changed(**settings)
 

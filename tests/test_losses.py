@@ -323,7 +323,7 @@ def test_elr_pulls_towards_what_was_believed_and_no_gradient_flows_into_the_past
     )(logits, past)
     assert np.argmin(by_logits[0]) == 3 and by_logits[0, 3] < 0
     assert not np.any(by_past)
-    # By equation 4 of the paper: p_n (<past, p> - past_n) / (1 - <past, p>).
+    # By lemma 2 of the paper: p_n (<past, p> - past_n) / (1 - <past, p>).
     expected = [0.2 * (0.2 - (n == 3)) / 0.8 for n in range(N)]
     np.testing.assert_allclose(by_logits[0], expected, atol=1e-6)
 

@@ -19,9 +19,11 @@ B, N, ROWS = 16, 3, 40
 #: The mask begins to act at step 5.
 CONFIG = tiny.config(
     data={"batch_size": B},
-    agreement={"threshold": 0.96, "margin": 0.02, "memory_decay": 0.5, "teacher_decay": 0.9},
+    agreement={
+        "threshold": 0.96, "noise_threshold": 0.51, "memory_decay": 0.5, "teacher_decay": 0.9
+    },
     loss={"robust_from": "5 steps"},
-)
+)  # fmt: skip
 NETWORK = models.create(CONFIG, N, "cpu")
 #: Not Adam, which turns a gradient that is zero but for rounding into a full step.
 OPTIMIZER = optax.sgd(0.01, momentum=0.9)
@@ -190,6 +192,36 @@ def test_the_order_of_the_batch_does_not_matter():
     assert_close(grads["head"], grads0["head"], 1e-4)
 
 
+def test_runs_that_differ_in_their_seed_share_the_compiled_step_and_draw_other_numbers():
+    state, batch = make_state(), make_batch()
+    (_, aux, _), _ = outcome(1)
+    (_, again, new), _ = run(1, dataclasses.replace(state, seed=np.uint32(0)), batch)
+    (_, other, other_new), _ = run(1, dataclasses.replace(state, seed=np.uint32(1)), batch)
+    np.testing.assert_array_equal(again["loss"], aux["loss"])
+    # The parameters are the same: what differs are the frames and the clips.
+    assert np.all(other["loss"] != aux["loss"])
+    assert new.seed == 0 and other_new.seed == 1
+    assert jitted(1)._cache_size() == 1
+
+
+def test_the_first_parameters_follow_the_seed():
+    def create(seed=None, **changes):
+        config = dataclasses.replace(tiny.config(), **changes)
+        state = state_lib.create(
+            config, stub(config), OPTIMIZER, num_classes=N, num_train=ROWS, seed=seed
+        )
+        return int(state.seed), state.params["logits"]
+
+    seed, params = create(np.uint32(3))
+    assert seed == 3
+    for other, found in (create(seed=3), create(None, **{"seed": 3})):
+        assert other == 3
+        np.testing.assert_array_equal(found, params)
+    for other, found in (create(), create(np.uint32(4))):
+        assert other in (0, 4)
+        assert np.all(found != params)
+
+
 def test_every_step_draws_anew():
     (_, other, _), _ = run(1, make_state(6), make_batch())
     (_, aux, _), _ = outcome(1)
@@ -217,7 +249,7 @@ def test_nothing_breaks_where_all_videos_are_of_one_kind(kind):
 
 
 def test_neither_memory_nor_teacher_where_the_settings_want_none():
-    config = tiny.config()
+    config = tiny.config(agreement={"memory_decay": 0.0, "teacher_decay": 0.0})
     state = jax.eval_shape(
         lambda: state_lib.create(config, NETWORK, OPTIMIZER, num_classes=N, num_train=ROWS)
     )
@@ -244,23 +276,31 @@ def stub(config):
         return outputs, {}
 
     def init(rng):
-        return {"params": {"logits": jnp.zeros(N)}}
+        return {"params": {"logits": jax.random.normal(rng, (N,))}}
 
     return models.Network(init, apply, jnp.dtype("float32"))
 
 
-def judged(student, label, teacher=None, **sections):
+def judged(student, label, teacher=None, *, step=0, memory=None, flipped=None, **sections):
     """What a step makes of clips that all predict `student`, of videos with these labels."""
     config = tiny.config(**sections)
     network = stub(config)
     optimizer = optim.create(config.optim, lambda step: 0.01)
     state = state_lib.create(config, network, optimizer, num_classes=N, num_train=ROWS)
-    state = dataclasses.replace(state, params={"logits": jnp.float32(student)})
+    state = dataclasses.replace(
+        state, params={"logits": jnp.float32(student)}, step=jnp.int32(step)
+    )
+    if memory is not None:
+        state = dataclasses.replace(state, memory=jnp.float32(memory))
     if teacher is not None:
         believed = {"params": {"logits": jnp.float32(teacher)}, "batch_stats": {}}
         state = dataclasses.replace(state, teacher=believed)
     grad_fn = jax.jit(steps.make_grad_fn(config, network, **LENGTHS))
-    batch = dataclasses.replace(noise_batch(size=len(label)), label=np.int32(label))
+    batch = dataclasses.replace(
+        noise_batch(size=len(label)),
+        label=np.int32(label),
+        flipped=None if flipped is None else np.array(flipped),
+    )
     return grad_fn(state, batch)
 
 
@@ -298,6 +338,74 @@ def test_a_noisy_video_does_not_pull_towards_its_label():
         assert bool(aux["mask"].noisy.all()) == now
         pull[now] = float(jnp.abs(grads["logits"]).max())
     assert pull[True] < 1e-6 < 0.5 < pull[False]
+
+
+#: Only the loss of the whole video.
+PLAIN = {"label_smoothing": 0.0, "clips": 0.0, "long": 0.0, "instants": 0.0}
+
+
+def softmax(logits):
+    exp = np.exp(np.float64(logits))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def test_the_oracle_is_told_which_labels_are_wrong():
+    loss = {"method": "oracle"}
+    student, label, flipped = [0, 3, 1], [1, 0, 2, 1, 2], [False, True, False, True, True]
+    grads, aux = judged(student, label, flipped=flipped, loss=loss)
+    true_grads, true_aux = judged(student, [1, 2], flipped=[False, False], loss=loss)
+    plain_grads, _ = judged(student, [1, 2], loss={"method": "cross_entropy"})
+    np.testing.assert_array_equal(aux["loss"] == 0, flipped)
+    np.testing.assert_allclose(aux["loss"].mean(), true_aux["loss"].mean(), rtol=1e-6)
+    for other in (true_grads, plain_grads):
+        np.testing.assert_allclose(grads["logits"], other["logits"], rtol=1e-5, atol=1e-7)
+    all_grads, _ = judged(student, label, loss={"method": "cross_entropy"})
+    assert np.abs(all_grads["logits"] - grads["logits"]).max() > 0.01
+    with pytest.raises(ValueError, match="'oracle' needs"):
+        judged(student, label, loss=loss)
+
+
+def test_early_learning_regularisation_holds_on_to_the_memory():
+    student, label = np.array([0.0, 3.0, 1.0]), [1, 0]
+    rows = noise_batch(size=2).index
+    memory = MEMORY.copy()
+    memory[rows] = [[0.2, 0.5, 0.3], [0.0, 0.0, 0.0]]  # the second was never seen
+    loss = PLAIN | {"method": "elr", "elr_weight": 2.0}
+    grads, aux = judged(student, label, memory=memory, loss=loss, agreement={"memory_decay": 0.7})
+    probs = softmax(student)
+    losses, slopes = [], []
+    for row, y in zip(rows, label, strict=True):
+        past = 0.7 * memory[row] + 0.3 * probs  # also on a first visit, from zero
+        np.testing.assert_allclose(aux["memory"][row], past, rtol=1e-5)
+        losses.append(-np.log(probs[y]) + 2 * np.log(1 - probs @ past))
+        # The gradient that the paper gives in its lemma 2; none flows into the past.
+        slope = probs - np.eye(N)[y] + 2 * probs * (probs @ past - past) / (1 - probs @ past)
+        slopes.append(slope)
+    np.testing.assert_allclose(aux["loss"], losses, rtol=1e-4)
+    np.testing.assert_allclose(grads["logits"], np.mean(slopes, axis=0), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("robust_from", "step", "kept"),
+    [("4 steps", 0, 6), ("4 steps", 2, 4), ("4 steps", 3, 3), ("4 steps", 4, 3), ("4 steps", 9, 3),
+     ("0 steps", 0, 3)],
+)  # fmt: skip
+def test_small_loss_has_come_down_to_its_share_by_robust_from(robust_from, step, kept):
+    loss = {"method": "small_loss", "forget_rate": 0.5, "robust_from": robust_from}
+    # With progress 3/4 this is 5/8 of six videos: 3.75, of which 3 are whole.
+    label = [2, 1, 0, 1, 2, 0]
+    _, aux = judged([0, 3, 1], label, step=step, loss=loss)
+    assert np.count_nonzero(aux["loss"]) == kept
+    order = np.argsort([{1: 0, 2: 1, 0: 2}[y] for y in label], kind="stable")
+    np.testing.assert_array_equal(np.flatnonzero(aux["loss"]), np.sort(order[:kept]))
+
+
+@pytest.mark.parametrize(("step", "acts"), [(3, False), (4, True), (9, True)])
+def test_scn_gives_new_labels_from_robust_from_on(step, acts):
+    loss = PLAIN | {"method": "scn", "robust_from": "4 steps"}
+    _, aux = judged([0, 3, 1], [0, 1], step=step, loss=loss)
+    expected = -np.log(softmax([0, 3, 1])[[1 if acts else 0, 1]])
+    np.testing.assert_allclose(aux["loss"], expected, rtol=1e-5)
 
 
 @functools.cache
@@ -344,5 +452,17 @@ def test_predictions_know_nothing_of_the_label_but_the_noise_score():
     for name, value in vars(one).items():
         if name != "noise_score":
             np.testing.assert_array_equal(getattr(two, name), value)
-    label = jax.nn.softmax(one.clip_logits)[np.arange(B), :, batch.label]
-    np.testing.assert_allclose(one.noise_score, 1 - np.max(label, axis=1), atol=1e-6)
+    probs = softmax(one.clip_logits).mean(axis=1)
+    for video, label in enumerate(batch.label):
+        other = np.delete(probs[video], label).max()
+        expected = other / (other + probs[video, label])
+        np.testing.assert_allclose(one.noise_score[video], expected, atol=1e-5)
+
+
+def test_the_noise_score_is_the_configured_one():
+    config = tiny.config(agreement={"score": "support"})
+    state = state_lib.create(config, stub(config), OPTIMIZER, num_classes=N, num_train=ROWS)
+    state = dataclasses.replace(state, params={"logits": jnp.float32([0, 3, 1])})
+    batch = noise_batch(size=4)
+    found = jax.jit(steps.make_predict_step(config, stub(config)))(state, batch)
+    np.testing.assert_allclose(found.noise_score, 1 - softmax([0, 3, 1])[batch.label], rtol=1e-5)

@@ -50,9 +50,10 @@ def inputs(clip_frames=T, seed=0):
 
 
 @functools.cache
-def variables(frames_per_feature=1):
+def variables(frames_per_feature=1, model=MODEL):
     """Random ones: a forgotten bias or scale must show."""
-    module = rdfer(frames_per_feature=frames_per_feature, key=dataclasses.replace(KEY, frames=4))
+    key = dataclasses.replace(KEY, frames=4, enabled=model.streams == "both")
+    module = rdfer(model, key, frames_per_feature)
     frames, clips = inputs(8)
     shapes = jax.eval_shape(
         lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
@@ -208,6 +209,41 @@ def test_the_chosen_class_decides_where_the_video_is_sampled_again():
     np.testing.assert_array_equal(
         one.key_instants[:, 0], np.take_along_axis(one.instants, best[:, None], 1)[:, 0]
     )
+
+
+@pytest.mark.parametrize("frames_per_feature", [1, 4])
+@pytest.mark.parametrize("stream", ["short", "long"])
+def test_a_single_stream_reads_the_clips_and_nothing_else(stream, frames_per_feature):
+    model = dataclasses.replace(MODEL, streams=stream)
+    module = rdfer(model, dataclasses.replace(KEY, enabled=False), frames_per_feature)
+    found = variables(frames_per_feature, model)
+    params = found["params"]
+    assert set(params) == {"trunk", stream, "head"}
+    assert params["head"]["kernel"].shape == (W, N)
+    assert variables()["params"]["head"]["kernel"].shape == (2 * W, N)
+    frames, clips = inputs(8)
+    out = forward(module, found, frames, clips, choose_key=no_key)
+    assert {name for name, x in vars(out).items() if x is not None} == {
+        "video_logits", "clip_logits"
+    }  # fmt: skip
+    bound = Parts(module, found)
+    places = resampling.spread(model.instants, 8 // frames_per_feature)
+    for video, k in ((0, 0), (1, 2), (2, 3)):
+        clip = clips[video, k]
+        if frames_per_feature == 1:
+            features = bound.trunk(frames[[video]])[0][clip]
+        else:
+            features = bound.trunk(frames[[video]][:, clip])[0]
+        read = bound.short(features, None) if stream == "short" else bound.long(features[places])[1]
+        expected = bound.head(read)
+        np.testing.assert_allclose(out.clip_logits[video, k], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        out.video_logits, np.mean(out.clip_logits, axis=1), rtol=1e-5, atol=1e-6
+    )
+
+
+def no_key(clip_logits):
+    raise AssertionError("a single stream looks for no key expression")
 
 
 @functools.partial(jax.jit, static_argnames=("module", "name"))

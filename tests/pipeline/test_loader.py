@@ -139,6 +139,8 @@ def test_feed_places_batches_on_the_devices_and_restores_its_position(split, tin
             array = getattr(batch, key)
             assert array.sharding == sharding.split_batch(mesh)
             np.testing.assert_array_equal(array, wanted[key])
+        assert batch.flipped.sharding == sharding.split_batch(mesh) and batch.flipped.dtype == bool
+        np.testing.assert_array_equal(batch.flipped, wanted["label"] != wanted["true_label"])
         assert host["clip_id"].tolist() == wanted["clip_id"].tolist()
         assert "frames" not in host
 
@@ -153,6 +155,24 @@ def test_feed_places_batches_on_the_devices_and_restores_its_position(split, tin
     for step in range(3, 7):
         check(next(other), expected[step])
     close(other)
+
+
+def test_feed_says_nothing_of_flips_where_nobody_knows(tmp_path):
+    known = tiny.records()
+    truth = set(source.TRUTH_KEYS)
+    given = {
+        split: [
+            {key: value for key, value in record.items() if key not in truth} for record in part
+        ]
+        for split, part in known.items()
+    }
+    tiny.build(tmp_path, given)
+    data = tiny.data(tmp_path)
+    batches = train(Split(source.find(data), "train"), data)
+    iterator = iter(feed(batches, sharding.make_mesh(jax.devices()[:1]), prefetch=1))
+    batch, _ = next(iterator)
+    close(iterator)
+    assert batch.flipped is None
 
 
 @pytest.mark.parametrize("local", [1, 2, 3, 12])
