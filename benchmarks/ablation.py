@@ -7,7 +7,6 @@ All runs learn from the same wrong labels as in benchmarks.noise, and difference
 Stopped and started again, it goes on with the cells that have not finished.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -120,7 +119,9 @@ def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
         for column in COLUMNS:
             values = [r[column] for r in by_seed.values() if r.get(column) is not None]
             row[column] = metrics.mean_interval(values)._asdict() if values else None
-            pairs = [(by_seed[s].get(column), versus[s].get(column)) for s in by_seed if s in versus]
+            pairs = [
+                (by_seed[s].get(column), versus[s].get(column)) for s in by_seed if s in versus
+            ]
             differences = [a - b for a, b in pairs if a is not None and b is not None]
             difference = metrics.paired_interval(differences) if differences else None
             row[f"{column}_difference"] = difference._asdict() if difference else None

@@ -262,7 +262,9 @@ def commit() -> str:
     root = epath.Path(__file__).parent.parent
     try:
         found = [
-            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True)
+            subprocess.run(
+                ["git", "-C", root, *command], capture_output=True, text=True, check=True
+            )
             for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
         ]
     except (OSError, subprocess.CalledProcessError):

@@ -10,7 +10,6 @@ paired over seeds. Stopped and started again, it goes on with the cells that hav
 then count as true.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +51,7 @@ FACES = {
 }  # fmt: skip
 
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {"build": FACES | {"num_train": 2000}, "train.duration": "9 epochs"},
+    "small": {"build": FACES | {"num_train": 2000}, "train.duration": "11 epochs"},
     "full": {"build": FACES | {"num_train": 8000}, "train.duration": "12 epochs"},
     "config": {},
 }

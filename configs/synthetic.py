@@ -38,7 +38,9 @@ def get_config() -> ConfigDict:
     config.augment.saturation = 0.1
     config.augment.hue = 0.0
     config.clips.frames = 6
-    config.model.trunk = "resnet10_narrow"
+    # A hard clip shows its expression for as little as a quarter of the video: three frames of twelve.
+    config.key.number = 2
+    config.model.trunk = "resnet8_narrow"
     config.model.width = 128
     config.model.instants = 6
     config.model.long_layers = 1

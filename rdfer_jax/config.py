@@ -114,7 +114,7 @@ class Model:
     trunk: str = _field(
         "resnet18",
         "what turns frames into features",
-        choices=("resnet10_narrow", "resnet18", "resnet50", "r3d_18"),
+        choices=("resnet8_narrow", "resnet18", "resnet50", "r3d_18"),
     )
     dtype: str = _field(
         "auto",

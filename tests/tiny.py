@@ -120,7 +120,7 @@ def config(**sections: Mapping[str, Any]) -> config_lib.Config:
             "clips": {"number": 3, "frames": 4},
             "key": {"number": 2, "frames": 2},
             "model": {
-                "trunk": "resnet10_narrow",
+                "trunk": "resnet8_narrow",
                 "width": 16,
                 "short_layers": 1,
                 "long_layers": 1,

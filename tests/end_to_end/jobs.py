@@ -25,7 +25,7 @@ SMALL = {
     "clips.frames": 4,
     "key.number": 2,
     "key.frames": 2,
-    "model.trunk": "resnet10_narrow",
+    "model.trunk": "resnet8_narrow",
     "model.width": 16,
     "model.long_layers": 1,
     "train.log_every": "1 steps",
