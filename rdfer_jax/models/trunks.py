@@ -272,7 +272,7 @@ def create(
     """Returns the trunk of that name: a Linen module, called as `trunk(frames_NFHWC, train)`.
 
     Args:
-      name: resnet8_narrow (for CPU and frames of about 48 px: 6.2 million multiplications a frame
+      name: resnet8_narrow (for CPU and frames of about 48 px: 3.7 million multiplications a frame
         there), resnet18, resnet50 or r3d_18 (414, 1004 and 1801 million a frame at 112 px).
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
