@@ -154,32 +154,34 @@ def all_clean(num: int) -> Mask:
 
 
 def update_memory(
-    memory_MN: jax.Array,
-    index_B: jax.Array,
-    probs_BN: jax.Array,
-    decay: float,
-    from_zero: bool = False,
+    memory_MN: jax.Array, index_B: jax.Array, probs_BN: jax.Array, decay: float
 ) -> jax.Array:
     """Blends new predictions into the memory of the training videos.
 
     Args:
-      memory_MN: float32 [M, N], a row for each training video; all zero before its first visit.
+      memory_MN: float32 [M, N], a row for each training video; all zero before its first visit. After
+        v visits a row sums to 1 - decay^v.
       index_B: int [B], the rows of these videos. A video that occurs twice, as it may where an epoch
         ends, counts once, with the mean of its predictions.
       probs_BN: float32 [B, N], what the clips say now.
       decay: share of the past that stays.
-      from_zero: a first visit blends with the zeros, as early-learning regularisation does; its rows
-        reach a sum of 1 only by and by.
 
     Returns:
-      float32 [M, N], rows index_B being decay * old + (1 - decay) * new, or just new on a first visit.
+      float32 [M, N], rows index_B being decay * old + (1 - decay) * new.
     """
     total_MN = jnp.zeros_like(memory_MN).at[index_B].add(probs_BN)
     count_M1 = jnp.zeros((len(memory_MN), 1)).at[index_B].add(1)
     new_MN = total_MN / jnp.maximum(count_M1, 1)
-    seen_M1 = (jnp.sum(memory_MN, axis=-1, keepdims=True) > 0) | from_zero
-    new_MN = jnp.where(seen_M1, decay * memory_MN + (1 - decay) * new_MN, new_MN)
+    new_MN = decay * memory_MN + (1 - decay) * new_MN
     return jnp.where(count_M1 > 0, new_MN, memory_MN)
+
+
+def remembered(memory_BN: jax.Array) -> jax.Array:
+    """Rows of the memory that were visited, as distributions: divided by their sum, float32 [B, N].
+
+    The zeros that a memory starts from have no part in it, as in Adam's bias correction.
+    """
+    return memory_BN / jnp.maximum(jnp.sum(memory_BN, axis=-1, keepdims=True), 1e-30)
 
 
 def stop(verdict: Verdict, settings: config.Agreement) -> Verdict:

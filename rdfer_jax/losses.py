@@ -32,7 +32,8 @@ class Evidence:
       verdict: what the clips say of them.
       mask: which of them are clean, noisy, hard.
       progress: float32 in [0, 1], share done of the way to config.loss.robust_from.
-      past: float32 [B, N], the memory of each video's prediction; None without a memory.
+      past: float32 [B, N], the memory of each video's prediction, with a sum below 1 in its first
+        epochs; None without a memory.
       flipped: bool [B], which labels are truly wrong; None where nobody knows. For the oracle only.
     """
 

@@ -88,10 +88,8 @@ def make_grad_fn(
             memory, probs_BN = state.memory, None
             if memory is not None:
                 now_BN = jax.lax.stop_gradient(agreement.mean_probs(logits_BKN))
-                memory = agreement.update_memory(
-                    memory, batch.index, now_BN, settings.memory_decay, config.loss.method == "elr"
-                )
-                probs_BN = memory[batch.index]
+                memory = agreement.update_memory(memory, batch.index, now_BN, settings.memory_decay)
+                probs_BN = agreement.remembered(memory[batch.index])
             verdict = agreement.judge(logits_BKN, batch.label, settings, probs_BN)
             verdict = agreement.stop(verdict, settings)
             mask = agreement.mask(verdict, batch.label, settings)

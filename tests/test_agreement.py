@@ -305,12 +305,11 @@ def test_all_clean_calls_every_video_clean():
 UPDATE = jax.jit(agreement.update_memory)
 
 
-def slow_memory(memory, index, probs, decay, from_zero):
+def slow_memory(memory, index, probs, decay):
     new = memory.copy()
     for row in set(index.tolist()):
         mean = probs[index == row].mean(axis=0)
-        first = memory[row].sum() == 0 and not from_zero
-        new[row] = mean if first else decay * memory[row] + (1 - decay) * mean
+        new[row] = decay * memory[row] + (1 - decay) * mean
     return new
 
 
@@ -318,17 +317,15 @@ def slow_memory(memory, index, probs, decay, from_zero):
     st.lists(st.integers(0, 7), min_size=5, max_size=5),
     st.integers(0, 10**6),
     st.sampled_from([0.0, 0.5, 0.9]),
-    st.booleans(),
 )
-def test_memory_blends_first_visits_repeats_and_duplicates(index, seed, decay, from_zero):
+def test_memory_blends_first_visits_repeats_and_duplicates(index, seed, decay):
     rng = np.random.default_rng(seed)
     index = np.array(index)
     memory = rng.dirichlet(np.ones(3), 8).astype(np.float32)
     memory[::2] = 0  # never visited
     probs = rng.dirichlet(np.ones(3), 5).astype(np.float32)
-    found = np.asarray(UPDATE(memory, index, probs, decay, from_zero))
-    expected = slow_memory(memory, index, probs, decay, from_zero)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    found = np.asarray(UPDATE(memory, index, probs, decay))
+    np.testing.assert_allclose(found, slow_memory(memory, index, probs, decay), atol=1e-6)
     others = np.setdiff1d(np.arange(8), index)
     np.testing.assert_array_equal(found[others], memory[others])
 
