@@ -66,7 +66,7 @@ COLUMNS = {
     "noise_auroc_loss_among_hard": "by loss", "hard_auroc_agreement": "hard, by agreement",
 }  # fmt: skip
 
-#: The paired differences that E1 and E2 ask for: heading, column, and what is subtracted.
+#: What the oracle and small-loss selection are without wrong labels, as they leave nothing out.
 REFERENCE = "label_smoothing"
 
 

@@ -330,6 +330,22 @@ def test_memory_blends_first_visits_repeats_and_duplicates(index, seed, decay):
     np.testing.assert_array_equal(found[others], memory[others])
 
 
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 0.9]))
+def test_what_is_remembered_is_the_weighted_mean_of_all_visits(seed, decay):
+    rng = np.random.default_rng(seed)
+    visits = rng.dirichlet(np.ones(3), (4, 2)).astype(np.float32)
+    memory = np.zeros((3, 3), np.float32)
+    for count, probs in enumerate(visits, 1):
+        memory = UPDATE(memory, np.array([2, 0]), probs, decay)
+        found = np.asarray(agreement.remembered(memory))
+        np.testing.assert_allclose(np.sum(memory[2]), 1 - decay**count, rtol=1e-5)
+        weights = [decay ** (count - 1 - visit) for visit in range(count)]
+        for row, video in ((2, 0), (0, 1)):
+            expected = np.average(visits[:count, video], axis=0, weights=weights)
+            np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(found[1], 0)  # never visited
+
+
 @pytest.mark.parametrize("flows", [False, True])
 def test_gradients_flow_through_the_verdict_only_if_the_settings_say_so(flows):
     settings = config_lib.Agreement(gradient=flows)

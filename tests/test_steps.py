@@ -174,7 +174,11 @@ def test_a_step_moves_every_part_of_the_state():
     others = np.setdiff1d(np.arange(ROWS), batch.index)
     np.testing.assert_array_equal(new.memory[others], state.memory[others])
     assert np.all(np.any(new.memory[batch.index] != state.memory[batch.index], axis=1))
-    np.testing.assert_allclose(new.memory[batch.index].sum(-1), 1, rtol=1e-5)
+    past, now = state.memory[batch.index], new.memory[batch.index]
+    assert set(past.any(axis=1)) == {True, False}  # some were seen before, some not
+    np.testing.assert_allclose(now.sum(-1), 0.5 * past.sum(-1) + 0.5, rtol=1e-5)
+    believed = now / now.sum(-1, keepdims=True)
+    np.testing.assert_allclose(aux["verdict"].probs, believed, rtol=1e-5)
     np.testing.assert_allclose(numbers["loss"], aux["loss"].mean(), rtol=1e-5)
     for name, count in kinds(aux["mask"]).items():
         np.testing.assert_allclose(numbers[name], count / B, rtol=1e-6)

@@ -429,7 +429,7 @@ def test_training_updates_the_running_statistics():
     assert all(jax.tree.leaves(moved))
     # A tenth of the way to the batch statistics of the first convolution's output.
     kernel = np.asarray(variables["params"]["conv1"]["kernel"])
-    x = patches_reference(x.reshape(-1, *x.shape[2:]), 2)
+    x = patches_reference(x.reshape(-1, *x.shape[2:]), 4)
     y = conv_reference(x, kernel, (2, 2))
     for name, value in (("mean", y.mean((0, 1, 2))), ("var", y.var((0, 1, 2)))):
         expected = 0.9 * before["bn1"][name] + 0.1 * value
