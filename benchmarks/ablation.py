@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import app, flags
-from etils import epath
 from matplotlib.figure import Figure
 
 from benchmarks import cells, noise
 from benchmarks.cells import Cell, Noise
-from rdfer_jax import metrics, plots
+from rdfer_jax import plots
 
 BASE = "default"
 NO_KEY = {"key.enabled": False}
@@ -113,18 +112,12 @@ def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
     rows = []
     for name, by_seed in found.items():
         variant = VARIANTS[name]
-        versus = found.get(variant.versus, {})
         row: dict[str, Any] = {"variant": name, "group": variant.group, "versus": variant.versus}
         row |= {"changes": variant.changes, "seeds": len(by_seed)}
         for column in COLUMNS:
-            values = [r[column] for r in by_seed.values() if r.get(column) is not None]
-            row[column] = metrics.mean_interval(values)._asdict() if values else None
-            pairs = [
-                (by_seed[s].get(column), versus[s].get(column)) for s in by_seed if s in versus
-            ]
-            differences = [a - b for a, b in pairs if a is not None and b is not None]
-            difference = metrics.paired_interval(differences) if differences else None
-            row[f"{column}_difference"] = difference._asdict() if difference else None
+            row[column] = noise.plain(noise.mean(by_seed, column))
+            difference = noise.paired(found, name, variant.versus, column)
+            row[f"{column}_difference"] = noise.plain(difference)
         rows.append(row)
     return rows
 
@@ -169,45 +162,24 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return plots.to_png(figure)
 
 
-def define_flags() -> None:
-    """Defines the flags of the command line."""
-    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
-    flags.DEFINE_enum("size", "small", list(noise.SIZES), "Changes of the settings; config: none.")
-    flags.DEFINE_list("groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}.")
-    flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
-    flags.DEFINE_float("rate", 0.3, "Share of wrong labels.")
-    flags.DEFINE_list("seeds", "0,1,2", "Seeds.")
-    flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
-    flags.DEFINE_string("output", "runs/ablation", "Folder for everything.")
-    flags.DEFINE_multi_string("set", [], "Further settings, such as optim.learning_rate=0.001.")
-
-
 def main(_: Sequence[str]) -> None:
     """Runs what is missing and reports."""
     options = flags.FLAGS
-    output = epath.Path(options.output).expanduser().absolute()
-    unknown = set(options.groups) - set(GROUPS)
-    if unknown:
-        raise app.UsageError(f"--groups: no {', '.join(unknown)}; there are {', '.join(GROUPS)}")
-    seeds = [int(s) for s in options.seeds]
-    overrides = cells.base(output, noise.SIZES[options.size] | noise.QUIET, options.set)
-    cells.ensure_built(cells.load(options.config, overrides))
-    results = cells.run(
+    cells.check_known("--groups", options.groups, GROUPS)
+    seeds = [int(seed) for seed in options.seeds]
+    output, results = cells.run_asked(
         grid(options.groups, options.kind, options.rate, seeds),
-        output,
-        config=options.config,
-        overrides=overrides,
-        jobs=options.jobs,
+        noise.SIZES[options.size] | noise.QUIET,
     )
     rows = summary(results, [name for _ in seeds for name in chosen(options.groups)])
-    about = cells.about(results)
-    (output / "ablation.json").write_text(cells.to_json(about | {"rows": rows}))
     text = table(rows)
-    (output / "ablation.md").write_text(text + "\n")
-    plots.save(picture(rows), output / "ablation.png")
+    cells.write_report(output, "ablation", results, {"rows": rows}, text, picture(rows))
     print(text)
 
 
 if __name__ == "__main__":
-    define_flags()
+    cells.define_flags("runs/ablation", list(noise.SIZES))
+    flags.DEFINE_list("groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}.")
+    flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
+    flags.DEFINE_float("rate", 0.3, "Share of wrong labels.")
     app.run(main)

@@ -92,7 +92,7 @@ def detection(
     return {
         name: {
             score: [
-                _finite(metrics.auroc(row_B[task.among], task.positive[task.among]))
+                metrics.finite_or_none(metrics.auroc(row_B[task.among], task.positive[task.among]))
                 for row_B in values[score]
             ]
             for score in scores.names(task.goal)
@@ -153,8 +153,8 @@ def calibration(test: Test) -> dict[str, Any]:
             },
             "reliability": {
                 "centre": curve.centre.tolist(),
-                "confidence": [_finite(value) for value in curve.confidence],
-                "accuracy": [_finite(value) for value in curve.accuracy],
+                "confidence": [metrics.finite_or_none(value) for value in curve.confidence],
+                "accuracy": [metrics.finite_or_none(value) for value in curve.accuracy],
                 "count": curve.size.tolist(),
             },
         }
@@ -177,7 +177,7 @@ def by_class(training: Training | None, test: Test | None) -> dict[str, dict[str
             row, own_B = found.setdefault(name, {}), training.label == index
             if training.is_flipped is not None:
                 row["auroc_flipped"] = {
-                    score: _finite(
+                    score: metrics.finite_or_none(
                         metrics.auroc(training.scores[score][-1, own_B], training.is_flipped[own_B])
                     )
                     for score in BY_CLASS
@@ -194,7 +194,9 @@ def by_class(training: Training | None, test: Test | None) -> dict[str, dict[str
         confusion_NN = metrics.confusion_matrix(label_B, best_B, len(test.classes))
         recall_N = metrics.recall_per_class(confusion_NN)
         for name, count, recall in zip(test.classes, confusion_NN.sum(1), recall_N, strict=True):
-            found.setdefault(name, {}).update(test_videos=int(count), recall=_finite(recall))
+            found.setdefault(name, {}).update(
+                test_videos=int(count), recall=metrics.finite_or_none(recall)
+            )
     return found
 
 
@@ -341,10 +343,6 @@ def _grid(corner: str, columns: dict[str, dict[str, float | None]]) -> list[str]
 
 def _epoch(epoch: int | None) -> str:
     return "final" if epoch is None else f"epoch {epoch}"
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _mean(values: Vector) -> float | None:

@@ -21,11 +21,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import app, flags
 from etils import epath
 from tqdm import tqdm
 
+from rdfer_jax import build, flips, plots
 from rdfer_jax import config as config_lib
-from rdfer_jax import flips
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
 
@@ -235,6 +236,53 @@ def run_cell(folder: epath.Path) -> None:
     part.replace(folder / "result.json")
 
 
+def define_flags(output: str, sizes: Sequence[str]) -> None:
+    """Defines the flags that every grid has."""
+    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
+    flags.DEFINE_enum("size", sizes[0], sizes, "Changes of the settings; config: none.")
+    flags.DEFINE_list("seeds", "0,1,2", "Seeds.")
+    flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
+    flags.DEFINE_string("output", output, "Folder for everything.")
+    flags.DEFINE_multi_string("set", [], "Further settings, such as optim.learning_rate=0.001.")
+
+
+def run_asked(
+    cells: Sequence[Cell], changes: Mapping[str, Any]
+) -> tuple[epath.Path, list[dict[str, Any]]]:
+    """Runs what is missing of a grid as the flags say; returns its folder and all results.
+
+    Args:
+      cells: as in `run`.
+      changes: settings of the whole grid, before those of --set.
+    """
+    options = flags.FLAGS
+    output = epath.Path(options.output).expanduser().absolute()
+    overrides = base(output, changes, options.set)
+    ensure_built(load(options.config, overrides))
+    results = run(cells, output, config=options.config, overrides=overrides, jobs=options.jobs)
+    return output, results
+
+
+def check_known(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises a UsageError if a flag names something unknown."""
+    if unknown := set(given) - set(known):
+        raise app.UsageError(f"{flag}: no {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def write_report(
+    output: epath.Path,
+    name: str,
+    results: Sequence[Mapping[str, Any]],
+    report: dict[str, Any],
+    text: str,
+    picture: bytes,
+) -> None:
+    """Writes name.json (with where the results come from), name.md and name.png."""
+    (output / f"{name}.json").write_text(to_json(about(results) | report))
+    (output / f"{name}.md").write_text(text + "\n")
+    plots.save(picture, output / f"{name}.png")
+
+
 def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a report says of where its numbers come from."""
     return {
@@ -301,20 +349,12 @@ def ensure_built(config: Config) -> None:
 
     Raises:
       DatasetNotFoundError: the data set has not been built.
+      ValueError: the synthetic set was built with other options.
     """
-    from data import build
-
-    try:
+    if config.data.name == "synthetic_faces":
+        build.build(config)
+    else:
         source.find(config.data)
-    except source.DatasetNotFoundError:
-        if config.data.name != "synthetic_faces":
-            raise
-        build.build(
-            config.data.name,
-            config.data.dir,
-            variant=config.data.variant,
-            options=dict(config.build),
-        )
 
 
 if __name__ == "__main__":

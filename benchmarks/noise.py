@@ -1,6 +1,6 @@
 """E1 and E2: accuracy on a clean test split, and what is found, with more and more wrong labels.
 
-    python -m benchmarks.noise --size=small --output=runs/noise            # two CPU cores, two hours
+    python -m benchmarks.noise --size=small --jobs=2 --output=runs/noise   # two CPU cores
     python -m benchmarks.noise --size=full --jobs=8 --output=runs/noise    # one large GPU
     python -m benchmarks.noise --size=config --config=configs/dfew.py:1 --rates=0,0.3 --output=...
 
@@ -66,7 +66,8 @@ COLUMNS = {
     "noise_auroc_loss_among_hard": "by loss", "hard_auroc_agreement": "hard, by agreement",
 }  # fmt: skip
 
-#: What the oracle and small-loss selection are without wrong labels, as they leave nothing out.
+#: Methods that leave out what is wrong. Without wrong labels they leave nothing out, and are REFERENCE.
+SELECTING = ("oracle", "small_loss")
 REFERENCE = "label_smoothing"
 
 
@@ -75,8 +76,7 @@ def grid(
 ) -> list[Cell]:
     """Returns the cells: each method with each kind and rate of noise and each seed.
 
-    Without noise the kind means nothing: these cells occur once. There the oracle and small-loss
-    selection are label smoothing, as they leave nothing out, and are not run.
+    Without noise the kind means nothing: these cells occur once, and those of SELECTING not at all.
     """
     found = {}
     for seed in seeds:
@@ -84,7 +84,7 @@ def grid(
             for kind in kinds:
                 noise = Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed)
                 for method in methods:
-                    if not rate and method in ("oracle", "small_loss"):
+                    if not rate and method in SELECTING:
                         continue
                     changes = METHODS[method]
                     if method != "agreement":
@@ -99,7 +99,7 @@ def grid(
 def gather(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, float], dict[int, Any]]:
     """Results by (method, kind, rate), then by seed; the kind of a rate of 0 is "none".
 
-    Without noise, oracle and small_loss are what label_smoothing is.
+    Without noise, those of SELECTING are what REFERENCE is.
     """
     found: dict[tuple[str, str, float], dict[int, Any]] = {}
     for result in results:
@@ -107,21 +107,35 @@ def gather(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, float],
         method = result["name"].split("-")[0]
         names = [method]
         if method == REFERENCE and not noise["rate"]:
-            names += ["oracle", "small_loss"]
+            names += SELECTING
         for name in names:
             key = (name, noise["kind"], noise["rate"])
             found.setdefault(key, {})[result["seed"]] = result["results"]
     return found
 
 
+def mean(by_seed: Mapping[int, Any], column: str) -> metrics.Interval | None:
+    """Mean and interval of a column over the seeds that have it; None without any."""
+    values = [r[column] for r in by_seed.values() if r.get(column) is not None]
+    return metrics.mean_interval(values) if values else None
+
+
 def paired(
-    found: Mapping[tuple[str, str, float], Mapping[int, Any]],
-    first: tuple[str, str, float],
-    second: tuple[str, str, float],
+    found: Mapping[Any, Mapping[int, Any]],
+    first: Any,
+    second: Any,
     column: str,
     second_column: str | None = None,
 ) -> metrics.Interval | None:
-    """Mean and interval of first minus second over the seeds that both have; None without any."""
+    """Mean and interval of first minus second over the seeds that both have; None without any.
+
+    Args:
+      found: results by what was run, then by seed.
+      first: a key of found.
+      second: a key of found.
+      column: what is compared.
+      second_column: what of the second, if not the same.
+    """
     one, two = found.get(first, {}), found.get(second, {})
     pairs = [
         (one[s].get(column), two[s].get(second_column or column))
@@ -129,6 +143,11 @@ def paired(
     ]
     differences = [a - b for a, b in pairs if a is not None and b is not None]
     return metrics.paired_interval(differences) if differences else None
+
+
+def plain(interval: metrics.Interval | None) -> dict[str, float] | None:
+    """An interval for JSON."""
+    return interval._asdict() if interval else None
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -139,13 +158,12 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for (method, kind, rate), by_seed in found.items():
         row: dict[str, Any] = {"method": method, "kind": kind, "rate": rate, "seeds": len(by_seed)}
         for column in COLUMNS:
-            values = [r[column] for r in by_seed.values() if r.get(column) is not None]
-            row[column] = metrics.mean_interval(values)._asdict() if values else None
+            row[column] = plain(mean(by_seed, column))
         score = paired(
             found, (method, kind, rate), (method, kind, rate),
             "noise_auroc_agreement_among_hard", "noise_auroc_loss_among_hard",
         )  # fmt: skip
-        row["agreement_minus_loss_among_hard"] = score._asdict() if score else None
+        row["agreement_minus_loss_among_hard"] = plain(score)
         rows.append(row)
         if method != "agreement":
             for column in ("war", "war_hard"):
@@ -254,49 +272,28 @@ def bounds(value: Mapping[str, float] | None) -> str:
 def write(output: epath.Path, results: Sequence[Mapping[str, Any]]) -> str:
     """Writes noise.json, noise.md and noise.png, and returns the tables."""
     report = summary(results)
-    about = cells.about(results)
-    (output / "noise.json").write_text(cells.to_json(about | report))
     text = table(report)
-    (output / "noise.md").write_text(text + "\n")
-    plots.save(picture(report), output / "noise.png")
+    cells.write_report(output, "noise", results, report, text, picture(report))
     return text
-
-
-def define_flags() -> None:
-    """Defines the flags of the command line."""
-    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
-    flags.DEFINE_enum("size", "small", list(SIZES), "Changes of the settings; config: none.")
-    flags.DEFINE_list("methods", list(METHODS), "Methods to compare.")
-    flags.DEFINE_list("kinds", None, f"Kinds of wrong labels: {', '.join(flips.KINDS)}.")
-    flags.DEFINE_list("rates", None, "Shares of wrong labels.")
-    flags.DEFINE_list("seeds", "0,1,2", "Seeds.")
-    flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
-    flags.DEFINE_string("output", "runs/noise", "Folder for everything.")
-    flags.DEFINE_multi_string("set", [], "Further settings, such as optim.learning_rate=0.001.")
 
 
 def main(_: Sequence[str]) -> None:
     """Runs what is missing and reports."""
     options = flags.FLAGS
-    output = epath.Path(options.output).expanduser().absolute()
-    unknown = set(options.methods) - set(METHODS)
-    if unknown:
-        raise app.UsageError(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}")
-    rates = [float(r) for r in options.rates or RATES[options.size].split(",")]
+    cells.check_known("--methods", options.methods, list(METHODS))
     chosen = grid(
         options.methods,
         options.kinds or KINDS[options.size].split(","),
-        rates,
-        [int(s) for s in options.seeds],
+        [float(rate) for rate in options.rates or RATES[options.size].split(",")],
+        [int(seed) for seed in options.seeds],
     )
-    overrides = cells.base(output, SIZES[options.size] | QUIET, options.set)
-    cells.ensure_built(cells.load(options.config, overrides))
-    results = cells.run(
-        chosen, output, config=options.config, overrides=overrides, jobs=options.jobs
-    )
+    output, results = cells.run_asked(chosen, SIZES[options.size] | QUIET)
     print(write(output, results))
 
 
 if __name__ == "__main__":
-    define_flags()
+    cells.define_flags("runs/noise", list(SIZES))
+    flags.DEFINE_list("methods", list(METHODS), "Methods to compare.")
+    flags.DEFINE_list("kinds", None, f"Kinds of wrong labels: {', '.join(flips.KINDS)}.")
+    flags.DEFINE_list("rates", None, "Shares of wrong labels.")
     app.run(main)

@@ -225,17 +225,18 @@ def noise_detection(predictions: Predictions) -> dict[str, Any]:
         "loss": metrics.loss_per_example(predictions["logits"], predictions["label"]),
     }
     found: dict[str, Any] = {"noise_split": predictions.split, "noise_share": float(flipped.mean())}
-    if "is_hard" in predictions:
-        hard, disagreement = predictions["is_hard"].astype(bool), 1 - predictions["agreement"]
-        found["hard_auroc_agreement"] = _finite(
+    hard = predictions["is_hard"].astype(bool) if "is_hard" in predictions else None
+    if hard is not None:
+        disagreement = 1 - predictions["agreement"]
+        found["hard_auroc_agreement"] = metrics.finite_or_none(
             metrics.auroc(disagreement[~flipped], hard[~flipped])
         )
     for name, score in scores.items():
-        found[f"noise_auroc_{name}"] = _finite(metrics.auroc(score, flipped))
-        if "is_hard" in predictions:
-            doubtful = flipped | predictions["is_hard"].astype(bool)
+        found[f"noise_auroc_{name}"] = metrics.finite_or_none(metrics.auroc(score, flipped))
+        if hard is not None:
+            doubtful = flipped | hard
             among = metrics.auroc(score[doubtful], flipped[doubtful])
-            found[f"noise_auroc_{name}_among_hard"] = _finite(among)
+            found[f"noise_auroc_{name}_among_hard"] = metrics.finite_or_none(among)
     return found
 
 
@@ -298,10 +299,6 @@ def _write(
 def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:
     """Writes results.json."""
     (workdir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

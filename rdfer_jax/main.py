@@ -9,7 +9,6 @@ Any setting can be given as --config.section.name=value.
 
 import logging
 import sys
-from typing import Any
 
 import jax
 from absl import app, flags
@@ -20,6 +19,7 @@ from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, train
+from rdfer_jax.build import build
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
 
@@ -89,18 +89,6 @@ def run(config: Config) -> None:
         if "best_on_validation" in results:
             print("\nbest on validation: " + evaluate.describe(results["best_on_validation"]))
         print(f"results in {epath.Path(WORKDIR.value) / 'results.json'}")
-
-
-def build(config: Config) -> Any:
-    """Builds the configured data set. The only place where data set builders are imported."""
-    import data.build as builder
-
-    return builder.build(
-        config.data.name,
-        config.data.dir,
-        variant=config.data.variant,
-        options=dict(config.build),
-    )
 
 
 if __name__ == "__main__":

@@ -414,10 +414,10 @@ def summarize(confusion_CC: ArrayLike, class_names: Sequence[str]) -> dict[str, 
         raise ValueError(f"{len(class_names)} class names for a matrix {confusion_CC.shape}")
     recall_C = recall_per_class(confusion_CC)
     return {
-        "war": _none_if_nan(war(confusion_CC)),
-        "uar": _none_if_nan(uar(confusion_CC)),
+        "war": finite_or_none(war(confusion_CC)),
+        "uar": finite_or_none(uar(confusion_CC)),
         "recall_per_class": {
-            name: _none_if_nan(float(recall))
+            name: finite_or_none(float(recall))
             for name, recall in zip(class_names, recall_C, strict=True)
         },
         "confusion_matrix": confusion_CC.tolist(),
@@ -426,8 +426,9 @@ def summarize(confusion_CC: ArrayLike, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-def _none_if_nan(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON can hold it: None if it is NaN or infinite."""
+    return float(value) if np.isfinite(value) else None
 
 
 @flax.struct.dataclass

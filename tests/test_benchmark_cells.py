@@ -346,22 +346,25 @@ def test_a_report_is_valid_json():
     assert json.loads(text) == expected and "NaN" not in text
 
 
-@pytest.mark.parametrize(
-    ("name", "exists", "builds"),
-    [("synthetic_faces", True, False), ("synthetic_faces", False, True), ("dfew", True, False)],
-)
-def test_only_the_synthetic_set_is_built_and_only_where_it_is_missing(
-    monkeypatch, name, exists, builds
-):
+@pytest.mark.parametrize(("name", "builds"), [("synthetic_faces", True), ("dfew", False)])
+def test_only_the_synthetic_set_is_built(monkeypatch, name, builds):
     from data import build
 
     built = []
     monkeypatch.setattr(build, "build", lambda *args, **kwargs: built.append((args, kwargs)))
-    monkeypatch.setattr(source, "find", lambda data: None if exists else not_found())
+    monkeypatch.setattr(source, "find", lambda data: None)
     config = cells.load(CONFIG, {"data.name": name, "data.dir": "here", "build": {"num_train": 3}})
     cells.ensure_built(config)
     wanted = ((name, "here"), {"variant": "default", "options": {"num_train": 3}})
     assert built == ([wanted] if builds else [])
+
+
+def test_a_synthetic_set_with_other_options_is_refused(tmp_path):
+    options = {"num_train": 7, "num_test": 7, "num_frames": 8, "image_size": 16}
+    settings = {"data.dir": str(tmp_path), "build": options}
+    cells.ensure_built(cells.load(CONFIG, settings))
+    with pytest.raises(ValueError, match="other options"):
+        cells.ensure_built(cells.load(CONFIG, settings | {"build": options | {"num_train": 14}}))
 
 
 def not_found():
