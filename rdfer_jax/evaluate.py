@@ -170,16 +170,26 @@ def report(
     train: source.Split,
     workdir: epath.PathLike,
     checkpoint: str,
+    predictions: Predictions | None = None,
 ) -> dict[str, Any]:
     """Evaluates a state on the test split, and its detection of wrong labels on the training split.
 
     Writes results.json, predictions.npz, pictures, and predictions_train.npz where it is known which
     labels are flipped.
 
+    Args:
+      evaluator: predicts.
+      state: what is evaluated.
+      test: the test split.
+      train: the training split.
+      workdir: folder of the run.
+      checkpoint: what the state is called in the results.
+      predictions: of this state on the test split, if they have been made already.
+
     Returns:
       What results.json holds.
     """
-    predictions = evaluator(state, test)
+    predictions = predictions or evaluator(state, test)
     results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
     train_predictions = None
     if train.knows_flips:

@@ -16,6 +16,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, models, optim, plots, sharding
 from rdfer_jax.checkpoint import Checkpoints, abstract
 from rdfer_jax.config import Config
+from rdfer_jax.evaluate import Predictions
 from rdfer_jax.loop import Lengths, Loop, News
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
@@ -94,6 +95,12 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             Progress(lengths.total, start_step=start, enabled=first) as progress,
         ):
             watched = "validation" if validation else "test"
+            newest: Predictions | None = None
+
+            def watch(state: TrainState) -> Predictions:
+                nonlocal newest
+                newest = evaluator(state, validation or test_split)
+                return newest
 
             def record(epoch: int, state: TrainState) -> None:
                 predictions = evaluator(state, train_split)
@@ -105,7 +112,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
                 lengths=lengths,
                 step_fn=step_fn,
                 checkpoints=checkpoints,
-                evaluate=lambda state: evaluator(state, validation or test_split),
+                evaluate=watch,
                 watched=watched,
                 record=record,
                 news=News(writer, progress, learning_rate, lengths, config.data.batch_size),
@@ -113,7 +120,11 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             )
             state = loop.run(state, iterator)
         close(iterator)
-        results = evaluate.report(evaluator, state, test_split, train_split, workdir, "last")
+        results = evaluate.report(
+            evaluator, state, test_split, train_split, workdir, "last",
+            # The last step was evaluated, on the test split if there is no validation part.
+            predictions=None if validation else newest,
+        )  # fmt: skip
         if validation is not None:
             best = checkpoints.find("best")
             shapes = abstract(state, sharding.replicated(mesh))
