@@ -4,6 +4,7 @@
     python -m benchmarks.ablation --groups=streams,key --seeds=0,1,2,3,4 --output=runs/ablation
 
 All runs learn from the same wrong labels as in benchmarks.noise, and differences are paired over seeds.
+With the --output of benchmarks.noise, the default is not run again.
 Stopped and started again, it goes on with the cells that have not finished.
 """
 
@@ -46,6 +47,7 @@ VARIANTS: dict[str, Variant] = {
     "long-term alone": Variant("streams", NO_KEY | {"model.streams": "long"}, "without KER"),
     "windows": Variant("clips", NO_KEY | {"clips.kind": "windows"}, "without KER"),
     "3 clips": Variant("clips", {"clips.number": 3}),
+    "views of two thirds": Variant("clips", {"clips.min_span": 0.67}),
     "9 clips": Variant("clips", {"clips.number": 9}),
     "vote": Variant("measure", {"agreement.measure": "vote"}),
     "label support": Variant("measure", {"agreement.score": "support"}),
@@ -71,6 +73,7 @@ VARIANTS: dict[str, Variant] = {
     "noisy dropped": Variant("noisy", {"loss.noisy_weight": 0.0}),
     "noisy keep their label": Variant("noisy", {"loss.noisy_target": 0.0}),
     "noisy half and half": Variant("noisy", {"loss.noisy_target": 0.5}),
+    "all targets blended": Variant("noisy", {"loss.refurbish": "all"}),
     "hard not reinforced": Variant("hard", {"loss.hard": 0.0}),
     "hard by 1": Variant("hard", {"loss.hard": 1.0}),
 }
@@ -84,19 +87,22 @@ COLUMNS = {
 
 
 def chosen(groups: Sequence[str]) -> dict[str, Variant]:
-    """Returns the variants of the groups, and those that they are compared with."""
-    found = {name for name, v in VARIANTS.items() if v.group in groups}
+    """Returns the variants of the groups, or of these names, and what they are compared with."""
+    found = {name for name, v in VARIANTS.items() if v.group in groups or name in groups}
     found |= {VARIANTS[name].versus for name in found} | {BASE}
     return {name: v for name, v in VARIANTS.items() if name in found}
 
 
 def grid(groups: Sequence[str], kind: str, rate: float, seeds: Sequence[int]) -> list[Cell]:
-    """Returns the cells: each variant with each seed."""
-    return [
-        Cell(f"{name.replace(' ', '_').replace(',', '')}-s{seed}", v.changes, Noise(kind, rate, seed), seed)
-        for seed in seeds
-        for name, v in chosen(groups).items()
-    ]  # fmt: skip
+    """Returns the cells: each variant with each seed. The default is that of benchmarks.noise."""
+    found = []
+    for seed in seeds:
+        wrong = Noise(kind, rate, seed)
+        for name, variant in chosen(groups).items():
+            cell = "agreement" if name == BASE else name.replace(" ", "_").replace(",", "")
+            changes = noise.METHODS["agreement"] | variant.changes
+            found.append(Cell(f"{cell}-{wrong.name}", changes, wrong, seed))
+    return found
 
 
 def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -165,7 +171,7 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def main(_: Sequence[str]) -> None:
     """Runs what is missing and reports."""
     options = flags.FLAGS
-    cells.check_known("--groups", options.groups, GROUPS)
+    cells.check_known("--groups", options.groups, [*GROUPS, *VARIANTS])
     seeds = [int(seed) for seed in options.seeds]
     output, results = cells.run_asked(
         grid(options.groups, options.kind, options.rate, seeds),
@@ -179,7 +185,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     cells.define_flags("runs/ablation", list(noise.SIZES))
-    flags.DEFINE_list("groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}.")
+    flags.DEFINE_list("groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}; or single variants.")
     flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
     flags.DEFINE_float("rate", 0.3, "Share of wrong labels.")
     app.run(main)

@@ -189,8 +189,14 @@ class Loss:
     instants: float = _field(0.1, "weight of the key instants' loss", low=0)
     hard: float = _field(0.5, "gamma: a hard video weighs 1 + gamma (1 - agreement)", low=0)
     noisy_weight: float = _field(1.0, "weight of a noisy video", low=0, high=1)
+    refurbish: str = _field(
+        "noisy",
+        "whose target is blended with the prediction: noisy: the noisy videos'; all: every video's, by "
+        "the square of its noise score",
+        choices=("noisy", "all"),
+    )
     noisy_target: float = _field(
-        1.0, "beta: share of the prediction in a noisy video's target", low=0, high=1
+        1.0, "beta: share of the prediction in a target that is blended with it", low=0, high=1
     )
     robust_from: str = _field(
         "30 %",

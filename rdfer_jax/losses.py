@@ -131,16 +131,25 @@ def robust_weights(verdict: Verdict, mask: Mask, settings: config.Loss) -> jax.A
 
 
 def robust_targets(
-    label_B: jax.Array, verdict: Verdict, mask: Mask, settings: config.Loss
+    label_B: jax.Array,
+    verdict: Verdict,
+    mask: Mask,
+    settings: config.Loss,
+    acts: jax.Array | bool = True,
 ) -> jax.Array:
-    """Targets of each video, float32 [B, N]: its smoothed label, or a blend with p_mean if noisy.
+    """Targets of each video, float32 [B, N]: a blend of its smoothed label and p_mean.
 
-    The blend is (1 - beta) label + beta p_mean.
+    The blend is (1 - b) label + b p_mean. settings.refurbish says of which videos: of the noisy ones, b
+    = beta; or of all, b = beta s^2 with the noise score s, once the method acts.
     """
     label_BN = smooth_labels(label_B, verdict.probs.shape[-1], settings.label_smoothing)
-    beta = settings.noisy_target
-    blend_BN = (1 - beta) * label_BN + beta * jax.lax.stop_gradient(verdict.probs)
-    return jnp.where(mask.noisy[:, None], blend_BN, label_BN)
+    if settings.refurbish == "all":
+        share_B = jnp.where(acts, verdict.noise**2, 0.0)
+    else:
+        share_B = mask.noisy.astype(jnp.float32)
+    share_B1 = settings.noisy_target * share_B[:, None]
+    targets_BN = (1 - share_B1) * label_BN + share_B1 * verdict.probs
+    return jax.lax.stop_gradient(targets_BN)
 
 
 def early_learning_penalty(logits_BN: jax.Array, past_BN: jax.Array) -> jax.Array:
@@ -235,7 +244,9 @@ def _scn(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Arr
 
 
 def _agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
-    targets_BN = robust_targets(evidence.label, evidence.verdict, evidence.mask, settings)
+    targets_BN = robust_targets(
+        evidence.label, evidence.verdict, evidence.mask, settings, evidence.progress >= 1
+    )
     weights_B = robust_weights(evidence.verdict, evidence.mask, settings)
     return weights_B * hierarchical_loss(outputs, targets_BN, settings)
 

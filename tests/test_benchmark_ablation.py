@@ -25,6 +25,9 @@ def test_a_group_brings_what_it_is_compared_with():
     assert set(ablation.chosen(["streams"])) == {
         "default", "without KER", "both streams, no gate", "short-term alone", "long-term alone",
     }  # fmt: skip
+    assert set(ablation.chosen(["9 clips", "windows"])) == {
+        "default", "9 clips", "windows", "without KER",
+    }  # fmt: skip
     assert set(ablation.chosen(ablation.GROUPS)) == set(ablation.VARIANTS)
 
 
@@ -34,6 +37,12 @@ def test_cells_have_names_of_their_own_and_the_same_noise():
     assert {(c.noise.name, c.seed) for c in found} == {
         ("confusion-0.3-s0", 0), ("confusion-0.3-s1", 1),
     }  # fmt: skip
+
+
+def test_the_default_is_a_cell_of_the_noise_benchmark():
+    default = ablation.grid(["hard"], "confusion", 0.3, [1])[0]
+    (same,) = noise.grid(["agreement"], ["confusion"], [0.3], [1])
+    assert default == same
 
 
 def results(wars):

@@ -198,12 +198,39 @@ def test_targets_of_the_three_kinds():
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
 
 
-def test_no_gradient_flows_into_the_targets():
-    def total(probs):
-        verdict = dataclasses.replace(make_verdict(), probs=probs)
-        return losses.robust_targets(LABEL, verdict, MIXED, SETTINGS)[:, 0].sum()
+def test_all_targets_can_be_blended_by_the_square_of_the_noise_score():
+    verdict, every = make_verdict(), dataclasses.replace(SETTINGS, refurbish="all")
+    found = np.asarray(losses.robust_targets(LABEL, verdict, MIXED, every))
+    smooth = 0.8 * np.eye(N)[LABEL] + 0.2 / N
+    for video in range(B):
+        share = 0.75 * verdict.noise[video] ** 2
+        expected = (1 - share) * smooth[video] + share * verdict.probs[video]
+        np.testing.assert_allclose(found[video], expected, rtol=1e-6)
+    before = losses.robust_targets(LABEL, verdict, MIXED, every, np.bool_(False))
+    np.testing.assert_allclose(before, smooth, rtol=1e-6)
 
-    assert not np.any(jax.grad(total)(make_verdict().probs))
+
+@pytest.mark.parametrize("done", [0.5, 1.0])
+def test_the_loss_blends_all_targets_only_once_the_method_acts(done):
+    outputs = make_outputs()
+    evidence = dataclasses.replace(make_evidence(), progress=np.float32(done))
+    every = dataclasses.replace(of("agreement"), refurbish="all")
+    targets = losses.robust_targets(LABEL, evidence.verdict, MIXED, every, np.bool_(done == 1))
+    weights = losses.robust_weights(evidence.verdict, MIXED, every)
+    expected = weights * losses.hierarchical_loss(outputs, targets, every)
+    np.testing.assert_allclose(losses.per_video(outputs, evidence, every), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("refurbish", ["noisy", "all"])
+def test_no_gradient_flows_into_the_targets(refurbish):
+    def total(probs, noise):
+        verdict = dataclasses.replace(make_verdict(), probs=probs, noise=noise)
+        settings = dataclasses.replace(SETTINGS, refurbish=refurbish)
+        return losses.robust_targets(LABEL, verdict, MIXED, settings)[:, 0].sum()
+
+    verdict = make_verdict()
+    for found in jax.grad(total, argnums=(0, 1))(verdict.probs, verdict.noise):
+        assert not np.any(found)
 
 
 def test_the_loss_by_agreement_is_the_formula():
