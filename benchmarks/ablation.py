@@ -185,7 +185,9 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     cells.define_flags("runs/ablation", list(noise.SIZES))
-    flags.DEFINE_list("groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}; or single variants.")
+    flags.DEFINE_list(
+        "groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}; or single variants."
+    )
     flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
     flags.DEFINE_float("rate", 0.3, "Share of wrong labels.")
     app.run(main)
