@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jobs
+import pytest
 import raw_trees
 
 
@@ -27,14 +28,21 @@ def noise(output: Path, settings: dict, **flags: object) -> str:
     return done.stdout
 
 
-def test_flips_are_injected_into_dfew_and_found_in_the_results(tmp_path):
-    raw_trees.make_dfew(tmp_path / "DFEW")
+@pytest.mark.parametrize(
+    ("config", "make_tree"),
+    [
+        ("configs/dfew.py:1", raw_trees.make_dfew),
+        ("configs/video_folder.py", raw_trees.make_video_folder),
+    ],
+)
+def test_flips_are_injected_into_real_layouts_and_found_in_the_results(tmp_path, config, make_tree):
+    make_tree(tmp_path / "raw")
     settings = jobs.SMALL | {"data.dir": tmp_path / "tfds", "data.validation_percent": 0}
-    built = settings | {"build.source_dir": tmp_path / "DFEW"}
-    jobs.run("configs/dfew.py", built, mode="build")
+    built = settings | {"build.source_dir": tmp_path / "raw"}
+    jobs.run(config, built, mode="build")
     output, settings = tmp_path / "noise", settings | {"train.duration": "2 steps"}
     asked = {
-        "size": "config", "config": "configs/dfew.py:1", "methods": "label_smoothing,agreement",
+        "size": "config", "config": config, "methods": "label_smoothing,agreement",
         "rates": 0.5, "seeds": 0, "kinds": "symmetric", "jobs": 2,
     }  # fmt: skip
     printed = noise(output, settings, **asked)
