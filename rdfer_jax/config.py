@@ -246,6 +246,35 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Predict:
+    """How a user's own videos are read, in mode predict."""
+
+    detector: str = _field(
+        "haar",
+        "what finds faces; haar: comes with OpenCV; yunet: the network in the file predict.yunet; none: "
+        "the videos were cut to the face before",
+        choices=("haar", "yunet", "none"),
+    )
+    yunet: str = _field("", "ONNX file of YuNet")
+    faces: str = _field(
+        "largest",
+        "whose expression is predicted, where there are several",
+        choices=("largest", "all"),
+    )
+    min_face: float = _field(
+        0.1, "smallest face, as a share of the frame's shorter side", low=0.01, high=1
+    )
+    margin: float = _field(
+        0.1, "added around a face on every side, as a share of it", low=0, high=1
+    )
+    fps: float = _field(10.0, "frames a second that are looked at, at most", low=0.5, high=240)
+    window: float = _field(3.0, "length of what is predicted at once, seconds", low=0.2)
+    stride: float = _field(1.0, "between the starts of two windows, seconds", low=0.05)
+    batch_size: int = _field(8, "windows in a prediction step", low=1)
+    annotate: bool = _field(False, "also write the video with boxes and expressions drawn in")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -267,6 +296,7 @@ class Config:
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
+    predict: Predict = dataclasses.field(default_factory=Predict)
 
 
 SECTIONS = {

@@ -3,6 +3,7 @@
     python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine
     python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine --mode=eval
     python -m rdfer_jax.main --config=configs/dfew.py --mode=build --config.build.source_dir=/data/DFEW
+    python -m rdfer_jax.main --workdir=runs/mine --mode=predict --input=holiday.mp4
 
 Any setting can be given as --config.section.name=value.
 """
@@ -18,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import evaluate, train
+from rdfer_jax import evaluate, predict, train
 from rdfer_jax.build import build
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
@@ -29,8 +30,12 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with the settings, such as configs/synthetic.py.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "build"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "For eval: last, best, or a step.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "build", "predict"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+INPUT = flags.DEFINE_string("input", None, "For predict: a video, a folder, or a list of them.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "For predict: folder; predict/ in the workdir if none."
+)
 MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
@@ -41,7 +46,6 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
 PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --coordinator.")
-flags.mark_flag_as_required("config")
 
 #: Errors that the user can mend: shown without a stack trace.
 USER_ERRORS = (ValueError, FileNotFoundError, NonFiniteLossError)
@@ -55,11 +59,23 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     log.setLevel(logging.INFO)
     try:
-        config = config_lib.resolve(CONFIG.value)
-        run(config)
+        if MODE.value == "predict":
+            predict_videos()
+        elif CONFIG.value is None:
+            raise ValueError(f"--mode={MODE.value} needs --config, such as configs/synthetic.py")
+        else:
+            run(config_lib.resolve(CONFIG.value))
     except USER_ERRORS as error:
         log.debug("", exc_info=True)
         sys.exit(f"error: {error}")
+
+
+def predict_videos() -> None:
+    """Runs --mode=predict. The network is that of the run; --config only says how to read videos."""
+    if not WORKDIR.value or not INPUT.value:
+        raise ValueError("--mode=predict needs --workdir, the folder of a run, and --input, videos")
+    settings = config_lib.resolve(CONFIG.value).predict if CONFIG.value else None
+    predict.predict(WORKDIR.value, INPUT.value, OUTPUT.value, CHECKPOINT.value, settings)
 
 
 def run(config: Config) -> None:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, models, optim, plots, sharding
+from rdfer_jax import workdir as workdir_lib
 from rdfer_jax.checkpoint import Checkpoints, abstract
 from rdfer_jax.config import Config
 from rdfer_jax.evaluate import Predictions
@@ -32,6 +33,7 @@ FREE_TO_CHANGE = (
     "profile", "compile_cache", "build", "data.dir", "data.num_workers", "data.num_threads",
     "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every", "train.save_every",
     "train.record_every", "train.log_every", "train.keep", "train.tensorboard", "model.remat",
+    "predict.",
 )  # fmt: skip
 
 
@@ -84,6 +86,8 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             lengths.total, mesh.size, mesh.devices.flat[0].device_kind,
         )  # fmt: skip
         if first and start == 0:
+            data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
+            workdir_lib.write_data(workdir, data_set, train_split.classes, len(train_split))
             table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
             (workdir / "parameters.txt").write_text(table + "\n")
             count = sum(p.size for p in jax.tree.leaves(state.params))
@@ -223,7 +227,9 @@ def _keep_config(config: Config, workdir: epath.Path, write: bool) -> None:
     path = workdir / "config.json"
     settings = json.loads(json.dumps(config_lib.to_dict(config)))
     if path.exists():
-        old, new = _flat(json.loads(path.read_text())), _flat(settings)
+        # A setting that is newer than the run was at what is its default now.
+        standard = _flat(json.loads(json.dumps(config_lib.to_dict(Config()))))
+        old, new = standard | _flat(json.loads(path.read_text())), _flat(settings)
         differ = [
             f"config.{name} = {old.get(name)!r}, now {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())

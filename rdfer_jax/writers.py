@@ -12,9 +12,10 @@ import importlib.util
 import json
 import logging
 import math
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import tqdm
@@ -22,6 +23,8 @@ from etils import epath
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -310,3 +313,10 @@ def _tensorboard_writer(logdir: epath.Path) -> Any:
 
 def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def bar(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:
+    """The items, with a progress bar on a terminal while they are taken; silent elsewhere."""
+    return tqdm.tqdm(
+        items, desc=what, unit=unit, total=total, leave=False, disable=not sys.stderr.isatty()
+    )

@@ -15,11 +15,11 @@ LAYERS = (
     ("main",),
     ("train", "loop", "evaluate", "predict", "audit", "report", "crossval", "build", "flips"),
     ("steps",),
-    ("checkpoint", "writers", "perf", "plots"),
+    ("checkpoint", "writers", "perf", "plots", "prediction_files", "workdir"),
     ("state", "optim", "metrics", "pretrained"),
     ("models", "agreement", "losses", "augment"),
     ("pipeline", "video", "faces"),
-    ("sharding", "config", "types"),
+    ("sharding", "config", "types", "record"),
 )
 #: Modules of rdfer_jax that may import the builders in data/, inside a function.
 BUILDERS = ("main", "build", "flips")

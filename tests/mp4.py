@@ -1,0 +1,32 @@
+"""Changes what an .mp4 file says of its frames, as cameras and phones would have written it."""
+
+import pathlib
+import struct
+
+_UPRIGHT = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+_TURNED = struct.pack(">9I", 0, 0x10000, 0, 0xFFFF0000, 0, 0, 0, 0, 0x40000000)
+_PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
+
+
+def turn(path: pathlib.Path) -> None:
+    """Marks a video as to be shown turned by 90 degrees clockwise, by the matrix of its track header."""
+    data = path.read_bytes()
+    start = data.index(_UPRIGHT, data.index(b"tkhd"))
+    path.write_bytes(data[:start] + _TURNED + data[start + len(_TURNED) :])
+
+
+def hesitate(path: pathlib.Path, first: int, factor: int) -> None:
+    """Makes every frame from the `first` one on last `factor` times as long: a variable frame rate."""
+    data = bytearray(path.read_bytes())
+    assert data.index(b"mdat") < data.index(b"moov"), "offsets into mdat must stay right"
+    place = data.index(b"stts")
+    _, entries, count, delta = struct.unpack(">4I", data[place + 4 : place + 20])
+    assert entries == 1
+    table = struct.pack(">6I", 0, 2, first, delta, count - first, delta * factor)
+    data[place + 4 : place + 20] = table
+    for name in (*_PARENTS, b"stts"):
+        size_at = data.index(name) - 4
+        (size,) = struct.unpack(">I", data[size_at : size_at + 4])
+        data[size_at : size_at + 4] = struct.pack(">I", size + 8)
+    data[(edits := data.index(b"edts")) : edits + 4] = b"free"  # it would end where it ended before
+    path.write_bytes(data)
