@@ -239,7 +239,7 @@ def windows(
     for stretch in _stretches(present_A):
         times = times_A[stretch]
         last = times[-1] - length
-        starts = np.arange(times[0], last, stride) if last > times[0] else np.array([])
+        starts = np.arange(times[0], last - 1e-6, stride)
         for start in [*starts.tolist(), max(last, times[0])]:
             inside = stretch[(times >= start - 1e-6) & (times <= start + length + 1e-6)]
             if len(inside) >= least:
