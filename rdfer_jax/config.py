@@ -36,6 +36,11 @@ class Data:
         "CSV file with columns clip_id,label that replaces the given labels of the training split; "
         "empty: as stored",
     )
+    fold: str = _field(
+        "",
+        "i/k: test on part i of k equal parts of the training split, and train on the others; empty: test "
+        "on test_split",
+    )
     validation_percent: float = _field(
         0.0,
         "share of the training split that is held out to choose the best checkpoint",
@@ -378,6 +383,18 @@ def folds(tested: str, count: int = 5) -> tuple[str, str]:
     return "+".join(f"fold{n}" for n in numbers if n != tested), f"fold{tested}"
 
 
+def parts(fold: str) -> tuple[int, int]:
+    """Turns "i/k" into i and k.
+
+    Raises:
+      ValueError: it is not of this form, or not 1 <= i <= k with k of at least 2.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", fold)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+        raise ValueError(f"{fold!r} is not a part such as 1/5 or 5/5")
+    return int(match[1]), int(match[2])
+
+
 def _duration(text: str) -> tuple[float, str]:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(steps?|epochs?|%)\s*", str(text))
     if not match:
@@ -435,6 +452,11 @@ def _check_together(config: Config) -> None:
             raise ValueError("config.train.duration: give steps or epochs, not a share of itself")
         if path.startswith("train.") and number <= 0:
             raise ValueError(f"config.{path}: must be longer than nothing")
+    if config.data.fold:
+        try:
+            parts(config.data.fold)
+        except ValueError as error:
+            raise ValueError(f"config.data.fold: {error}") from None
     augment = config.augment
     for name, most in (("crop_area", 1.0), ("crop_aspect", math.inf)):
         low, high = getattr(augment, name)

@@ -125,10 +125,8 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
     """
     mesh = sharding.make_mesh()
     directory = source.find(config.data)
-    test = source.Split(directory, config.data.test_split)
-    train, _ = source.hold_out(
-        source.training_split(directory, config.data), config.data.validation_percent
-    )
+    whole, test = source.open_splits(directory, config.data)
+    train, _ = source.hold_out(whole, config.data.validation_percent)
     network = models.create(config, len(test.classes), mesh.devices.flat[0].platform)
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.find(checkpoint)

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import evaluate, predict, train
+from rdfer_jax import crossval, evaluate, predict, train
 from rdfer_jax.build import build
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
@@ -30,9 +30,14 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with the settings, such as configs/synthetic.py.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "build", "predict"], "What to do.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "crossval", "eval", "build", "predict"], "What to do."
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 INPUT = flags.DEFINE_string("input", None, "For predict: a video, a folder, or a list of them.")
+FOLDS = flags.DEFINE_integer(
+    "folds", 5, "For crossval, of a data set that has no folds of its own."
+)
 OUTPUT = flags.DEFINE_string(
     "output", None, "For predict: folder; predict/ in the workdir if none."
 )
@@ -96,6 +101,9 @@ def run(config: Config) -> None:
         if jax.process_index() == 0:
             build(config)
         multihost_utils.sync_global_devices("the data set is built")
+    if MODE.value == "crossval":
+        print(crossval.table(crossval.crossval(config, WORKDIR.value, FOLDS.value)))
+        return
     if MODE.value == "train":
         results = train.train(config, WORKDIR.value)
     else:

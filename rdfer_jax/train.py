@@ -55,10 +55,8 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     workdir = epath.Path(workdir)
     mesh = sharding.make_mesh()
     directory = source.find(config.data)
-    train_split, validation = source.hold_out(
-        source.training_split(directory, config.data), config.data.validation_percent
-    )
-    test_split = source.Split(directory, config.data.test_split)
+    whole, test_split = source.open_splits(directory, config.data)
+    train_split, validation = source.hold_out(whole, config.data.validation_percent)
     num_classes = len(train_split.classes)
     network = models.create(config, num_classes, mesh.devices.flat[0].platform)
     lengths = Lengths(config, len(train_split))
@@ -76,7 +74,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     iterator = iter(feed(batches, mesh, config.data.prefetch))
     evaluator = evaluate.Evaluator(config, network, mesh)
     first = jax.process_index() == 0
-    _keep_config(config, workdir, write=first)
+    keep_config(config, workdir, write=first)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         state = _start(config, network, checkpoints, iterator, num_classes, len(train_split), mesh)
         start = int(state.step)
@@ -218,7 +216,7 @@ def _start(
     return jax.jit(create, out_shardings=sharding.replicated(mesh))(np.uint32(config.seed))
 
 
-def _keep_config(config: Config, workdir: epath.Path, write: bool) -> None:
+def keep_config(config: Config, workdir: epath.Path, write: bool) -> None:
     """Writes config.json, or compares it with that of the run to be resumed.
 
     Raises:

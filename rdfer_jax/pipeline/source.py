@@ -5,6 +5,7 @@ builder's code is not needed, nor TensorFlow.
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, SupportsIndex
@@ -13,11 +14,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from rdfer_jax import config as config_lib
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import labels as labels_lib
 
 #: Draws the validation part. Not config.seed: runs that differ in their seed stay comparable.
 VALIDATION_SEED = 20250222
+#: Draws the parts of a cross-validation, likewise.
+FOLD_SEED = 20250223
 
 #: What a record of a data set with known truth has in addition.
 TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
@@ -183,6 +187,54 @@ def training_split(directory: epath.Path, data: Data) -> Split:
     return split.with_labels(
         labels_lib.replace(given, stored["clip_id"], stored["label"], data.labels, where)
     )
+
+
+def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
+    """Opens what is trained on and what is tested on.
+
+    With config.data.fold, both are parts of the training split: see `part_of`.
+
+    Raises:
+      FileNotFoundError: there is no such file of labels.
+      ValueError: there is no such split, or the file of labels does not fit it.
+    """
+    train = training_split(directory, data)
+    if not data.fold:
+        return train, Split(directory, data.test_split)
+    part, parts = config_lib.parts(data.fold)
+    in_part = part_of(train.stored("label")["label"], parts) == part
+    if in_part.all() or not in_part.any():
+        raise ValueError(
+            f"config.data.fold = {data.fold!r}: split {train.name!r} of {directory} has only "
+            f"{len(train)} clips"
+        )
+    return train.select(np.flatnonzero(~in_part)), train.select(np.flatnonzero(in_part))
+
+
+def stored_folds(directory: epath.Path) -> list[str]:
+    """Returns the splits fold1, fold2 ... of a data set that is stored in folds, in their order."""
+    splits = tfds.builder_from_directory(directory).info.splits
+    numbers = [int(m[1]) for name in splits if (m := re.fullmatch(r"fold(\d+)", name))]
+    return [f"fold{number}" for number in sorted(numbers)]
+
+
+def part_of(labels: np.ndarray, parts: int) -> np.ndarray:
+    """Deals clips out to equal parts, the same ones every time; each class is spread over all parts.
+
+    Nothing is known of the people: when one person is in several clips, they can get into different parts.
+
+    Args:
+      labels: int [n], the stored labels.
+      parts: k.
+
+    Returns:
+      int [n], in [1, k].
+    """
+    shuffled = np.random.default_rng(FOLD_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    found = np.empty(len(labels), int)
+    found[by_class] = np.arange(len(labels)) % parts + 1
+    return found
 
 
 def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
