@@ -8,7 +8,7 @@ WORKDIR ?= runs/demo
 .PHONY: help install install-dev demo test lint format clean
 
 help:
-	@echo "make demo     build the synthetic data set, train on it, evaluate the checkpoint"
+	@echo "make demo     build the synthetic data set, train on it, evaluate, predict a film"
 	@echo "make test     install and run the tests"
 	@echo "make install  create $(VENV) and install rdfer_jax"
 	@echo "make lint     check format, lint and types"
@@ -34,6 +34,8 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/python -m rdfer_jax.main --config=configs/synthetic.py --workdir=$(WORKDIR)
 	$(BIN)/python -m rdfer_jax.main --config=configs/synthetic.py --workdir=$(WORKDIR) --mode=eval
+	$(BIN)/python -m data.synthetic_faces.film --output=$(WORKDIR)/film.mp4
+	$(BIN)/python -m rdfer_jax.main --workdir=$(WORKDIR) --mode=predict --input=$(WORKDIR)/film.mp4
 
 test: install-dev
 	$(BIN)/python -m pytest

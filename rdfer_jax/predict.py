@@ -336,7 +336,7 @@ def predict(
         if predictor.settings.annotate and record.faces:
             prediction_files.annotate(source, record, output / folder / "annotated.mp4")
         rows.append(prediction_files.summary(record, folder))
-        log.info("%s", prediction_files.describe(record))
+        log.info("%s\n  %s", prediction_files.describe(record), output / folder / "timeline.png")
     prediction_files.write_summary(rows, output / "summary.csv")
     failed = sum("problem" in row and "folder" not in row for row in rows)
     log.info(
