@@ -30,6 +30,9 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
 
+#: Settings that differ from machine to machine and change no result.
+PLACES = ("compile_cache", "data.dir", "data.labels")
+
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
@@ -109,6 +112,7 @@ def run(
     config: str,
     overrides: Mapping[str, Any],
     jobs: int,
+    known: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Runs the cells that have not finished yet, `jobs` at a time, and returns the results of all.
 
@@ -121,6 +125,7 @@ def run(
       config: file of the settings, see `load`.
       overrides: settings of the whole grid.
       jobs: runs side by side.
+      known: results of cells that have finished elsewhere, as a report has them; they are not run.
 
     Raises:
       ValueError: a setting is unknown, or a cell of that name was run with other settings.
@@ -138,10 +143,14 @@ def run(
             path.parent.mkdir(parents=True, exist_ok=True)
             data = load(config, overrides).data
             flips.write_flips(data, noise.kind, noise.rate, noise.seed, path)
+    elsewhere = {result["name"]: dict(result) for result in known}
     todo = []
     for name, spec in specs.items():
         folder = output / "cells" / name
-        if (folder / "result.json").exists():
+        if name in elsewhere:
+            if elsewhere[name]["settings"] != _anywhere(spec["settings"]):
+                raise ValueError(f"the report of --add has cell {name} with other settings")
+        elif (folder / "result.json").exists():
             _check_same(folder, spec)
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +161,10 @@ def run(
         raise RuntimeError(
             f"{len(failed)} of {len(todo)} cells failed; see log.txt in:\n  " + "\n  ".join(failed)
         )
-    return [json.loads((output / "cells" / name / "result.json").read_text()) for name in specs]
+    return [
+        elsewhere.get(name) or json.loads((output / "cells" / name / "result.json").read_text())
+        for name in specs
+    ]
 
 
 def _run_all(folders: Sequence[epath.Path], jobs: int) -> list[str]:
@@ -195,6 +207,11 @@ def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]
     load(config, settings)
     noise = dataclasses.asdict(cell.noise)
     return {"name": cell.name, "config": config, "settings": settings, "noise": noise}
+
+
+def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that only say where files lie."""
+    return {name: value for name, value in settings.items() if name not in PLACES}
 
 
 def _check_same(folder: epath.Path, spec: Mapping[str, Any]) -> None:
@@ -243,6 +260,7 @@ def define_flags(output: str, sizes: Sequence[str]) -> None:
     flags.DEFINE_list("seeds", "0,1,2", "Seeds.")
     flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
     flags.DEFINE_string("output", output, "Folder for everything.")
+    flags.DEFINE_multi_string("add", [], "Report (.json) of cells that finished elsewhere.")
     flags.DEFINE_multi_string("set", [], "Further settings, such as optim.learning_rate=0.001.")
 
 
@@ -259,8 +277,12 @@ def run_asked(
     output = epath.Path(options.output).expanduser().absolute()
     overrides = base(output, changes, options.set)
     ensure_built(load(options.config, overrides))
-    results = run(cells, output, config=options.config, overrides=overrides, jobs=options.jobs)
-    return output, results
+    known = [
+        cell for path in options.add for cell in json.loads(epath.Path(path).read_text())["cells"]
+    ]
+    return output, run(
+        cells, output, config=options.config, overrides=overrides, jobs=options.jobs, known=known
+    )
 
 
 def check_known(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
@@ -289,6 +311,23 @@ def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "commits": sorted({r["commit"] for r in results}),
         "hardware": sorted({r["hardware"] for r in results}),
         "seconds": sum(r["seconds"] for r in results),
+        "cells": [
+            {
+                "name": result["name"],
+                "seed": result["seed"],
+                "noise": result["noise"],
+                "settings": _anywhere(result["settings"]),
+                "commit": result["commit"],
+                "hardware": result["hardware"],
+                "seconds": result["seconds"],
+                "results": {
+                    name: value
+                    for name, value in result["results"].items()
+                    if value is None or isinstance(value, int | float | str)
+                },
+            }
+            for result in results
+        ],
     }
 
 

@@ -331,11 +331,45 @@ def test_the_commit_says_whether_files_differ_from_it(monkeypatch, status, expec
 
 
 def test_a_report_says_where_its_numbers_come_from():
-    results = [
-        {"commit": "b", "hardware": "gpu", "seconds": 1.5},
-        {"commit": "a", "hardware": "gpu", "seconds": 2.0},
-    ]
-    assert cells.about(results) == {"commits": ["a", "b"], "hardware": ["gpu"], "seconds": 3.5}
+    first = {
+        "name": "one", "seed": 0, "noise": None, "commit": "b", "hardware": "gpu", "seconds": 1.5,
+        "settings": {"seed": 0, "data.dir": "/here", "compile_cache": "/here/too"},
+        "results": {"war": 0.5, "absent_classes": [], "uar": None},
+    }  # fmt: skip
+    second = first | {"name": "two", "commit": "a", "seconds": 2.0}
+    found = cells.about([first, second])
+    told = found.pop("cells")
+    assert found == {"commits": ["a", "b"], "hardware": ["gpu"], "seconds": 3.5}
+    # Lists are left out, and so are the places of files.
+    plain = {"settings": {"seed": 0}, "results": {"war": 0.5, "uar": None}}
+    assert told == [first | plain, second | plain]
+
+
+def test_cells_that_finished_elsewhere_are_not_run_again(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(cells.flips, "write_flips", lambda *args: None)
+
+    def finish(folders, jobs):
+        ran.extend(folder.name for folder in folders)
+        for folder in folders:
+            spec = json.loads((folder / "cell.json").read_text())
+            result = {"name": folder.name, "settings": spec["settings"], "results": {"war": 0.1}}
+            (folder / "result.json").write_text(json.dumps(result))
+        return []
+
+    monkeypatch.setattr(cells, "_run_all", finish)
+    grid = [cells.Cell(name, {}, cells.Noise("confusion", 0.3, 0), 0) for name in ("one", "two")]
+    options = {"config": CONFIG, "jobs": 1}
+    here = cells.run(grid, tmp_path / "a", overrides={"data.dir": "/here"}, **options)
+    one = here[0] | {"settings": cells._anywhere(here[0]["settings"]), "results": {"war": 0.9}}
+    ran.clear()
+    there = cells.run(
+        grid, tmp_path / "b", overrides={"data.dir": "/there"}, known=[one], **options
+    )
+    assert ran == ["two"] and [r["results"]["war"] for r in there] == [0.9, 0.1]
+    other = one | {"settings": one["settings"] | {"seed": 5}}
+    with pytest.raises(ValueError, match="--add has cell one with other settings"):
+        cells.run(grid, tmp_path / "c", overrides={}, known=[other], **options)
 
 
 def test_a_report_is_valid_json():

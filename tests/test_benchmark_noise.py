@@ -78,7 +78,7 @@ def result(method, rate, seed, kind="confusion", **numbers):
         "noise": {"kind": drawn.kind, "rate": drawn.rate, "seed": seed},
         "seed": seed,
         "results": numbers,
-        "commit": "abc", "hardware": "1 cpu", "seconds": 2.0,
+        "settings": {"seed": seed}, "commit": "abc", "hardware": "1 cpu", "seconds": 2.0,
     }  # fmt: skip
 
 
