@@ -44,7 +44,7 @@ BY_CLASS = ("loss of the video", "no clip supports the label", "log-odds of anot
 COVERAGES = (0.5, 0.8, 0.9, 1.0)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-_NO_TRAINING = "the run left no predictions of the training split"
+NO_TRAINING = "the run left no predictions of the training split"
 _NO_TEST = "the run left no predictions of the test split"
 
 
@@ -210,7 +210,7 @@ def analyze(training: Training | None, test: Test | None) -> dict[str, Any]:
     report: dict[str, Any] = {"left_out": {}}
     left_out = report["left_out"]
     if training is None:
-        left_out["agreement, against, auroc, and these by class"] = _NO_TRAINING
+        left_out["agreement, against, auroc, and these by class"] = NO_TRAINING
     else:
         report |= {"epochs": list(training.epochs), "videos": {"all": len(training.label)}}
         report["auroc"] = detection(training.scores, training.is_flipped, training.is_hard)
