@@ -3,7 +3,10 @@
     python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine
     python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine --mode=eval
     python -m rdfer_jax.main --config=configs/dfew.py --mode=build --config.build.source_dir=/data/DFEW
+    python -m rdfer_jax.main --workdir=runs/mine --mode=report
     python -m rdfer_jax.main --workdir=runs/mine --mode=predict --input=holiday.mp4
+    python -m rdfer_jax.main --config=configs/dfew.py --workdir=runs/all --mode=crossval
+    python -m rdfer_jax.main --workdir=runs/all --mode=audit
 
 Any setting can be given as --config.section.name=value.
 """
@@ -18,8 +21,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
+from rdfer_jax import audit_run, crossval, evaluate, predict, report, train
 from rdfer_jax import config as config_lib
-from rdfer_jax import crossval, evaluate, predict, train
 from rdfer_jax.build import build
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
@@ -30,17 +33,17 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File with the settings, such as configs/synthetic.py.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://.")
+READ_ONLY = ("predict", "audit", "report")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "crossval", "eval", "build", "predict"], "What to do."
+    "mode", "train", ["train", "crossval", "eval", "build", *READ_ONLY], "What to do."
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 INPUT = flags.DEFINE_string("input", None, "For predict: a video, a folder, or a list of them.")
 FOLDS = flags.DEFINE_integer(
     "folds", 5, "For crossval, of a data set that has no folds of its own."
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "For predict: folder; predict/ in the workdir if none."
-)
+OUTPUT = flags.DEFINE_string("output", None, "Where to write; a place in the workdir, if none.")
+FORCE = flags.DEFINE_bool("force", False, "For audit: also of clips that were trained on.")
 MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
@@ -64,8 +67,8 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     log.setLevel(logging.INFO)
     try:
-        if MODE.value == "predict":
-            predict_videos()
+        if MODE.value in READ_ONLY:
+            read_run(MODE.value)
         elif CONFIG.value is None:
             raise ValueError(f"--mode={MODE.value} needs --config, such as configs/synthetic.py")
         else:
@@ -75,12 +78,22 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
-def predict_videos() -> None:
-    """Runs --mode=predict. The network is that of the run; --config only says how to read videos."""
-    if not WORKDIR.value or not INPUT.value:
-        raise ValueError("--mode=predict needs --workdir, the folder of a run, and --input, videos")
-    settings = config_lib.resolve(CONFIG.value).predict if CONFIG.value else None
-    predict.predict(WORKDIR.value, INPUT.value, OUTPUT.value, CHECKPOINT.value, settings)
+def read_run(mode: str) -> None:
+    """Runs a mode that needs no --config, as a run's folder knows its own."""
+    if not WORKDIR.value:
+        raise ValueError(f"--mode={mode} needs --workdir, the folder of a run")
+    if mode == "predict":
+        if not INPUT.value:
+            raise ValueError("--mode=predict needs --input, a video, a folder or a list of them")
+        # The network is that of the run; a config only says how to read videos.
+        settings = config_lib.resolve(CONFIG.value).predict if CONFIG.value else None
+        predict.predict(WORKDIR.value, INPUT.value, OUTPUT.value, CHECKPOINT.value, settings)
+    elif mode == "audit":
+        found = audit_run.run(WORKDIR.value, OUTPUT.value, FORCE.value)
+        print(audit_run.describe(found))
+        print(f"audit in {epath.Path(OUTPUT.value or epath.Path(WORKDIR.value) / 'audit')}")
+    else:
+        print(f"report in {report.write(WORKDIR.value, OUTPUT.value)}")
 
 
 def run(config: Config) -> None:

@@ -13,9 +13,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 #: The modules and packages of rdfer_jax, from the top down. A new one has to be placed here.
 LAYERS = (
     ("main",),
-    ("train", "loop", "evaluate", "predict", "audit", "report", "crossval", "build", "flips"),
+    (
+        "train",
+        "loop",
+        "evaluate",
+        "predict",
+        "audit",
+        "audit_page",
+        "audit_run",
+        "report",
+        "crossval",
+        "build",
+        "flips",
+    ),
     ("steps",),
-    ("checkpoint", "writers", "perf", "plots", "prediction_files", "workdir"),
+    ("checkpoint", "writers", "perf", "plots", "pages", "prediction_files", "workdir"),
     ("state", "optim", "metrics", "pretrained"),
     ("models", "agreement", "losses", "augment"),
     ("pipeline", "video", "faces"),

@@ -1,0 +1,98 @@
+"""Pages in an installed Chromium, driven by Playwright; where one of the two is missing, tests skip.
+
+Debian's package `chromium` and `pip install -e '.[browser]'` are enough: Playwright's own browsers are not
+used. CHROMIUM names another program.
+"""
+
+import contextlib
+import os
+import shutil
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: Without a sandbox, which needs rights that containers do not give; the pages are our own.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+#: Milliseconds until a page that does nothing is an error; generous, as machines may be busy.
+PATIENCE = 120_000
+
+
+@contextlib.contextmanager
+def chromium():
+    """Yields a browser without a window."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'"
+    )
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("there is no Chromium: install it, or name it in CHROMIUM")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=list(FLAGS), timeout=PATIENCE
+        )
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def opened(browser, path, size=(1280, 900), scheme="light"):
+    """Yields a page, which must load nothing but itself and must not complain in the console."""
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, accept_downloads=True
+    )
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    assert not said, said
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {path.as_uri()}
+    context.close()
+
+
+def overflow(page):
+    """Pixels by which the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def contrasts(page, selector):
+    """The contrast of text to its background (WCAG 2) for the elements that show text themselves."""
+    return page.evaluate(_CONTRASTS, selector)
+
+
+_CONTRASTS = """(selector) => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+  const paint = (...colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => rgb
+    .map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const found = {};
+  for (const node of document.querySelectorAll(selector)) {
+    const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !node.checkVisibility() || node.disabled) continue;
+    const grounds = [];
+    for (let at = node; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
+    const style = getComputedStyle(node);
+    const colour = node instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [luminance(paint(...grounds)), luminance(paint(...grounds, colour))];
+    const name = `${node.tagName} ${node.textContent.trim().slice(0, 30)}`;
+    found[name] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  }
+  return found;
+}"""
