@@ -34,6 +34,7 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/python -m rdfer_jax.main --config=configs/synthetic.py --workdir=$(WORKDIR)
 	$(BIN)/python -m rdfer_jax.main --config=configs/synthetic.py --workdir=$(WORKDIR) --mode=eval
+	$(BIN)/python -m rdfer_jax.main --workdir=$(WORKDIR) --mode=report
 	$(BIN)/python -m data.synthetic_faces.film --output=$(WORKDIR)/film.mp4
 	$(BIN)/python -m rdfer_jax.main --workdir=$(WORKDIR) --mode=predict --input=$(WORKDIR)/film.mp4
 
