@@ -1,8 +1,8 @@
 """Which labels of a data set are wrong, and which clips are merely hard.
 
-Enters: the given labels and any model's predictions, one for each of K clips of a video, by a model that
-was not trained on that video (out of fold), for one that was follows the wrong labels it memorised; and
-the annotators' votes where they are known. Leaves: a verdict on every video, issues.csv, a summary. Plain
+Enters: the given labels; any model's predictions, one for each of K clips of a video, out of fold, that is,
+by a model that was not trained on this video (one that was may have memorised its wrong label); and the
+annotators' votes where they are known. Leaves: a verdict on every video, issues.csv, a summary. Plain
 arrays and NumPy, no model. Scores lie in [0, 1], lower is worse.
 
 1. Belief: the mean of the clips' distributions, and of the votes where there are some.
