@@ -22,13 +22,11 @@ from etils import epath
 from rdfer_jax import config as config_lib
 from rdfer_jax import metrics, pages, writers
 from rdfer_jax.config import Config
-from rdfer_jax.pages import figures, intervals, svg
+from rdfer_jax.pages import figures, intervals, tables
 
 OUTPUT = "report.html"
 #: Packages whose version decides what a run computes.
 PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
-#: How many confusions of classes, and how many single mistakes, are named.
-CONFUSIONS, MISTAKES = 3, 10
 #: Rows of the table of AUROCs: what is found, by which score, among which clips, key in results.json.
 AUROCS = (
     ("wrong labels", "noise score, from the agreement", "all clips", "noise_auroc_agreement"),
@@ -139,9 +137,9 @@ def view(run: Run) -> dict[str, Any]:
         "resamples": intervals.RESAMPLES,
         "chance": 1 / len(run.test.classes),
         "most_frequent": float(confusion_CC.sum(axis=1).max() / confusion_CC.sum()),
-        "classes": _classes(run.test.classes, confusion_CC),
-        "confusions": _confusions(run.test.classes, confusion_CC),
-        "mistakes": _mistakes(run.test),
+        "classes": tables.classes(run.test.classes, confusion_CC),
+        "confusions": tables.confusions(run.test.classes, confusion_CC),
+        "mistakes": tables.mistakes(run.test.classes, run.test.arrays),
         "curves": figures.curves(run.rows),
         "agreement": _agreement(run.test),
         "noise": _noise(run.train),
@@ -152,65 +150,9 @@ def view(run: Run) -> dict[str, Any]:
     }
 
 
-def _classes(names: tuple[str, ...], confusion_CC: np.ndarray) -> list[dict[str, Any]]:
-    """A row for each class: name, clips, recall with interval and bar, cells of the matrix."""
-    rows = []
-    for index, (name, counts_C) in enumerate(zip(names, confusion_CC.tolist(), strict=True)):
-        total = sum(counts_C)
-        recall = intervals.wilson(counts_C[index], total)
-        hint = f"{name}: {pages.percent(recall.mean)} of {total} clips are found"
-        rows.append(
-            {
-                "name": name,
-                "total": total,
-                "recall": recall,
-                "bar": svg.meter(*recall, hint) if total else None,
-                "cells": [
-                    {"count": count, "share": count / max(total, 1), "right": other == index}
-                    for other, count in enumerate(counts_C)
-                ],
-            }
-        )
-    return rows
-
-
-def _confusions(names: tuple[str, ...], confusion_CC: np.ndarray) -> list[dict[str, Any]]:
-    """The most frequent confusions: which class is taken for which, how often."""
-    wrong_CC = confusion_CC * ~np.eye(len(names), dtype=bool)
-    order = np.argsort(-wrong_CC, axis=None, kind="stable")[:CONFUSIONS]
-    pairs = [divmod(int(cell), len(names)) for cell in order]
-    return [
-        {
-            "true": names[true],
-            "taken": names[taken],
-            "count": int(wrong_CC[true, taken]),
-            "share": float(wrong_CC[true, taken] / confusion_CC[true].sum()),
-        }
-        for true, taken in pairs
-        if wrong_CC[true, taken]
-    ]
-
-
-def _mistakes(test: Predicted) -> list[dict[str, Any]]:
-    """The wrong predictions that the model is surest of."""
-    probs_NC, label_N = _probs(test), test.arrays["label"]
-    best_N, sure_N = probs_NC.argmax(axis=1), probs_NC.max(axis=1)
-    wrong = np.flatnonzero(best_N != label_N)
-    return [
-        {
-            "clip": str(test.arrays["clip_id"][i]),
-            "label": test.classes[label_N[i]],
-            "predicted": test.classes[best_N[i]],
-            "probability": float(sure_N[i]),
-            "agreement": float(test.arrays["agreement"][i]),
-        }
-        for i in wrong[np.argsort(-sure_N[wrong], kind="stable")][:MISTAKES].tolist()
-    ]
-
-
 def _agreement(test: Predicted) -> dict[str, Any]:
     """What the agreement of a clip's views says about its prediction."""
-    probs_NC = _probs(test)
+    probs_NC = tables.probabilities(test.arrays["logits"])
     agreement_N = test.arrays["agreement"].astype(np.float64)
     correct_N = probs_NC.argmax(axis=1) == test.arrays["label"]
     groups = figures.tenths(agreement_N, correct_N)
@@ -244,13 +186,6 @@ def _noise(train: Predicted | None) -> figures.Figure | None:
         train.arrays["is_flipped"].astype(bool),
         ("wrong label", "right label"),
     )
-
-
-def _probs(predicted: Predicted) -> np.ndarray:
-    """Probabilities of the classes, float64 [N, C]."""
-    logits_NC = predicted.arrays["logits"].astype(np.float64)
-    raised_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-    return raised_NC / raised_NC.sum(axis=1, keepdims=True)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -313,6 +248,8 @@ def _read_predictions(path: epath.Path, advice: str) -> Predicted:
         for name in ("clip_id", "label", "logits", "agreement", "noise_score"):
             if not len(arrays[name]):
                 raise ValueError("it holds no clip")
+            if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
+                raise ValueError(f"not every number of {name} is finite")
     except KeyError as error:
         raise ValueError(f"{path}: it lacks the array {error}. {advice}") from None
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:

@@ -130,10 +130,10 @@ def test_recalls_and_confusions(run):
     recalls = reference.recall_score(label, best, labels=range(5), average=None, zero_division=0)
     table = page.split('class="wide recall"')[1].split("</table>")[0]
     for name, recall, total in zip(CLASSES[:4], recalls, counts.sum(1), strict=False):
-        row = text_of(table.split(f'<th scope="row">{name}</th>')[1].split("</tr>")[0])
+        row = text_of(table.split(f">{name}</span></th>")[1].split("</tr>")[0])
         assert row.split()[0] == f"{recall:.1%}"
         assert row.split()[-1] == str(total)
-    assert "no clip of this class" in table.split(f'<th scope="row">{CLASSES[4]}</th>')[1]
+    assert "no clip of this class" in table.split(f">{CLASSES[4]}</span></th>")[1]
     table = page.split('<table class="matrix"')[1].split("</table>")[0]
     cells = re.findall(r'class="share">([^<]*)</span><span class="count">([^<]*)<', table)
     assert [int(count) for _, count in cells] == counts.ravel().tolist()
@@ -309,6 +309,10 @@ def test_damaged_files_are_refused(run, tmp_path):
         report.write(folder)
     np.savez(folder / "predictions.npz", **arrays | {"clip_id": np.array([{}], object)})
     with pytest.raises(ValueError, match=r"predictions\.npz: cannot be read"):
+        report.write(folder)
+    arrays["agreement"] = arrays["agreement"] * np.nan
+    np.savez(folder / "predictions.npz", **arrays)
+    with pytest.raises(ValueError, match="not every number of agreement is finite"):
         report.write(folder)
     del arrays["agreement"]
     np.savez(folder / "predictions.npz", **arrays)
