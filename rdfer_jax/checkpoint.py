@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from rdfer_jax.models import Variables
 from rdfer_jax.state import TrainState
 
 #: Name of the metric that chooses the best checkpoint.
@@ -33,9 +35,7 @@ class Checkpoints:
           workdir: of the run.
           keep: newest checkpoints to keep, besides the best one.
         """
-        # Orbax takes absolute paths only.
-        path = epath.Path(workdir)
-        self.directory = (path if "://" in str(path) else path.resolve()) / "checkpoints"
+        self.directory = _directory(workdir)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
@@ -129,6 +129,41 @@ class Checkpoints:
                 f"{self.directory} holds no checkpoint of step {step}, only of {known}"
             )
         return step
+
+
+def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
+    """Reads the network of any run, whatever its settings, and leaves its folder as it is.
+
+    Args:
+      workdir: of the run, which may still be going on.
+
+    Returns:
+      The step of the last checkpoint, and its params and batch_stats, nested dicts of NumPy arrays.
+
+    Raises:
+      CheckpointNotFoundError: there is none.
+    """
+    directory = _directory(workdir)
+    if not directory.exists():
+        raise CheckpointNotFoundError(f"{directory}: no such folder, so {workdir} is no run")
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        if (last := checkpointer.latest) is None:
+            raise CheckpointNotFoundError(f"{directory} holds no checkpoint: train first")
+    shapes = ocp.metadata(last.path, checkpointable_name="state").metadata
+    wanted = {
+        name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes[name])
+        for name in ("params", "batch_stats")
+    }
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # the rest of the state stays on the disk
+    with context:
+        return last.step, ocp.load(last.path, wanted, checkpointable_name="state")
+
+
+def _directory(workdir: epath.PathLike) -> epath.Path:
+    path = epath.Path(workdir)
+    # Orbax takes absolute paths only.
+    return (path if "://" in str(path) else path.resolve()) / "checkpoints"
 
 
 def _metric(metrics: Any) -> float:

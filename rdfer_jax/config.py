@@ -16,6 +16,9 @@ from typing import Any
 
 from ml_collections import config_dict
 
+#: Trunks that read snippets of four frames; the others read single ones.
+CLIP_TRUNKS = ("r3d_18", "r2plus1d_18")
+
 
 def _field(default: Any, text: str, **limits: Any) -> Any:
     """A setting: its default, what it means, and its limits (low, high, choices)."""
@@ -119,7 +122,7 @@ class Model:
     trunk: str = _field(
         "resnet18",
         "what turns frames into features",
-        choices=("resnet8_narrow", "resnet18", "resnet50", "r3d_18"),
+        choices=("resnet8_narrow", "resnet18", "resnet50", *CLIP_TRUNKS),
     )
     dtype: str = _field(
         "auto",
@@ -284,6 +287,11 @@ class Config:
     """All settings of a run."""
 
     seed: int = _field(0, "of everything that is drawn", low=0, high=2**32 - 1)
+    init_from: str = _field(
+        "",
+        "file with weights, or the folder of another run, from which training starts; empty: from "
+        "scratch; see docs/pretrained.md",
+    )
     profile: bool = _field(False, "trace five training steps into workdir/profile")
     compile_cache: str = _field(
         "", "folder for compiled programs, kept between runs; trust it as code"
@@ -498,9 +506,9 @@ def _check_together(config: Config) -> None:
             f"{config.data.frames}"
         )
     key_frames = config.key.frames if is_rdfer else 0
-    if config.model.trunk == "r3d_18" and (config.clips.frames % 4 or key_frames % 4):
+    if config.model.trunk in CLIP_TRUNKS and (config.clips.frames % 4 or key_frames % 4):
         raise ValueError(
-            "config.model.trunk = 'r3d_18' reads 4 frames at a time: config.clips.frames = "
+            f"config.model.trunk = {config.model.trunk!r} reads 4 frames at a time: config.clips.frames = "
             f"{config.clips.frames} and config.key.frames = {config.key.frames} must be multiples of 4"
         )
     _check_baseline(config)
@@ -517,8 +525,8 @@ def _check_baseline(config: Config) -> None:
             f"config.clips.frames = {config.clips.frames}: config.model.name = 'm3dfel' compares instances "
             "of 4 frames and needs two of them"
         )
-    if config.model.name == "resnet_lstm" and config.model.trunk == "r3d_18":
+    if config.model.name == "resnet_lstm" and config.model.trunk in CLIP_TRUNKS:
         raise ValueError(
-            "config.model.trunk = 'r3d_18': config.model.name = 'resnet_lstm' reads single frames and "
-            "needs a frame trunk, such as 'resnet18'"
+            f"config.model.trunk = {config.model.trunk!r}: config.model.name = 'resnet_lstm' reads single "
+            "frames and needs a frame trunk, such as 'resnet18'"
         )

@@ -1,5 +1,6 @@
 """Training: prepares data, network, step and checkpoints, runs the loop, evaluates the result."""
 
+import dataclasses
 import json
 import logging
 from typing import Any
@@ -13,9 +14,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import evaluate, models, optim, plots, sharding
+from rdfer_jax import evaluate, models, optim, plots, pretrained, sharding
 from rdfer_jax import workdir as workdir_lib
-from rdfer_jax.checkpoint import Checkpoints, abstract
+from rdfer_jax.checkpoint import Checkpoints, abstract, last_variables
 from rdfer_jax.config import Config
 from rdfer_jax.evaluate import Predictions
 from rdfer_jax.loop import Lengths, Loop, News
@@ -50,7 +51,9 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     Raises:
       DatasetNotFoundError: the data set has not been built.
       NonFiniteLossError: training diverged.
-      ValueError: the settings do not fit the data, the devices, or the run to be resumed.
+      FileNotFoundError: config.init_from is no file and no run.
+      ValueError: the settings do not fit the data, the devices, the run to be resumed, or the weights to
+        start from.
     """
     workdir = epath.Path(workdir)
     mesh = sharding.make_mesh()
@@ -74,9 +77,11 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     iterator = iter(feed(batches, mesh, config.data.prefetch))
     evaluator = evaluate.Evaluator(config, network, mesh)
     first = jax.process_index() == 0
-    keep_config(config, workdir, write=first)
+    keep_config(config, workdir, write=False)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         state = _start(config, network, checkpoints, iterator, num_classes, len(train_split), mesh)
+        if first:  # and not before config.init_from has proved right
+            keep_config(config, workdir, write=True)
         start = int(state.step)
         log.info(
             "%s: %d videos to train on, %d to validate, %d to test; %d classes; steps %d to %d on %d %s",
@@ -204,7 +209,10 @@ def _start(
     num_train: int,
     mesh: Mesh,
 ) -> TrainState:
-    """Returns the state of the newest checkpoint, and moves the data there; or a new state."""
+    """Returns the state of the newest checkpoint, and moves the data there; or a new state.
+
+    config.init_from is read for a new state only.
+    """
     if (step := checkpoints.latest()) is not None:
         log.info("resuming from step %d of %s", step, checkpoints.directory)
         shapes = evaluate.abstract_state(config, network, num_classes, num_train, mesh)
@@ -213,7 +221,26 @@ def _start(
     def create(seed: jax.Array) -> TrainState:
         return evaluate.new_state(config, network, num_classes, num_train, seed)
 
-    return jax.jit(create, out_shardings=sharding.replicated(mesh))(np.uint32(config.seed))
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh))(np.uint32(config.seed))
+    return _initialise(state, config.init_from, mesh) if config.init_from else state
+
+
+def _initialise(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
+    """Returns a new state with weights from a file or another run, and says what they are."""
+    if epath.Path(init_from).is_dir():
+        step, theirs = last_variables(init_from)
+        name = f"{init_from}, step {step}"
+        variables, report = pretrained.adopt(theirs, state.variables, name)
+    else:
+        variables, report = pretrained.load(init_from, state.variables)
+    for line in report.lines():
+        log.info("%s", line)
+    whole = sharding.replicated(mesh)
+    variables = jax.device_put(variables, whole)
+    teacher = None
+    if state.teacher is not None:  # begins as the student, in memory of its own
+        teacher = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=whole)(variables)
+    return dataclasses.replace(state, teacher=teacher, **variables)
 
 
 def keep_config(config: Config, workdir: epath.Path, write: bool) -> None:

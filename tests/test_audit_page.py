@@ -153,7 +153,8 @@ def test_writing_needs_no_jax():
 
 
 def names(page):
-    return page.locator("article .name").all_inner_texts()
+    # Not the inner text: that of a card out of view, which is not painted, is empty.
+    return page.locator("article .name").all_text_contents()
 
 
 def state(page, name):
@@ -234,6 +235,8 @@ def test_filters_and_order(page):
     page.select_option("[name=sort]", "ease")
     assert names(page)[0] == "clip-011"
     page.fill("[name=text]", "LIP-01")
+    # The search waits for the typing to pause.
+    page.wait_for_function("document.getElementById('shown').textContent.startsWith('5 ')")
     assert names(page) == [f"clip-{i:03d}" for i in (11, 13, 15, 17, 19)]
     page.press("[name=text]", "Enter")  # from the search to what was found
     page.keyboard.press("a")

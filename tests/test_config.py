@@ -191,6 +191,10 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
         ({"key": {"frames": 65}}, "config.key.frames = 65"),
         ({"model": {"trunk": "r3d_18"}, "clips": {"frames": 10}}, "multiples of 4"),
         ({"model": {"trunk": "r3d_18"}, "key": {"frames": 6}}, "multiples of 4"),
+        (
+            {"model": {"trunk": "r2plus1d_18"}, "clips": {"frames": 10}},
+            "'r2plus1d_18' reads 4 frames",
+        ),
         ({"model": {"name": "m3dfel"}}, "config.model.trunk = 'resnet18': .*'r3d_18'"),
         (
             {"model": {"name": "m3dfel", "trunk": "r3d_18"}, "clips": {"frames": 4}},
@@ -201,6 +205,7 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "multiples of 4",
         ),
         ({"model": {"name": "resnet_lstm", "trunk": "r3d_18"}}, "needs a frame trunk"),
+        ({"model": {"name": "resnet_lstm", "trunk": "r2plus1d_18"}}, "needs a frame trunk"),
         ({"train": {"duration": "50 %"}}, "not a share of itself"),
         ({"train": {"duration": "0 steps"}}, "longer than nothing"),
         ({"train": {"eval_every": "0 epochs"}}, "config.train.eval_every"),

@@ -1,13 +1,15 @@
 """Trunks: frames in, one feature vector a frame (or a snippet of four frames) out.
 
 Frame trunks are 2-D ResNets (He et al. 2016, arXiv 1512.03385) with temporal shift (TSM: Lin, Gan
-and Han 2019, arXiv 1811.08383). `r3d_18` is the 3-D ResNet-18 of Tran et al. 2018 (arXiv
-1711.11248), run on snippets of four consecutive frames as in M3DFEL (CVPR 2023).
+and Han 2019, arXiv 1811.08383). `r3d_18` and `r2plus1d_18` are the 3-D ResNet-18 and the R(2+1)D-18
+of Tran et al. 2018 (arXiv 1711.11248), run on snippets of four consecutive frames as in M3DFEL (CVPR
+2023).
 
 Geometry follows torchvision, and so do the names of the parameters: torchvision's
 `layer1.0.conv1.weight` is `params/layer1_0/conv1/kernel` here, `downsample.0` is
 `downsample_conv`, `downsample.1` is `downsample_bn`, and the stem is `conv1` and `bn1` in all of
-them. A kernel here is [(kt,) kh, kw, cin, cout].
+them. A split `conv1` is `conv1_space`, `conv1_bn` and `conv1_time`. A kernel here is [(kt,) kh, kw, cin,
+cout].
 
 Letters: N videos, F frames of a buffer in time order, T frames of a clip, S snippets, H W C image,
 D features.
@@ -59,6 +61,17 @@ def _conv(width: int, kernel: tuple[int, ...], strides: tuple[int, ...], dtype: 
         kernel_init=_kaiming,
         name=name,
     )
+
+
+def _split_conv(
+    x: jax.Array, middle: int, width: int, kernel: int, strides: tuple[int, int, int], train: bool,
+    dtype: Any, name: str,
+) -> jax.Array:  # fmt: skip
+    """A convolution in space to `middle` channels, and one over three frames. Called inside a module."""
+    time, *space = strides
+    x = _conv(middle, (1, kernel, kernel), (1, *space), dtype, f"{name}_space")(x)
+    x = nn.relu(_norm(train, dtype, f"{name}_bn")(x))
+    return _conv(width, (3, 1, 1), (time, 1, 1), dtype, f"{name}_time")(x)
 
 
 def _norm(train: bool, dtype: Any, name: str, zero: bool = False):
@@ -133,6 +146,35 @@ class Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
 
 
+class SplitBlock(nn.Module):
+    """A BasicBlock of rank 3 whose convolutions are split: x_NFHWC -> [N, F', H', W', width].
+
+    The first halves have as many channels as give the block's first convolution the weights of an
+    unsplit one (Tran et al. 2018, section 3.5); the second convolution takes the same number.
+
+    Attributes: as in BasicBlock; `shift` is not used.
+    """
+
+    width: int
+    stride: int
+    rank: int
+    dtype: Any
+    zero_init: bool = False
+    shift: bool = True
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
+        """Applies the block."""
+        cin, width, strides = x_NFHWC.shape[-1], self.width, (self.stride,) * 3
+        middle = 27 * cin * width // (9 * cin + 3 * width)
+        y = _split_conv(x_NFHWC, middle, width, 3, strides, train, self.dtype, "conv1")
+        y = nn.relu(_norm(train, self.dtype, "bn1")(y))
+        y = _split_conv(y, middle, width, 3, (1, 1, 1), train, self.dtype, "conv2")
+        y = _norm(train, self.dtype, "bn2", zero=self.zero_init)(y)
+        return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
+
+
 def _shortcut(x: jax.Array, y: jax.Array, strides: tuple[int, ...], train: bool, dtype: Any):
     """x itself, or projected where the block changes the shape. Called inside a block."""
     if max(strides) == 1 and x.shape[-1] == y.shape[-1]:
@@ -148,9 +190,10 @@ class ResNet(nn.Module):
       depths: blocks in each stage.
       widths: width of each stage; stages after the first halve the resolution.
       dtype: of the computation; parameters, batch statistics and the features are float32.
-      block: BasicBlock or Bottleneck.
+      block: BasicBlock, Bottleneck or SplitBlock.
       stem_kernel: of the first convolution, whose stride is 2 in space and 1 in time. Its rank, 2
         or 3, is that of all convolutions.
+      stem_middle: 0, or the channels between the halves of a split stem, which takes rank 3.
       max_pool: whether a 3x3 max pool of stride 2 follows the stem.
       patch: the stem reads squares of this many pixels as one pixel with more channels, so that it
         goes down to low resolution at once, where convolutions are fast on a CPU.
@@ -163,8 +206,9 @@ class ResNet(nn.Module):
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     dtype: Any
-    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
+    block: type[BasicBlock] | type[Bottleneck] | type[SplitBlock] = BasicBlock
     stem_kernel: tuple[int, ...] = (7, 7)
+    stem_middle: int = 0
     max_pool: bool = True
     patch: int = 1
     embed: int = 0
@@ -201,8 +245,13 @@ class ResNet(nn.Module):
             x = x.reshape(videos * frames // snippet, snippet, *x.shape[2:])
 
         x = space_to_depth(x, self.patch)
-        strides = (1,) * (rank - 2) + (2, 2)
-        x = _conv(self.widths[0], self.stem_kernel, strides, self.dtype, "conv1")(x)
+        width = self.widths[0]
+        if self.stem_middle:
+            size = self.stem_kernel[-1]
+            x = _split_conv(x, self.stem_middle, width, size, (1, 2, 2), train, self.dtype, "conv1")
+        else:
+            strides = (1,) * (rank - 2) + (2, 2)
+            x = _conv(width, self.stem_kernel, strides, self.dtype, "conv1")(x)
         x = nn.relu(_norm(train, self.dtype, "bn1")(x))
         if self.max_pool:
             x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
@@ -264,6 +313,9 @@ _TRUNKS: dict[str, dict[str, Any]] = {
         "frames_per_feature": 4,
     },
 }
+_TRUNKS["r2plus1d_18"] = _TRUNKS["r3d_18"] | {"block": SplitBlock, "stem_middle": 45}
+
+NAMES = tuple(_TRUNKS)
 
 
 def create(
@@ -273,7 +325,8 @@ def create(
 
     Args:
       name: resnet8_narrow (for CPU and frames of about 48 px: 3.7 million multiplications a frame
-        there), resnet18, resnet50 or r3d_18 (414, 1004 and 1801 million a frame at 112 px).
+        there), resnet18, resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million a frame
+        at 112 px).
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
       zero_init: see ResNet.

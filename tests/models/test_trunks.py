@@ -10,12 +10,14 @@ import pytest
 from rdfer_jax.models import trunks
 
 FRAME_TRUNKS = ("resnet8_narrow", "resnet18", "resnet50")
-NAMES = (*FRAME_TRUNKS, "r3d_18")
+CLIP_TRUNKS = ("r3d_18", "r2plus1d_18")
+NAMES = (*FRAME_TRUNKS, *CLIP_TRUNKS)
 DEPTHS = {
     "resnet8_narrow": (1, 2),
     "resnet18": (2, 2, 2, 2),
     "resnet50": (3, 4, 6, 3),
     "r3d_18": (2, 2, 2, 2),
+    "r2plus1d_18": (2, 2, 2, 2),
 }
 
 
@@ -25,7 +27,7 @@ def frames(*shape, seed=0):
 
 def batch(name, seed=0):
     """Two videos; the same shape in most tests, so that few programs are compiled."""
-    return frames(2, 8 if name == "r3d_18" else 4, 24, 24, seed=seed)
+    return frames(2, 8 if name in CLIP_TRUNKS else 4, 24, 24, seed=seed)
 
 
 def fill(module, x):
@@ -100,18 +102,22 @@ class Reference:
         inner = {"params": self.params[name], "batch_stats": self.stats[name]}
         return Reference(inner, self.rank)
 
-    def conv_norm(self, conv, norm, x, stride):
-        kernel = np.asarray(self.params[conv]["kernel"])
+    def conv(self, name, x, stride):
+        if f"{name}_space" in self.params:
+            x = self.conv_norm(f"{name}_space", f"{name}_bn", x, (1, *stride[1:]))
+            return self.conv(f"{name}_time", np.maximum(x, 0), (stride[0], 1, 1))
+        kernel = np.asarray(self.params[name]["kernel"])
         if self.rank == 2:  # frames are examples
             y = conv_reference(x.reshape(-1, *x.shape[2:]), kernel, stride)
-            y = y.reshape(*x.shape[:2], *y.shape[1:])
-        else:
-            y = conv_reference(x, kernel, stride)
-        p, s = self.params[norm], self.stats[norm]
+            return y.reshape(*x.shape[:2], *y.shape[1:])
+        return conv_reference(x, kernel, stride)
+
+    def conv_norm(self, conv, norm, x, stride):
+        y, p, s = self.conv(conv, x, stride), self.params[norm], self.stats[norm]
         return (y - s["mean"]) / np.sqrt(np.float64(s["var"]) + 1e-5) * p["scale"] + p["bias"]
 
     def block(self, x, stride):
-        convs = sum(name.startswith("conv") for name in self.params)
+        convs = sum(name.startswith("bn") for name in self.params)
         strided = 1 if convs == 2 else 2  # torchvision: in the 3x3
         y = shift_reference(x) if self.rank == 2 else x
         for i in range(1, convs + 1):
@@ -142,7 +148,7 @@ class Reference:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_the_numpy_reference(name):
-    variables, x, clip = random_variables(name), batch(name), name == "r3d_18"
+    variables, x, clip = random_variables(name), batch(name), name in CLIP_TRUNKS
     features_NSD = jitted(name)(variables, x)
     reference = Reference(variables, rank=3 if clip else 2)
     snippets = x.reshape(4, 4, 24, 24, 3) if clip else x
@@ -194,6 +200,7 @@ NARROW_SIZE = (
         ("resnet18", 11_689_512 - 512 * 1000 - 1000, 512),
         ("resnet50", 25_557_032 - 2048 * 1000 - 1000, 2048),
         ("r3d_18", 33_371_472 - 512 * 400 - 400, 512),
+        ("r2plus1d_18", 31_505_325 - 512 * 400 - 400, 512),
         ("resnet8_narrow", NARROW_SIZE, 128),
     ],
 )
@@ -202,7 +209,7 @@ def test_sizes(name, parameters, features):
     assert sum(leaf.size for leaf in leaves) == parameters
     trunk = trunks.create(name, dtype=jnp.float32)
     assert trunk.features == features
-    assert trunk.frames_per_feature == (4 if name == "r3d_18" else 1)
+    assert trunk.frames_per_feature == (4 if name in CLIP_TRUNKS else 1)
 
 
 def torchvision_name(name, path):
@@ -307,7 +314,9 @@ def torch_model(torch, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "train"), [*((name, False) for name in NAMES), ("resnet8_narrow", True)]
+    ("name", "train"),
+    # test_pretrained.py compares r2plus1d_18.
+    [*((name, False) for name in (*FRAME_TRUNKS, "r3d_18")), ("resnet8_narrow", True)],
 )
 def test_equals_torch_with_weights_mapped_by_name(name, train):
     torch = pytest.importorskip("torch")
