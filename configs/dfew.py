@@ -26,5 +26,6 @@ def get_config(fold: str = "1") -> ConfigDict:
         "short_side": 128,
         "jpeg_quality": 95,
         "allow_missing": False,
+        "labels": "",
     }
     return config

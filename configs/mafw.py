@@ -27,5 +27,6 @@ def get_config(fold_and_task: str = "1,single") -> ConfigDict:
         "short_side": 128,
         "jpeg_quality": 95,
         "allow_missing": False,
+        "labels": "",
     }
     return config

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         "hard_share": 0.3,
         "imbalance": False,
         "seed": 0,
+        "labels": "",
         "jpeg_quality": 95,
     }
     config.augment.size = 48

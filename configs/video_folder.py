@@ -25,5 +25,6 @@ def get_config() -> ConfigDict:
         "short_side": 128,
         "jpeg_quality": 95,
         "allow_missing": False,
+        "labels": "",
     }
     return config

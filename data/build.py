@@ -69,7 +69,7 @@ def build(
         if _is_finished(directory, config):
             return directory
         _remove_leftovers(directory.parent)
-        with _quiet(), _without_main(), _scratch() as scratch:
+        with quiet(), _without_main(), _scratch() as scratch:
             builder = module.Builder(data_dir=epath.Path(data_dir).expanduser(), config=config)
             builder._log_download_bytes = builder._log_download_done = lambda: None
             builder._example_writer = lambda: _StableWriter(builder.info.file_format)
@@ -190,7 +190,7 @@ def _remove_leftovers(variant_dir: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences TFDS' warnings and progress bars; builders show their own on a terminal."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from data import counts, frames, raw, schema, workers
+from data import counts, frames, raw, relabel, schema, workers
 
 #: Frames in one shard, about 100 MB at a short side of 128 pixels.
 _FRAMES_PER_SHARD = 16_384
@@ -38,12 +38,14 @@ class ClipOptions(tfds.core.BuilderConfig):
       jpeg_quality: quality of the stored frames, 1 to 100.
       allow_missing: leave out clips that are missing or unreadable, and count them, instead of
         stopping.
+      labels: name of the class of some clips, by clip_id, in place of what the lists say.
     """
 
     source_dir: str = ""
     short_side: int = 128
     jpeg_quality: int = 95
     allow_missing: bool = False
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.short_side < 16:
@@ -54,11 +56,12 @@ class ClipOptions(tfds.core.BuilderConfig):
     def content(self) -> dict[str, Any]:
         """Returns the options on which the records depend, as plain JSON values.
 
-        The folder that the data came from is not among them.
+        The folder that the data came from is not among them; of other labels it is their digest.
         """
         fields = [f.name for f in dataclasses.fields(self) if f.name not in _BASE_FIELDS]
-        values = {name: getattr(self, name) for name in fields if name != "source_dir"}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        values = {f: getattr(self, f) for f in fields if f not in ("source_dir", "labels")}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return values | relabel.content(self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,32 @@ class Plan:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_fps: float = 0.0
     full_split: str = ""
+
+
+def relabelled(plan: Plan, labels: Mapping[str, str]) -> Plan:
+    """Returns the plan with other labels for some of its clips, and a note of how many changed.
+
+    Args:
+      plan: what was read from the lists.
+      labels: name of the class by clip_id.
+
+    Raises:
+      ValueError: a clip or a class is unknown.
+    """
+    if not labels:
+        return plan
+    entries = [entry for clips in plan.splits.values() for entry in clips]
+    given = relabel.indices(labels, {entry.clip_id for entry in entries}, plan.classes)
+    splits = {
+        split: [
+            dataclasses.replace(entry, label=given.get(entry.clip_id, entry.label))
+            for entry in clips
+        ]
+        for split, clips in plan.splits.items()
+    }
+    changed = sum(given.get(entry.clip_id, entry.label) != entry.label for entry in entries)
+    note = f"labels: {len(given)} given apart from the lists, {changed} of them another class"
+    return dataclasses.replace(plan, splits=splits, notes=(*plan.notes, note))
 
 
 class MissingClipsError(FileNotFoundError):
@@ -172,10 +201,10 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         """Returns the names of the classes, in order; may read the user's folder."""
 
     @abc.abstractmethod
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
         """Reads the lists of clips."""
 
-    def _published(self) -> counts.Published:
+    def published(self) -> counts.Published:
         """Returns the published counts of this variant, where there are any."""
         return {}
 
@@ -214,7 +243,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         classes = self.info.features["label"].names
         lines = [
             f"{self.name}/{self.builder_config.name}",
-            counts.table(classes, clips, extra, self._published()),
+            counts.table(classes, clips, extra, self.published()),
             *metadata["notes"],
         ]
         stored = sum(numbers.get("frames", 0) for numbers in splits.values())
@@ -227,7 +256,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
-        plan = self._plan()
+        plan = relabelled(self.plan(), self.builder_config.labels)
         found = look(plan, self._pool)
         good = self._checked(plan, found)
         missing = [entry.clip_id for clips in found.values() for entry, p in clips if p.problem]

@@ -2,15 +2,18 @@
 
     python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine
     python -m rdfer_jax.main --config=configs/synthetic.py --workdir=runs/mine --mode=eval
+    python -m rdfer_jax.main --config=configs/dfew.py --mode=check --config.build.source_dir=/data/DFEW
     python -m rdfer_jax.main --config=configs/dfew.py --mode=build --config.build.source_dir=/data/DFEW
     python -m rdfer_jax.main --workdir=runs/mine --mode=report
     python -m rdfer_jax.main --workdir=runs/mine --mode=predict --input=holiday.mp4
     python -m rdfer_jax.main --config=configs/dfew.py --workdir=runs/all --mode=crossval
     python -m rdfer_jax.main --workdir=runs/all --mode=audit
 
-Any setting can be given as --config.section.name=value.
+Any setting can be given as --config.section.name=value. The console script rdfer does the same, and takes
+the mode as its first word: rdfer predict --workdir=runs/mine --input=holiday.mp4
 """
 
+import json
 import logging
 import sys
 
@@ -23,7 +26,7 @@ from ml_collections import config_flags
 
 from rdfer_jax import audit_run, crossval, evaluate, predict, report, train
 from rdfer_jax import config as config_lib
-from rdfer_jax.build import build
+from rdfer_jax.build import build, check
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
 
@@ -34,9 +37,8 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; may be gs://.")
 READ_ONLY = ("predict", "audit", "report")
-MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "crossval", "eval", "build", *READ_ONLY], "What to do."
-)
+MODES = ("train", "crossval", "eval", "check", "build", *READ_ONLY)
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do; also as the first word.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 INPUT = flags.DEFINE_string("input", None, "For predict: a video, a folder, or a list of them.")
 FOLDS = flags.DEFINE_integer(
@@ -101,6 +103,12 @@ def run(config: Config) -> None:
     if MODE.value == "build":
         build(config)
         return
+    if MODE.value == "check":
+        found = check(config)
+        print(found.text())
+        if OUTPUT.value:
+            epath.Path(OUTPUT.value).write_text(json.dumps(found.json(), indent=2) + "\n")
+        sys.exit(not found.is_well)
     if not WORKDIR.value:
         raise ValueError(f"--mode={MODE.value} needs --workdir, the folder of the run")
     if config.compile_cache:
@@ -128,5 +136,13 @@ def run(config: Config) -> None:
         print(f"results in {epath.Path(WORKDIR.value) / 'results.json'}")
 
 
+def cli() -> None:
+    """Runs the console script; its first word may be the mode."""
+    words = sys.argv[1:]
+    if words and words[0] in MODES:
+        words[0] = f"--mode={words[0]}"
+    app.run(main, [sys.argv[0], *words])
+
+
 if __name__ == "__main__":
-    app.run(main)
+    cli()

@@ -223,8 +223,10 @@ class Builder(recorded.ClipBuilder):
     def _classes(self) -> tuple[str, ...]:
         return schema.DFEW_CLASSES
 
-    def _plan(self) -> recorded.Plan:
+    def plan(self) -> recorded.Plan:
+        """See recorded.ClipBuilder."""
         return read_plan(self.builder_config)
 
-    def _published(self) -> counts.Published:
+    def published(self) -> counts.Published:
+        """See recorded.ClipBuilder."""
         return PUBLISHED if self.builder_config.setup == "All_scenes" else {}

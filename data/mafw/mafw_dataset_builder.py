@@ -276,8 +276,10 @@ class Builder(recorded.ClipBuilder):
         root = raw.source_root(options.source_dir, (_LISTS,), "MAFW")
         return _all_classes(read_lists(root, options.task)[0])
 
-    def _plan(self) -> recorded.Plan:
+    def plan(self) -> recorded.Plan:
+        """See recorded.ClipBuilder."""
         return read_plan(self.builder_config)
 
-    def _published(self) -> counts.Published:
+    def published(self) -> counts.Published:
+        """See recorded.ClipBuilder."""
         return PUBLISHED[self.builder_config.task]

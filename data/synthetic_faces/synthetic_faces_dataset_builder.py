@@ -6,14 +6,14 @@ would need TensorFlow to sort a split of more than 1 GB, which 4,000 clips at 11
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from data import schema, workers
+from data import relabel, schema, workers
 from data.synthetic_faces import clips
 from data.synthetic_faces import labels as labels_lib
 from data.synthetic_faces.parameters import CLASSES, SPLITS, Parameters
@@ -26,16 +26,24 @@ _PIXELS_PER_SHARD = 100_000_000
 class Options(Parameters, tfds.core.BuilderConfig):
     """The parameters of the drawn data set, as TFDS takes them.
 
+    Attributes:
+      labels: name of the class of some clips, by clip_id, in place of the drawn label.
+
     Raises:
       ValueError: a value is out of its range; names the field, the value and the range.
     """
 
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
     def parameters(self) -> Parameters:
         """Returns the parameters alone, for worker processes that need no TFDS."""
-        return Parameters(**self.content())
+        return Parameters(**self._parameters())
 
     def content(self) -> dict[str, Any]:
-        """Returns the options on which the records depend, as plain JSON values: all."""
+        """Returns the options on which the records depend, as plain JSON values."""
+        return self._parameters() | relabel.content(self.labels)
+
+    def _parameters(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(Parameters)}
 
 
@@ -63,27 +71,35 @@ class Builder(tfds.core.ShardBasedBuilder):
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
-        parameters = self.builder_config.parameters()
+        parameters, given = self.builder_config.parameters(), self._given()
         return {
             split: [
-                functools.partial(self._records, parameters, split, indices)
+                functools.partial(self._records, parameters, given, split, indices)
                 for indices in shards(parameters, split)
             ]
             for split in SPLITS
         }
 
+    def _given(self) -> dict[str, int]:
+        """Returns the labels that do not come from the drawing, by clip."""
+        labels, parameters = self.builder_config.labels, self.builder_config.parameters()
+        names = {clips.clip_id(s, i) for s in SPLITS for i in range(parameters.num_clips(s))}
+        return relabel.indices(labels, names, CLASSES)
+
     def _records(
-        self, parameters: Parameters, split: str, indices: range
+        self, parameters: Parameters, given: Mapping[str, int], split: str, indices: range
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the records of one shard."""
         draw = functools.partial(clips.record, parameters, split)
         for example in self._pool.map(draw, indices, total=len(indices)):
             self._bar.update()
-            yield example["clip_id"], example
+            label = given.get(example["clip_id"], example["label"])
+            is_flipped = label != example["true_label"]
+            yield example["clip_id"], example | {"label": label, "is_flipped": is_flipped}
 
     def summary(self) -> str:
         """Returns a table: clips, and the shares of hard and flipped ones, per split and class."""
-        return summary(self.builder_config.parameters())
+        return summary(self.builder_config.parameters(), self._given())
 
 
 def shards(parameters: Parameters, split: str) -> list[range]:
@@ -94,15 +110,21 @@ def shards(parameters: Parameters, split: str) -> list[range]:
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def summary(parameters: Parameters) -> str:
-    """Returns a table: clips, and the shares of hard and flipped ones, per split and true class."""
+def summary(parameters: Parameters, given: Mapping[str, int]) -> str:
+    """Returns a table: clips, and the shares of hard and flipped ones, per split and true class.
+
+    Args:
+      parameters: of the data set.
+      given: labels of some clips in place of the drawn ones.
+    """
     lines = []
     for split in SPLITS:
         count = parameters.num_clips(split)
         labels = [labels_lib.labels(parameters, split, i) for i in range(count)]
         true = np.array([label.true_label for label in labels])
         hard = np.array([label.is_hard for label in labels])
-        flipped = np.array([label.is_flipped for label in labels])
+        drawn = [given.get(clips.clip_id(split, i), labels[i].label) for i in range(count)]
+        flipped = np.array(drawn) != true
         lines.append(f"{split:<10}{'clips':>8}{'hard':>8}{'flipped':>9}")
         for index, name in enumerate(CLASSES):
             lines.append(_row(name, true == index, hard, flipped))

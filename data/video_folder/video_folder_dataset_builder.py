@@ -261,5 +261,6 @@ class Builder(recorded.ClipBuilder):
     def _classes(self) -> tuple[str, ...]:
         return class_names(_found(self.builder_config), self.builder_config.classes)
 
-    def _plan(self) -> recorded.Plan:
+    def plan(self) -> recorded.Plan:
+        """See recorded.ClipBuilder."""
         return read_plan(self.builder_config)

@@ -9,6 +9,7 @@ import difflib
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -17,6 +18,18 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ("clip_id", "label")
 _SETTING = "config.data.labels"
+
+
+class Given(NamedTuple):
+    """What a file gives to a clip.
+
+    Attributes:
+      label: name of the class.
+      where: file and line, for messages.
+    """
+
+    label: str
+    where: str
 
 
 def read(path: epath.PathLike, classes: Sequence[str]) -> dict[str, int]:
@@ -30,11 +43,30 @@ def read(path: epath.PathLike, classes: Sequence[str]) -> dict[str, int]:
       FileNotFoundError: there is no such file.
       ValueError: a column is missing, a class is unknown, or a clip is named twice.
     """
+    index = {name: i for i, name in enumerate(classes)}
+    given = read_names(path)
+    for label, where in given.values():
+        if label not in index:
+            raise ValueError(f"{where}: unknown class {label!r}. {_hint(label, classes)}")
+    return {clip_id: index[label] for clip_id, (label, _) in given.items()}
+
+
+def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given]:
+    """Returns what the file gives to each clip that it names.
+
+    Args:
+      path: of the CSV file; may be gs://.
+      setting: that names the file, for messages.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a column is missing, or a clip is named twice.
+    """
     path = epath.Path(path)
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(
-            f"{_SETTING} = {str(path)!r}: there is no such file. Correct the path, write the file "
-            f"with python -m rdfer_jax.flips (see data/README.md), or leave {_SETTING} empty"
+            f"{setting} = {str(path)!r}: there is no such file. Correct the path, write the file "
+            f"with --mode=audit or python -m rdfer_jax.flips, or leave {setting} empty"
         )
     text = path.read_bytes().decode("utf-8-sig", "replace")  # Excel writes a byte order mark
     rows = csv.DictReader(io.StringIO(text, newline=""))
@@ -45,16 +77,13 @@ def read(path: epath.PathLike, classes: Sequence[str]) -> dict[str, int]:
                 f"{','.join(rows.fieldnames or ())!r}. The first line must be "
                 f"{','.join(COLUMNS)}, in any order; further columns are allowed"
             )
-    index = {name: i for i, name in enumerate(classes)}
-    found: dict[str, int] = {}
+    found: dict[str, Given] = {}
     for row in rows:
         clip_id, label = (row[column] or "" for column in COLUMNS)
         where = f"{path}, line {rows.line_num}, clip {clip_id!r}"
-        if label not in index:
-            raise ValueError(f"{where}: unknown class {label!r}. {_hint(label, classes)}")
         if clip_id in found:
             raise ValueError(f"{where}: this clip has been named before. Keep one of its lines")
-        found[clip_id] = index[label]
+        found[clip_id] = Given(label, where)
     return found
 
 

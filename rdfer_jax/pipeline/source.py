@@ -5,6 +5,7 @@ builder's code is not needed, nor TensorFlow.
 """
 
 import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from etils import epath
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import labels as labels_lib
+
+log = logging.getLogger(__name__)
 
 #: Draws the validation part. Not config.seed: runs that differ in their seed stay comparable.
 VALIDATION_SEED = 20250222
@@ -132,6 +135,12 @@ class Split(Sequence[Mapping[str, Any]]):
         """
         return Split(self.directory, self.name, self._positions, labels)
 
+    def others(self) -> "Split | None":
+        """Returns the rest of the data set: its other splits together, or None where there are none."""
+        parts = {part.strip() for part in self.name.split("+")}
+        names = [name for name in self._sources[0].dataset_info.splits if name not in parts]
+        return Split(self.directory, "+".join(names)) if names else None
+
     def stored(self, *keys: str) -> dict[str, np.ndarray]:
         """Reads some fields of every record, as they are stored.
 
@@ -168,7 +177,8 @@ class Split(Sequence[Mapping[str, Any]]):
 def training_split(directory: epath.Path, data: Data) -> Split:
     """Opens the training split, with the labels of config.data.labels if it names a file.
 
-    The whole split gets them, also the part that is held out: real noise would be there, too.
+    The whole split gets them, also the part that is held out: real noise would be there, too. Clips of
+    the file that are in other splits keep their labels, and are counted.
 
     Args:
       directory: of a finished data set.
@@ -183,10 +193,29 @@ def training_split(directory: epath.Path, data: Data) -> Split:
         return split
     given = labels_lib.read(data.labels, split.classes)
     stored = split.stored("clip_id", "label")
+    if given.keys() - set(stored["clip_id"].tolist()):
+        given = _without(given, split.others(), data.labels)
     where = f"split {split.name} of {directory}"
     return split.with_labels(
         labels_lib.replace(given, stored["clip_id"], stored["label"], data.labels, where)
     )
+
+
+def _without(given: Mapping[str, int], others: Split | None, path: str) -> dict[str, int]:
+    """Labels of clips that are in no other split; says how many those were."""
+    names = set(others.stored("clip_id")["clip_id"].tolist()) if others else set()
+    left = {clip: label for clip, label in given.items() if clip not in names}
+    if others and not left:
+        raise ValueError(
+            f"{path}: all of the {len(given)} clips that it names are in split {others.name}, which is "
+            "not trained on. Give config.data.labels a file that was made for this config.data.train_split"
+        )
+    if others and len(left) < len(given):
+        log.info(
+            "%d of the %d given labels are for split %s, which is not trained on and keeps its own",
+            len(given) - len(left), len(given), others.name,
+        )  # fmt: skip
+    return left
 
 
 def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:

@@ -242,3 +242,43 @@ def test_second_build_waits_and_takes_the_result(built, tmp_path, capfd):
     assert (variant / "1.0.0/metadata.json").stat().st_mtime_ns == before
     out, err = capfd.readouterr()
     assert "Waiting for another build" in err and "clips" not in out
+
+
+def test_given_labels_take_the_place_of_the_drawn_ones(built, tmp_path, capsys):
+    before = {
+        split: list(tfds.builder_from_directory(built).as_data_source(split))
+        for split in ("train", "test")
+    }
+    chosen = before["train"][3]
+    names = tfds.builder_from_directory(built).info.features["label"].names
+    true, wrong = chosen["true_label"], (chosen["true_label"] + 1) % 7
+    clip, other = chosen["clip_id"].decode(), before["test"][0]["clip_id"].decode()
+    given = {clip: names[true], other: names[wrong]}
+    again = build("synthetic_faces", tmp_path, options=SMALL | {"labels": given})
+    for split, records in before.items():
+        for old, new in zip(
+            records, tfds.builder_from_directory(again).as_data_source(split), strict=True
+        ):
+            name = new["clip_id"].decode()
+            expected = names.index(given[name]) if name in given else old["label"]
+            assert new["label"] == expected
+            assert new["is_flipped"] == (expected != new["true_label"] == old["true_label"])
+            assert new["frames"] == old["frames"]
+    stored = tfds.builder_from_directory(again).info.metadata["options"]["labels"]
+    assert stored["clips"] == 2 and len(stored["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"train_00000": "fear"},
+            r"1 of 1 clips are not in the data set, .*did you mean 'train_000",
+        ),
+        ({"train_000001": "feer"}, r"'train_000001': unknown class 'feer'; did you mean 'fear'"),
+    ],
+)
+def test_given_labels_must_fit(tmp_path, labels, message):
+    with pytest.raises(ValueError, match=message):
+        build("synthetic_faces", tmp_path, options=TINY | {"labels": labels})
+    assert not (tmp_path / "synthetic_faces/default/1.0.0").exists()

@@ -457,7 +457,7 @@ class TestParameters:
         assert [i for part in parts for i in part] == list(range(4000))
 
     def test_summary_counts(self):
-        text = summary(Parameters(num_train=70, num_test=14, flip_rate=1, hard_share=0))
+        text = summary(Parameters(num_train=70, num_test=14, flip_rate=1, hard_share=0), {})
         rows = [line.split() for line in text.splitlines() if line]
         assert rows[0] == ["train", "clips", "hard", "flipped"]
         assert ["happy", "10", "0.0%", "100.0%"] in rows and ["happy", "2", "0.0%", "0.0%"] in rows

@@ -134,6 +134,17 @@ def test_it_is_said_how_many_labels_changed(data, caplog):
     assert line.endswith("7 kept") and "labels.csv" in line
 
 
+def test_clips_of_other_splits_keep_their_labels_and_are_counted(data, tmp_path, caplog):
+    """An audit of all folds names the clips of the fold that is tested on, too."""
+    caplog.set_level(logging.INFO, "rdfer_jax")
+    rows = [f"{clip},{name}" for clip, name in REPLACED.items()]
+    both = written(tmp_path / "both.csv", [*rows, "test-0,fear", "test-2,sad"])
+    split = opened(dataclasses.replace(data, labels=both))
+    assert {r["clip_id"].decode(): (r["label"], r["true_label"]) for r in split} == expected(data)
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert "2 of the 6 given labels are for split test, which is not trained on" in said
+
+
 def test_what_spreadsheets_write_is_read(tmp_path):
     text = '\ufefflabel,note,clip_id\r\nsad,"a, b","x, 1"\r\n\r\nfear,,Gesicht-\u00e4\r\n'
     (tmp_path / "a.csv").write_bytes(text.encode())
@@ -152,8 +163,10 @@ def test_what_spreadsheets_write_is_read(tmp_path):
         (["train-0,sad", "train-1,sad", "train-0,fear"], "clip_id,label",
          r"bad.csv, line 4, clip 'train-0': this clip has been named before. Keep one"),
         (["train-0,sad", "trian-3,fear", "test-0,sad"], "clip_id,label",
-         r"bad.csv: 2 of the 3 clips .* not in split train of .*1.0.0: 'test-0', 'trian-3'. "
-         r"There are .*train-1.*\. Give config.data.labels a file that was made for"),
+         r"bad.csv: 1 of the 2 clips .* not in split train of .*1.0.0: 'trian-3'. "
+         r"Did you mean 'train-3'\? Give config.data.labels a file that was made for"),
+        (["Anna,fear"], "clip_id,label", r"not in split train .*'Anna'\. There are .*train-1"),
+        (["test-0,fear"], "clip_id,label", r"bad.csv: all of the 1 clips .* are in split test, which"),
         (["trian-3,fear"], "clip_id,label", r"'trian-3'. Did you mean 'train-3'\?"),
     ],
 )  # fmt: skip

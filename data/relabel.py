@@ -1,0 +1,50 @@
+"""Labels that were corrected after a data set was distributed, for its builders.
+
+Enters: names of classes by clip. Leaves: their indices, checked against the clips that there are.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+
+def content(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what tells a build with these labels from others; nothing where none are given."""
+    if not labels:
+        return {}
+    digest = hashlib.sha256(json.dumps(sorted(labels.items())).encode()).hexdigest()
+    return {"labels": {"clips": len(labels), "sha256": digest}}
+
+
+def indices(
+    labels: Mapping[str, str], clips: Collection[str], classes: Sequence[str]
+) -> dict[str, int]:
+    """Returns the index of each clip's class.
+
+    Args:
+      labels: name of the class by clip_id.
+      clips: every clip_id of the data set.
+      classes: names of the N classes, by index.
+
+    Raises:
+      ValueError: a clip or a class is unknown.
+    """
+    strangers = sorted(labels.keys() - set(clips))
+    if strangers:
+        raise ValueError(
+            f"labels: {len(strangers)} of {len(labels)} clips are not in the data set, such as "
+            f"{strangers[0]!r}; {_hint(strangers[0], sorted(clips))}"
+        )
+    for clip, label in labels.items():
+        if label not in classes:
+            raise ValueError(
+                f"labels: clip {clip!r}: unknown class {label!r}; {_hint(label, classes)}"
+            )
+    return {clip: list(classes).index(label) for clip, label in labels.items()}
+
+
+def _hint(wrong: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(known[:12])
