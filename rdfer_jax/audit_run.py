@@ -8,12 +8,13 @@ Letters: N videos, K clips of a video, C classes.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from etils import epath
+from scipy import special
 
 from rdfer_jax import audit, audit_page
 from rdfer_jax import workdir as workdir_lib
@@ -52,7 +53,8 @@ def run(
     output = epath.Path(output) if output else workdir / "audit"
     arrays, classes, split = _read(workdir, force)
     known = workdir_lib.read(workdir)
-    findings = audit.find_issues(arrays["label"], _softmax(arrays["clip_logits"]))
+    probs = special.softmax(arrays["clip_logits"].astype(np.float64), axis=-1)
+    findings = audit.find_issues(arrays["label"], probs)
     found = {"predictions": split} | audit.summary(findings, classes) | _measured(findings, arrays)
     output.mkdir(parents=True, exist_ok=True)
     audit.write_csv(output / "issues.csv", arrays["clip_id"].tolist(), findings, classes)
@@ -120,11 +122,6 @@ def _load(path: epath.Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def _measured(findings: Findings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """What was found of the truth, where it is known."""
     if "is_flipped" not in arrays:
@@ -150,7 +147,7 @@ def _rows(
     chosen: np.ndarray,
 ) -> Iterator[dict[str, Any]]:
     """Yields the cards of the page, in the order chosen."""
-    records = _records(config)
+    frames_of = _frames_of(config)
     for i in chosen.tolist():
         clip_id = str(arrays["clip_id"][i])
         votes = {
@@ -158,6 +155,7 @@ def _rows(
             for name, count in zip(classes, arrays["votes"][i], strict=True)
             if count > 0
         }
+        jpegs = frames_of(clip_id)
         keys = arrays["key_frames"][i].tolist() if "key_frames" in arrays else []
         yield {
             "clip_id": clip_id,
@@ -165,11 +163,11 @@ def _rows(
             "label": classes[findings.label[i]],
             "suggested": classes[findings.suggested[i]],
             "votes": votes,
-            "strip": strip(records(clip_id), keys) if records(clip_id) else None,
+            "strip": strip(jpegs, keys) if jpegs else None,
         } | {score: float(getattr(findings, score)[i]) for score, _, _ in audit_page.SCORES}
 
 
-def _records(config: Config) -> Any:
+def _frames_of(config: Config) -> Callable[[str], Sequence[bytes] | None]:
     """Returns a function from a clip to its JPEG frames; to None where the data set is not there."""
     try:
         directory = source.find(config.data)

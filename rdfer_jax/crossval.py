@@ -4,7 +4,6 @@ Enters: a configuration. Leaves: a run for each fold, in fold1/, fold2/ ... of t
 with the predictions of all clips out of their folds; results.json and crossval.md, one table.
 """
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,6 @@ def folds(config: Config, number: int) -> dict[str, Config]:
             "Leave it empty"
         )
     names = source.stored_folds(source.find(config.data))
-    changes: dict[str, dict[str, Any]]
     if names:
         changes = {
             name: {"test_split": name, "train_split": "+".join(n for n in names if n != name)}
@@ -53,8 +51,9 @@ def folds(config: Config, number: int) -> dict[str, Config]:
         raise ValueError(f"--folds={number}: at least two")
     else:
         changes = {f"fold{i}": {"fold": f"{i}/{number}"} for i in range(1, number + 1)}
+    settings = config_lib.to_dict(config)
     return {
-        name: dataclasses.replace(config, data=dataclasses.replace(config.data, **change))
+        name: config_lib.resolve(settings | {"data": settings["data"] | change})
         for name, change in changes.items()
     }
 
@@ -77,20 +76,21 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
     chosen = folds(config, number)
     found = {}
     for name, fold_config in chosen.items():
-        results = workdir / name / "results.json"
-        if results.exists():
-            train.keep_config(fold_config, workdir / name, write=False)
-            log.info("%s: has finished", name)
-            found[name] = json.loads(results.read_text())
-            continue
-        log.info("%s of %d: tested on %s", name, len(chosen), fold_config.data.test_split)
-        config_lib.resolve(config_lib.to_dict(fold_config))
-        found[name] = train.train(fold_config, workdir / name)
+        results_file = workdir / name / "results.json"
+        if results_file.exists():  # what training writes last
+            log.info("%s of %d: has finished", name, len(chosen))
+            workdir_lib.check_config(workdir / name, fold_config)
+            found[name] = json.loads(results_file.read_text())
+        else:
+            tested = fold_config.data.fold or fold_config.data.test_split
+            log.info("%s of %d: tested on %s", name, len(chosen), tested)
+            found[name] = train.train(fold_config, workdir / name)
     results = summary(found)
     if jax.process_index() == 0:
         gather(workdir, list(chosen)).save(workdir / "predictions.npz")
+        # Settings and classes of the whole, for --mode=audit.
+        workdir_lib.write_config(workdir, config)
         known = workdir_lib.read(workdir / next(iter(chosen)))
-        train.keep_config(config, workdir, write=True)
         workdir_lib.write_data(workdir, config.data.name, known.classes, known.num_train)
         (workdir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
         (workdir / "crossval.md").write_text(table(results) + "\n")
@@ -120,10 +120,9 @@ def gather(workdir: epath.Path, names: Sequence[str]) -> Predictions:
 def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Each fold's results, and mean and standard deviation; the best on validation apart."""
     results: dict[str, Any] = {"folds": dict(found)}
-    results["last"] = _mean([fold for fold in found.values()])
+    results["last"] = _mean(list(found.values()))
     if all("best_on_validation" in fold for fold in found.values()):
-        best = [fold["best_on_validation"] for fold in found.values()]
-        results["best_on_validation"] = _mean(best)
+        results["best_on_validation"] = _mean([f["best_on_validation"] for f in found.values()])
     return results
 
 
@@ -146,22 +145,16 @@ def table(results: Mapping[str, Any]) -> str:
     heads = [
         f"{score.upper()}, {kind.replace('_', ' ')}" for kind in kinds for score in ("war", "uar")
     ]
-    lines = [_line(["fold", "clips", *heads]), _line(["---"] * (2 + len(heads)))]
+    rows = [["fold", "clips", *heads], ["---"] * (2 + len(heads))]
     for name, fold in results["folds"].items():
-        cells = []
-        for kind in kinds:
-            part = fold if kind == "last" else fold[kind]
-            cells += [f"{100 * part[score]:.2f}" for score in ("war", "uar")]
-        lines.append(_line([name, str(fold["num_examples"]), *cells]))
+        parts = [fold if kind == "last" else fold[kind] for kind in kinds]
+        cells = [f"{100 * part[score]:.2f}" for part in parts for score in ("war", "uar")]
+        rows.append([name, str(fold["num_examples"]), *cells])
     cells = []
     for kind in kinds:
         for score in ("war", "uar"):
             mean, spread = results[kind][score]["mean"], results[kind][score]["std"]
             cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
     total = sum(fold["num_examples"] for fold in results["folds"].values())
-    lines.append(_line(["mean ± standard deviation", str(total), *cells]))
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    rows.append(["mean ± standard deviation", str(total), *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -96,7 +96,7 @@ class Evaluator:
         rows = _by_index(outputs, len(split)) | _by_index(_gather(_stack(known)), len(split))
         if "key_instants" in rows:
             rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
-        return Predictions(split.name, split.classes, rows)
+        return Predictions(split.title, split.classes, rows)
 
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
         """Positions in the buffer -> frames of the video."""
@@ -135,7 +135,10 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
             step, abstract_state(config, network, len(test.classes), len(train), mesh)
         )
     evaluator = Evaluator(config, network, mesh)
-    return report(evaluator, state, test, train, workdir, checkpoint)
+    results = report(evaluator, state, test, train, workdir, checkpoint)
+    if jax.process_index() == 0:
+        write_results(workdir, results)
+    return results
 
 
 def abstract_state(
@@ -172,8 +175,7 @@ def report(
 ) -> dict[str, Any]:
     """Evaluates a state on the test split, and its detection of wrong labels on the training split.
 
-    Writes results.json, predictions.npz, pictures, and predictions_train.npz where it is known which
-    labels are flipped.
+    Writes predictions.npz, pictures, and predictions_train.npz where it is known which labels are flipped.
 
     Args:
       evaluator: predicts.
@@ -185,7 +187,7 @@ def report(
       predictions: of this state on the test split, if they have been made already.
 
     Returns:
-      What results.json holds.
+      What is to be said in results.json.
     """
     predictions = predictions or evaluator(state, test)
     results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
@@ -289,7 +291,6 @@ def _write(
     train_predictions: Predictions | None,
 ) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    write_results(workdir, results)
     predictions.save(workdir / "predictions.npz")
     title = f"{results['split']}, {results['checkpoint']}: WAR {results['war']:.1%}"
     picture = plots.confusion_matrix_figure(
@@ -304,9 +305,11 @@ def _write(
         plots.save(picture, workdir / "agreement.png")
 
 
-def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:
-    """Writes results.json."""
-    (workdir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+def write_results(workdir: epath.PathLike, results: dict[str, Any]) -> None:
+    """Writes results.json, the last file of a run: where it is, all others are."""
+    (epath.Path(workdir) / "results.json").write_text(
+        json.dumps(results, indent=2, allow_nan=False) + "\n"
+    )
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

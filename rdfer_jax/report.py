@@ -10,10 +10,8 @@ Shape letters: N clips, C classes.
 import dataclasses
 import datetime
 import json
-import platform
 import zipfile
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +23,6 @@ from rdfer_jax.config import Config
 from rdfer_jax.pages import figures, intervals, tables
 
 OUTPUT = "report.html"
-#: Packages whose version decides what a run computes.
-PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 #: Rows of the table of AUROCs: what is found, by which score, among which clips, key in results.json.
 AUROCS = (
     ("wrong labels", "noise score, from the agreement", "all clips", "noise_auroc_agreement"),
@@ -74,7 +70,7 @@ class Run(NamedTuple):
       rows: what metrics.jsonl holds.
       test: predictions of the test split.
       train: predictions of the training split; None where there are none.
-      known: what data.json says of the data, where there is one.
+      known: what data.json says of the data and of the versions, where there is one.
     """
 
     name: str
@@ -145,7 +141,6 @@ def view(run: Run) -> dict[str, Any]:
         "noise": _noise(run.train),
         "aurocs": AUROCS,
         "settings": _settings(run.config),
-        "versions": _versions(),
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -213,17 +208,6 @@ def _meanings(section: Any) -> dict[str, str]:
     """What settings mean, as config.py says it; nothing of options that only a builder knows."""
     fields = dataclasses.fields(section) if section else ()
     return {field.name: field.metadata.get("text", "") for field in fields}
-
-
-def _versions() -> dict[str, str]:
-    """Versions of this environment, by package."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Training: prepares data, network, step and checkpoints, runs the loop, evaluates the result."""
 
 import dataclasses
-import json
 import logging
 from typing import Any
 
@@ -13,7 +12,6 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
-from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, models, optim, plots, pretrained, sharding
 from rdfer_jax import workdir as workdir_lib
 from rdfer_jax.checkpoint import Checkpoints, abstract, last_variables
@@ -28,14 +26,6 @@ from rdfer_jax.types import Batch
 from rdfer_jax.writers import MetricWriter, Progress, read_metrics
 
 log = logging.getLogger(__name__)
-
-#: Settings that may change between the parts of a resumed run: they do not change what is learned.
-FREE_TO_CHANGE = (
-    "profile", "compile_cache", "build", "data.dir", "data.num_workers", "data.num_threads",
-    "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every", "train.save_every",
-    "train.record_every", "train.log_every", "train.keep", "train.tensorboard", "model.remat",
-    "predict.",
-)  # fmt: skip
 
 
 def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
@@ -77,11 +67,11 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     iterator = iter(feed(batches, mesh, config.data.prefetch))
     evaluator = evaluate.Evaluator(config, network, mesh)
     first = jax.process_index() == 0
-    keep_config(config, workdir, write=False)
+    workdir_lib.check_config(workdir, config)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         state = _start(config, network, checkpoints, iterator, num_classes, len(train_split), mesh)
         if first:  # and not before config.init_from has proved right
-            keep_config(config, workdir, write=True)
+            workdir_lib.write_config(workdir, config)
         start = int(state.step)
         log.info(
             "%s: %d videos to train on, %d to validate, %d to test; %d classes; steps %d to %d on %d %s",
@@ -138,8 +128,8 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             found = evaluate.summary(evaluator(checkpoints.restore(best, shapes), test_split))
             results["best_on_validation"] = {"checkpoint": "best", "step": best} | found
     if first:
-        evaluate.write_results(workdir, results)
         plots.save(plots.training_curves(read_metrics(workdir)), workdir / "training_curves.png")
+        evaluate.write_results(workdir, results)
     return results
 
 
@@ -241,41 +231,3 @@ def _initialise(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
     if state.teacher is not None:  # begins as the student, in memory of its own
         teacher = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=whole)(variables)
     return dataclasses.replace(state, teacher=teacher, **variables)
-
-
-def keep_config(config: Config, workdir: epath.Path, write: bool) -> None:
-    """Writes config.json, or compares it with that of the run to be resumed.
-
-    Raises:
-      ValueError: a setting that changes what is learned differs.
-    """
-    path = workdir / "config.json"
-    settings = json.loads(json.dumps(config_lib.to_dict(config)))
-    if path.exists():
-        # A setting that is newer than the run was at what is its default now.
-        standard = _flat(json.loads(json.dumps(config_lib.to_dict(Config()))))
-        old, new = standard | _flat(json.loads(path.read_text())), _flat(settings)
-        differ = [
-            f"config.{name} = {old.get(name)!r}, now {new.get(name)!r}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE)
-        ]
-        if differ:
-            raise ValueError(
-                f"{workdir} holds a run with other settings:\n  "
-                + "\n  ".join(differ)
-                + "\nTake the old values, or another --workdir"
-            )
-    elif write:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -4,13 +4,26 @@ config.json holds the settings, data.json what the network was made for.
 """
 
 import json
+import platform
 from collections.abc import Sequence
-from typing import NamedTuple
+from importlib import metadata
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Config
+
+#: Packages whose versions are kept.
+PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
+
+#: Settings that may change between the parts of a resumed run: they do not change what is learned.
+FREE_TO_CHANGE = (
+    "profile", "compile_cache", "build", "data.dir", "data.num_workers", "data.num_threads",
+    "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every", "train.save_every",
+    "train.record_every", "train.log_every", "train.keep", "train.tensorboard", "model.remat",
+    "predict.",
+)  # fmt: skip
 
 
 class Known(NamedTuple):
@@ -27,8 +40,58 @@ class Known(NamedTuple):
     num_train: int
 
 
+def write_config(workdir: epath.Path, config: Config) -> None:
+    """Writes config.json, unless the folder has one already.
+
+    Raises:
+      ValueError: it has one of other settings; see `check_config`.
+    """
+    check_config(workdir, config)
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+
+
+def check_config(workdir: epath.Path, config: Config) -> None:
+    """Compares settings with those of the run in the folder, if there is one.
+
+    Raises:
+      ValueError: a setting that changes what is learned differs.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    # A setting that is newer than the run was at what is its default now.
+    standard, new = (
+        _flat(json.loads(json.dumps(config_lib.to_dict(c)))) for c in (Config(), config)
+    )
+    old = standard | _flat(json.loads(path.read_text()))
+    differ = [
+        f"config.{name} = {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE)
+    ]
+    if differ:
+        raise ValueError(
+            f"{workdir} holds a run with other settings:\n  "
+            + "\n  ".join(differ)
+            + "\nTake the old values, or another --workdir"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def write_data(workdir: epath.Path, data_set: str, classes: Sequence[str], num_train: int) -> None:
-    """Writes data.json.
+    """Writes data.json, with the versions of what the run begins with.
 
     Args:
       workdir: of the run.
@@ -36,8 +99,23 @@ def write_data(workdir: epath.Path, data_set: str, classes: Sequence[str], num_t
       classes: names of the N classes, by index.
       num_train: videos of the training split.
     """
-    known = {"data_set": data_set, "classes": list(classes), "num_train": num_train}
+    known = {
+        "data_set": data_set,
+        "classes": list(classes),
+        "num_train": num_train,
+        "versions": _versions(),
+    }
     (workdir / "data.json").write_text(json.dumps(known, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def read(workdir: epath.PathLike) -> Known:

@@ -22,8 +22,6 @@ import tqdm
 from etils import epath
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)

@@ -1,44 +1,22 @@
-"""Pages in an installed Chromium, driven by Playwright; where one of the two is missing, tests skip.
-
-Debian's package `chromium` and `pip install -e '.[browser]'` are enough: Playwright's own browsers are not
-used. CHROMIUM names another program.
-"""
+"""Pages in an installed Chromium, driven by Playwright; where one of the two is missing, tests skip."""
 
 import contextlib
-import os
-import shutil
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: Without a sandbox, which needs rights that containers do not give; the pages are our own.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-#: Milliseconds until a page that does nothing is an error; generous, as machines may be busy.
-PATIENCE = 120_000
+from benchmarks import pictures
+from benchmarks.pictures import PATIENCE
 
 
 @contextlib.contextmanager
 def chromium():
     """Yields a browser without a window."""
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'"
-    )
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("there is no Chromium: install it, or name it in CHROMIUM")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=list(FLAGS), timeout=PATIENCE
-        )
+    with contextlib.ExitStack() as stack:
+        try:
+            browser = stack.enter_context(pictures.chromium())
+        except pictures.BrowserNotFoundError as error:
+            pytest.skip(str(error))
         yield browser
-        browser.close()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import pytest
 import scipy.spatial.distance
 from hypothesis import strategies as st
 
-from rdfer_jax import audit
+from rdfer_jax import audit, noise_matrix
+from rdfer_jax.noise_matrix import fit_noise
 
 quick = hypothesis.settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -27,69 +28,6 @@ def _random(seed, videos=40, clips=3, classes=4):
 
 
 # ---- references: one video after the other, from the formulas
-
-
-def _slow_confident_learning(labels, probs):
-    """Given and true class of each video that counts -> P(given | true) and the joint."""
-    videos, classes = probs.shape
-    thresholds = {}
-    for j in range(classes):
-        values = [probs[n, j] for n in range(videos) if labels[n] == j]
-        if values:
-            thresholds[j] = sum(values) / len(values)
-    counts = np.zeros((classes, classes))
-    for n in range(videos):
-        above = [j for j, threshold in thresholds.items() if probs[n, j] >= threshold - 1e-6]
-        if above:
-            counts[labels[n], max(above, key=lambda j: probs[n, j])] += 1
-    joint = np.zeros((classes, classes))
-    for i in range(classes):
-        given = sum(int(label == i) for label in labels)
-        if given and not counts[i].sum():
-            counts[i, i] = 1
-        for j in range(classes):
-            joint[i, j] = given and counts[i, j] / counts[i].sum() * given / videos
-    noise = np.eye(classes)
-    for true in range(classes):
-        if joint[:, true].sum() > 0:
-            noise[true] = joint[:, true] / joint[:, true].sum()
-    return noise, joint
-
-
-def _slow_smoothed(counts):
-    classes = len(counts)
-    wrong = [counts[i].sum() - counts[i, i] for i in range(classes)]
-    share = sum(wrong) / counts.sum()
-    noise = np.zeros((classes, classes))
-    for i in range(classes):
-        rate = (wrong[i] + 10 * share) / (counts[i].sum() + 10)
-        for j in range(classes):
-            spread = (counts[i, j] + 1) / (wrong[i] + classes - 1)
-            noise[i, j] = rate * spread if i != j else 1 - rate
-    return noise
-
-
-def _slow_fit(labels, probs, rounds):
-    videos, classes = probs.shape
-    noise = _slow_smoothed(_slow_confident_learning(labels, probs)[1].T * videos)
-    sharpness = 1.0
-    for step in range(rounds + 1):
-        belief, truth = probs**sharpness, np.zeros_like(probs)
-        counts, slope, curvature = np.zeros((classes, classes)), 0.0, 0.0
-        for n in range(videos):
-            belief[n] /= belief[n].sum()
-            for c in range(classes):
-                truth[n, c] = belief[n, c] * noise[c, labels[n]]
-            truth[n] /= truth[n].sum()
-            logs = np.log(probs[n])
-            counts[:, labels[n]] += truth[n]
-            slope += sum((truth[n] - belief[n]) * logs)
-            curvature += sum(belief[n] * logs**2) - sum(belief[n] * logs) ** 2
-        if step < rounds:
-            noise = _slow_smoothed(counts)
-            sharpness = min(5.0, max(0.2, sharpness + slope / curvature))
-    wrong = sum(1 - truth[n, labels[n]] for n in range(videos)) / videos
-    return noise, wrong, sharpness, belief
 
 
 def _entropy(distribution):
@@ -124,41 +62,12 @@ def _slow_verdicts(labels, clip_probs, votes, noise, clips_belief):
 
 
 @quick
-@hypothesis.given(seeds, st.integers(2, 5))
-def test_noise_matrix_agrees_with_a_loop(seed, classes):
-    labels, probs, _ = _random(seed, videos=25, classes=classes)
-    labels = np.minimum(labels, classes - 2)  # the last class is never given
-    found = audit.noise_matrix(labels, probs[:, 0])
-    noise, joint = _slow_confident_learning(labels, probs[:, 0])
-    np.testing.assert_allclose(found.given, noise, atol=1e-12)
-    np.testing.assert_allclose(found.joint, joint, atol=1e-12)
-    assert found.share == pytest.approx(1 - np.trace(joint), abs=1e-12)
-    assert found.absent == tuple(np.flatnonzero(joint.sum(axis=0) == 0))
-    assert classes - 1 in found.absent
-
-
-@quick
-@hypothesis.given(seeds, st.integers(2, 5))
-def test_fit_agrees_with_a_loop(seed, classes):
-    labels, probs, _ = _random(seed, videos=25, classes=classes)
-    probs = (probs[:, 0] + 0.02) / (1 + 0.02 * classes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audit, "ROUNDS", 3)
-        found = audit.fit_noise(labels, probs)
-    noise, share, sharpness, belief = _slow_fit(labels, probs, rounds=3)
-    np.testing.assert_allclose(found.given, noise, atol=1e-9)
-    np.testing.assert_allclose(found.belief, belief, atol=1e-9)
-    assert found.share == pytest.approx(share, abs=1e-9)
-    assert found.sharpness == pytest.approx(sharpness, abs=1e-9)
-
-
-@quick
 @hypothesis.given(seeds, st.integers(1, 4), st.integers(2, 5), st.booleans())
 def test_verdicts_agree_with_a_loop(seed, clips, classes, with_votes):
     labels, probs, votes = _random(seed, 25, clips, classes)
     votes *= with_votes
     found = audit.find_issues(labels, probs, votes if with_votes else None)
-    clips_belief = audit.fit_noise(labels, probs.mean(axis=1)).belief
+    clips_belief = fit_noise(labels, probs.mean(axis=1)).belief
     kinds, rank, scores = _slow_verdicts(labels, probs, votes, found.noise, clips_belief)
     assert found.kind.tolist() == kinds
     assert found.rank.tolist() == rank
@@ -168,7 +77,7 @@ def test_verdicts_agree_with_a_loop(seed, clips, classes, with_votes):
         np.testing.assert_allclose(values, expected, atol=1e-9, err_msg=name)
         assert name == "suggested" or (values.min() >= 0 and values.max() <= 1)
     beliefs = [_blend(mean, row) for mean, row in zip(probs.mean(axis=1), votes, strict=True)]
-    expected = audit.fit_noise(labels, np.array(beliefs))
+    expected = fit_noise(labels, np.array(beliefs))
     np.testing.assert_allclose(found.noise.given, expected.given, atol=1e-9)
     assert found.noise.share == pytest.approx(expected.share, abs=1e-9)
 
@@ -190,36 +99,6 @@ def test_agreement_of_known_cases():
 
 
 # ---- planted truth
-
-
-def test_noise_matrix_of_a_perfect_model_is_what_was_planted():
-    rng = np.random.default_rng(0)
-    true = rng.integers(3, size=200)
-    given = np.where(rng.random(200) < 0.3, (true + 1) % 3, true)
-    found = audit.noise_matrix(given, np.eye(3)[true])
-    counts = np.zeros((3, 3))
-    np.add.at(counts, (true, given), 1)
-    np.testing.assert_allclose(found.given, counts / counts.sum(axis=1, keepdims=True), atol=1e-12)
-    np.testing.assert_allclose(found.joint, counts.T / 200, atol=1e-12)
-    assert found.share == pytest.approx((true != given).mean())
-    assert found.absent == ()
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.3])
-def test_fit_finds_the_planted_noise_where_confident_learning_takes_mistakes_for_it(rate):
-    rng = np.random.default_rng(1)
-    sharp = rng.dirichlet(np.full(4, 0.25), 4000) + 1e-3
-    sharp /= sharp.sum(axis=1, keepdims=True)
-    true = (sharp.cumsum(axis=1) < rng.random((4000, 1))).sum(axis=1)
-    given = np.where(rng.random(4000) < rate, true ^ 1, true)
-    flat = sharp**0.5 / (sharp**0.5).sum(axis=1, keepdims=True)
-    found = audit.fit_noise(given, flat)
-    planted = np.eye(4) * (1 - rate) + np.eye(4)[[1, 0, 3, 2]] * rate
-    assert found.share == pytest.approx((given != true).mean(), abs=0.02)
-    assert found.sharpness == pytest.approx(2, rel=0.1)
-    np.testing.assert_allclose(found.given, planted, atol=0.04)
-    np.testing.assert_allclose(found.given.sum(axis=1), 1)
-    assert audit.noise_matrix(given, flat).share > rate + 0.05
 
 
 def _planted():
@@ -279,11 +158,8 @@ def test_votes_count_half_and_only_where_they_are_known():
 def test_a_class_that_is_never_given_is_named_and_gives_no_nan():
     labels, probs, _, _ = _planted()
     labels[labels == 3] = 0
-    found = audit.noise_matrix(labels, probs.mean(axis=1))
-    assert found.absent == (3,)
-    np.testing.assert_array_equal(found.given[3], [0, 0, 0, 1])
     findings = audit.find_issues(labels, probs)
-    for value in (findings.noise.given, findings.label_quality, findings.ease, found.given):
+    for value in (findings.noise.given, findings.label_quality, findings.ease):
         assert np.isfinite(value).all()
     np.testing.assert_allclose(findings.noise.given.sum(axis=1), 1)
     assert audit.summary(findings, list("abcd"))["absent_classes"] == ["d"]
@@ -333,10 +209,6 @@ def test_the_order_of_classes_and_clips_changes_nothing(seed):
     np.testing.assert_allclose(
         moved.noise.given, found.noise.given[np.ix_(order, order)], atol=1e-9
     )
-    before, after = (audit.noise_matrix(*x) for x in (
-        (labels, probs[:, 0]), (place[labels], probs[:, 0][:, order])
-    ))  # fmt: skip
-    np.testing.assert_allclose(after.given, before.given[np.ix_(order, order)], atol=1e-12)
 
 
 # ---- bad input
@@ -369,21 +241,6 @@ GOOD = np.full((2, 1, 2), 0.5)
 def test_bad_input_is_refused(labels, probs, votes, message):
     with pytest.raises(ValueError, match=message):
         audit.find_issues(labels, probs, votes)
-
-
-@pytest.mark.parametrize("function", [audit.noise_matrix, audit.fit_noise])
-@pytest.mark.parametrize(
-    ("labels", "probs", "message"),
-    [
-        ([0, 1], GOOD, r"probs must have the shape \[N, C\], got \(2, 1, 2\)"),
-        ([0, 5], GOOD[:, 0], r"labels must lie in \[0, 2\)"),
-        ([0.5, 1], GOOD[:, 0], "labels must be integers"),
-        ([0, 1], GOOD[:, 0] * 2, "probs of video 0 sum to 2 "),
-    ],
-)
-def test_noise_estimates_refuse_bad_input(function, labels, probs, message):
-    with pytest.raises(ValueError, match=message):
-        function(labels, probs)
 
 
 def test_hard_below_must_be_a_share():
@@ -459,13 +316,15 @@ def test_names_must_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_needs_neither_jax_nor_a_model():
-    tree = ast.parse(pathlib.Path(audit.__file__).read_text())
+@pytest.mark.parametrize("module", [audit, noise_matrix])
+def test_needs_neither_jax_nor_a_model(module):
+    tree = ast.parse(pathlib.Path(module.__file__).read_text())
     modules = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             modules.add(node.module)
-    third_party = {"numpy", "numpy.typing", "etils"}
-    assert modules <= third_party | {"csv", "dataclasses", "io", "collections.abc", "typing"}
+    third_party = {"numpy", "numpy.typing", "scipy", "etils"}
+    standard = {"csv", "dataclasses", "io", "collections.abc", "typing"}
+    assert modules <= third_party | standard | {"rdfer_jax.noise_matrix"}

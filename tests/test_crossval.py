@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import logging
 
+import jax
 import numpy as np
 import pytest
 import raw_trees
 import tiny
+from jax.experimental.compilation_cache import compilation_cache
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import crossval, train
+from rdfer_jax import crossval, sharding, train
+from rdfer_jax.checkpoint import Checkpoints
 from rdfer_jax.evaluate import Predictions
 from rdfer_jax.pipeline import source
 
@@ -42,6 +46,8 @@ def test_what_is_tested_on_is_not_trained_on(tmp_path):
         data = tiny.data(tmp_path, fold=f"{part}/3")
         train_split, test_split = source.open_splits(directory, data)
         ids = [set(split.stored("clip_id")["clip_id"]) for split in (train_split, test_split)]
+        assert (test_split.name, test_split.title) == ("train", f"train, part {part} of 3")
+        assert train_split.title == f"train without part {part} of 3"
         assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == len(tiny.SPLITS["train"])
         tested += sorted(ids[1])
     assert len(tested) == len(set(tested)) == len(tiny.SPLITS["train"])
@@ -105,46 +111,104 @@ def test_a_clip_that_two_folds_predicted_is_an_error(tmp_path):
         crossval.gather(tmp_path, ["fold1", "fold2"])
 
 
-@pytest.mark.slow
-def test_an_interrupted_crossval_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+def test_a_fold_that_was_killed_before_its_end_is_trained_on(tmp_path, monkeypatch):
     tiny.build(tmp_path)
-    settings = {"duration": "1 steps", "tensorboard": False}
-    config = tiny.config(data={"dir": str(tmp_path)}, train=settings)
-    real, trained = train.train, []
+    config, asked = tiny.config(data={"dir": str(tmp_path)}), []
 
-    def stopped(fold_config, workdir):
-        if len(trained) == 1:
-            raise KeyboardInterrupt
-        trained.append(workdir.name)
-        return real(fold_config, workdir)
+    def training(fold_config, folder):
+        asked.append((folder.name, fold_config.data.fold))
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train", stopped)
+    monkeypatch.setattr(train, "train", training)
+    # The last checkpoint was tested, the best one was not yet.
+    (tmp_path / "run" / "fold1").mkdir(parents=True)
+    (tmp_path / "run" / "fold1" / "predictions.npz").touch()
     with pytest.raises(KeyboardInterrupt):
-        crossval.crossval(config, tmp_path / "run", 2)
-    assert not (tmp_path / "run" / "results.json").exists()
-    monkeypatch.setattr(train, "train", real)
-    before = (tmp_path / "run" / "fold1" / "results.json").stat().st_mtime_ns
-    results = crossval.crossval(config, tmp_path / "run", 2)
-    assert (tmp_path / "run" / "fold1" / "results.json").stat().st_mtime_ns == before
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+        crossval.crossval(config, tmp_path / "run", 3)
+    assert asked == [("fold1", "1/3")]
 
-    with np.load(tmp_path / "run" / "predictions.npz") as found:
-        assert str(found["split"]) == crossval.OUT_OF_FOLD
-        assert sorted(found["clip_id"]) == sorted(f"train-{i}" for i in range(11))
-        for number in (1, 2):
-            with np.load(tmp_path / "run" / f"fold{number}" / "predictions.npz") as fold:
-                inside = found["fold"] == number
-                np.testing.assert_array_equal(found["clip_id"][inside], fold["clip_id"])
-                np.testing.assert_array_equal(found["clip_logits"][inside], fold["clip_logits"])
-        right = (found["logits"].argmax(-1) == found["label"])[found["fold"] == 2]
-    assert results["folds"]["fold2"]["war"] == pytest.approx(right.mean())
+
+@pytest.fixture
+def fast(tmp_path, monkeypatch):
+    """One device, and each program is compiled once for all folds and runs."""
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+    changes = {
+        "jax_compilation_cache_dir": str(tmp_path / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    for settings in (changes, before):
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX reads where the cache is only once
+        if settings is changes:
+            yield
+
+
+@pytest.mark.slow
+def test_an_interrupted_crossval_goes_on_and_gives_the_same(tmp_path, monkeypatch, caplog, fast):
+    # Twelve clips: three folds of equal size, so that they share their programs. Of unknown truth, so that
+    # only the tested part is predicted.
+    clips = [tiny.record("train", i, 1 + i) for i in range(12)]
+    clips = [{key: clip[key] for key in ("clip_id", "frames", "label", "votes")} for clip in clips]
+    tiny.build(tmp_path, {"train": clips})
+    config = tiny.config(
+        data={"dir": str(tmp_path)},
+        model={"name": "resnet_lstm"},
+        train={
+            "duration": "2 steps", "save_every": "1 steps", "eval_every": "2 steps", "tensorboard": False,
+        },
+    )  # fmt: skip
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    expected = crossval.crossval(config, whole, 3)
+
+    real = Checkpoints.save
+
+    def save(self, step, *args):
+        real(self, step, *args)
+        if self.directory.parent.name == "fold3":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            crossval.crossval(config, parted, 3)
+    assert not (parted / "results.json").exists()
+    finished = {n: (parted / n / "results.json").stat().st_mtime_ns for n in ("fold1", "fold2")}
+    with caplog.at_level(logging.INFO, logger="rdfer_jax"):
+        results = crossval.crossval(config, parted, 3)
+    (resumed,) = [r.getMessage() for r in caplog.records if "resuming" in r.getMessage()]
+    assert resumed.startswith("resuming from step 1 of ") and "fold3" in resumed
+    for name, time in finished.items():
+        assert (parted / name / "results.json").stat().st_mtime_ns == time
+
+    assert results == expected == json.loads((parted / "results.json").read_text())
+    assert (parted / "crossval.md").read_text() == (whole / "crossval.md").read_text()
+    with np.load(whole / "predictions.npz") as a, np.load(parted / "predictions.npz") as b:
+        one, two = dict(a), dict(b)
+    assert one.keys() == two.keys() >= {"clip_logits", "agreement", "fold"}
+    for name, array in one.items():
+        assert array.dtype == two[name].dtype
+        np.testing.assert_array_equal(two[name], array, err_msg=name)
+
+    # Every clip once, as its own fold predicted it.
+    assert str(one["split"]) == crossval.OUT_OF_FOLD
+    assert sorted(one["clip_id"]) == sorted(clip["clip_id"] for clip in clips)
+    for number in (1, 2, 3):
+        inside = one["fold"] == number
+        with np.load(whole / f"fold{number}" / "predictions.npz") as fold:
+            np.testing.assert_array_equal(one["clip_id"][inside], fold["clip_id"])
+            np.testing.assert_array_equal(one["clip_logits"][inside], fold["clip_logits"])
+        right = (one["logits"].argmax(-1) == one["label"])[inside]
+        assert results["folds"][f"fold{number}"]["war"] == pytest.approx(right.mean())
 
     # Finished, nothing is trained again; with other settings it is refused.
     def fails(*_):
         raise AssertionError
 
     monkeypatch.setattr(train, "train", fails)
-    assert crossval.crossval(config, tmp_path / "run", 2) == results
+    assert crossval.crossval(config, parted, 3) == results
     other = config_lib.resolve(config_lib.to_dict(config) | {"optim": {"learning_rate": 0.5}})
     with pytest.raises(ValueError, match=r"optim.learning_rate = 0.0005, now 0.5"):
-        crossval.crossval(other, tmp_path / "run", 2)
+        crossval.crossval(other, parted, 3)

@@ -28,7 +28,7 @@ LAYERS = (
     ),
     ("steps",),
     ("checkpoint", "writers", "perf", "plots", "pages", "prediction_files", "workdir"),
-    ("state", "optim", "metrics", "pretrained"),
+    ("state", "optim", "metrics", "pretrained", "noise_matrix"),
     ("models", "agreement", "losses", "augment"),
     ("pipeline", "video", "faces"),
     ("sharding", "config", "types", "record"),

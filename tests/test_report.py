@@ -2,6 +2,7 @@
 
 import fnmatch
 import html
+import importlib.metadata
 import json
 import pathlib
 import re
@@ -16,7 +17,7 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import pages, report
+from rdfer_jax import pages, report, workdir
 from rdfer_jax.config import Config
 from rdfer_jax.pages import figures, intervals, svg
 
@@ -210,6 +211,17 @@ def test_settings_say_what_differs_from_the_default(tmp_path):
     assert text.count("of everything that is drawn") == 1
 
 
+def test_versions_are_those_of_the_run(tmp_path):
+    folder = write_run(tmp_path / "run")
+    workdir.write_data(folder, "dfew/default/1.0.0", ("happy", "sad"), 10)
+    known = json.loads((folder / "data.json").read_text())
+    assert known["versions"]["jax"] == importlib.metadata.version("jax")
+    known["versions"]["jax"] = "0.0.1"  # as of an older run
+    (folder / "data.json").write_text(json.dumps(known))
+    text = text_of(written(folder)).partition("Settings and versions")[2]
+    assert " jax 0.0.1 " in text and f" numpy {importlib.metadata.version('numpy')} " in text
+
+
 def test_the_best_checkpoint_and_the_truth_are_shown_where_they_are_known(tmp_path):
     best = {"checkpoint": "best", "step": 620, "war": 0.625, "uar": 0.5}
     known = {"war_easy": 0.75, "war_hard": None, "best_on_validation": best}
@@ -249,7 +261,8 @@ def test_hostile_names_stay_text(tmp_path):
         tmp_path / "<b>run", test, train, config, checkpoint=HOSTILE, noise_split=HOSTILE,
         noise_share=0.5, noise_auroc_agreement=0.5, noise_auroc_loss=0.5,
     )  # fmt: skip
-    (folder / "data.json").write_text(json.dumps({"data_set": HOSTILE}))
+    known = {"data_set": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    (folder / "data.json").write_text(json.dumps(known))
     page = written(folder)
     tags = Tags(page).found
     assert not {"img", "script", "b"} & {tag for tag, _ in tags}

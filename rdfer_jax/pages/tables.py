@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from rdfer_jax.pages import intervals, percent, svg
 
@@ -74,6 +75,4 @@ def mistakes(names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> list[dic
 
 def probabilities(logits_NC: np.ndarray) -> np.ndarray:
     """Probabilities of the classes, float64 [N, C]."""
-    logits_NC = logits_NC.astype(np.float64)
-    raised_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-    return raised_NC / raised_NC.sum(axis=1, keepdims=True)
+    return special.softmax(logits_NC.astype(np.float64), axis=1)

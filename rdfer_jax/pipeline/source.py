@@ -68,6 +68,7 @@ class Split(Sequence[Mapping[str, Any]]):
     Attributes:
       directory: where the data set lies.
       name: the splits, joined by +.
+      title: what results call it: the name, and which part it is.
       classes: names of the N classes, by index.
       has_truth: whether the records have all of TRUTH_KEYS.
       knows_flips: whether they have at least true_label and is_flipped, because the truth is stored
@@ -80,6 +81,7 @@ class Split(Sequence[Mapping[str, Any]]):
         name: str,
         positions: np.ndarray | None = None,
         labels: np.ndarray | None = None,
+        title: str = "",
     ):
         """Opens the splits.
 
@@ -88,12 +90,13 @@ class Split(Sequence[Mapping[str, Any]]):
           name: splits, joined by +.
           positions: int [n], the records to use; all, if None.
           labels: int [n], the labels to give these records; as stored, if None.
+          title: what results call it; the name, if empty.
 
         Raises:
           ValueError: there is no such split, or it is empty.
         """
         builder = tfds.builder_from_directory(directory)
-        self.directory, self.name = directory, name
+        self.directory, self.name, self.title = directory, name, title or name
         self.classes = tuple(builder.info.features["label"].names)
         self.has_truth = TRUTH_KEYS[0] in builder.info.features
         self.knows_flips = self.has_truth or labels is not None
@@ -123,17 +126,18 @@ class Split(Sequence[Mapping[str, Any]]):
         truth = {"true_label": true_label, "is_flipped": label != true_label}
         return record | {"label": label} | truth
 
-    def select(self, positions: np.ndarray) -> "Split":
-        """Returns the part of this split with the given positions, int [n]."""
+    def select(self, positions: np.ndarray, title: str = "") -> "Split":
+        """Returns the part with the given positions, int [n]; its title stays, unless there is another."""
         labels = None if self._labels is None else self._labels[positions]
-        return Split(self.directory, self.name, self._positions[positions], labels)
+        kept = self._positions[positions]
+        return Split(self.directory, self.name, kept, labels, title or self.title)
 
     def with_labels(self, labels: np.ndarray) -> "Split":
         """Returns this split with other given labels, int [n].
 
         Its records have true_label (as stored, or else the stored label) and is_flipped.
         """
-        return Split(self.directory, self.name, self._positions, labels)
+        return Split(self.directory, self.name, self._positions, labels, self.title)
 
     def others(self) -> "Split | None":
         """Returns the rest of the data set: its other splits together, or None where there are none."""
@@ -237,7 +241,9 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
             f"config.data.fold = {data.fold!r}: split {train.name!r} of {directory} has only "
             f"{len(train)} clips"
         )
-    return train.select(np.flatnonzero(~in_part)), train.select(np.flatnonzero(in_part))
+    title = f"{train.name}, part {part} of {parts}"
+    others = train.select(np.flatnonzero(~in_part), f"{train.name} without part {part} of {parts}")
+    return others, train.select(np.flatnonzero(in_part), title)
 
 
 def stored_folds(directory: epath.Path) -> list[str]:

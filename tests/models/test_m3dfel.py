@@ -1,62 +1,28 @@
-"""M3DFEL against slow references, and what may depend on what.
-
-Most tests use a trunk that is a single layer, so that they compile in no time.
-"""
+"""M3DFEL against slow references; what it shares with another network is in test_baselines."""
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import lstms
 import numpy as np
 import pytest
 import tiny
+from baselines import (
+    HEADS,
+    HIDDEN,
+    PER_INSTANCE,
+    B,
+    F,
+    equals_slow_reference,
+    forward,
+    inputs,
+    m3dfel,
+    variables,
+)
 
 from rdfer_jax import models
-from rdfer_jax.models.m3dfel import DMIN, M3DFEL
-
-B, K, T, F, N = 3, 2, 12, 14, 5
-PER_INSTANCE, HIDDEN, HEADS = 4, 6, 3
-
-
-class ToyTrunk(nn.Module):
-    """The mean colour of each four frames, through one layer."""
-
-    frames_per_feature: int = PER_INSTANCE
-
-    @nn.compact
-    def __call__(self, frames_NFHWC, train):
-        x = frames_NFHWC.mean(axis=(2, 3))
-        return nn.tanh(nn.Dense(8)(x.reshape(len(x), -1, 3 * PER_INSTANCE)))
-
-
-def m3dfel(dtype=jnp.float32):
-    return M3DFEL(N, ToyTrunk(), dtype, hidden=HIDDEN, heads=HEADS)
-
-
-def inputs(seed=0):
-    rng = np.random.default_rng(seed)
-    frames = rng.standard_normal((B, F, 4, 4, 3)).astype(np.float32) * 3
-    clips = np.sort(rng.integers(0, F, (B, K, T)), axis=-1)
-    return frames, clips.astype(np.int32)
-
-
-@functools.cache
-def variables():
-    """Random ones: a forgotten bias, scale or share must show."""
-    frames, clips = inputs()
-    module = m3dfel()
-    shapes = jax.eval_shape(
-        lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
-    )
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.7, shapes)
-
-
-@functools.partial(jax.jit, static_argnames=("module", "train"))
-def forward(module, variables, frames, clips, train=False):
-    return module.apply(variables, frames, clips, models.consensus, train)
+from rdfer_jax.models.m3dfel import DMIN
 
 
 def softmax(x):
@@ -156,81 +122,14 @@ def slow_logits(params, x_MID, lstm):
 
 @pytest.mark.parametrize("lstm", [lstms.by_numpy, lstms.by_torch])
 def test_equals_the_slow_reference(lstm):
-    frames, clips = inputs()
-    params = variables()["params"]
-    pixels = np.stack([frames[b][clips[b, k]] for b in range(B) for k in range(K)])
-    features = ToyTrunk().apply({"params": params["trunk"]}, pixels, False)
-    assert features.shape == (B * K, T // PER_INSTANCE, 8)
-    expected = slow_logits(params, np.asarray(features), lstm).reshape(B, K, N)
-    assert np.abs(expected).max() > 0.1
-    out = forward(m3dfel(), variables(), frames, clips)
-    np.testing.assert_allclose(out.clip_logits, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(out.video_logits, expected.mean(axis=1), rtol=1e-4, atol=1e-4)
-
-
-def test_one_pass_over_all_clips_equals_a_loop_over_them():
-    frames, clips = inputs()
-    whole = forward(m3dfel(), variables(), frames, clips)
-    for k in range(K):
-        one = forward(m3dfel(), variables(), frames, clips[:, [k]])
-        np.testing.assert_allclose(one.clip_logits[:, 0], whole.clip_logits[:, k], 1e-4, 1e-5)
-        np.testing.assert_array_equal(one.video_logits, one.clip_logits[:, 0])
-
-
-def test_the_order_of_the_videos_only_reorders_their_logits():
-    frames, clips = inputs()
-    order = [2, 0, 1]
-    one = forward(m3dfel(), variables(), frames, clips)
-    two = forward(m3dfel(), variables(), frames[order], clips[order])
-    for name in ("clip_logits", "video_logits"):
-        expected = getattr(one, name)[np.array(order)]
-        np.testing.assert_allclose(getattr(two, name), expected, rtol=1e-4, atol=1e-5)
-    others = frames.copy()
-    others[[0, 2]] = 0
-    after = forward(m3dfel(), variables(), others, clips)
-    np.testing.assert_array_equal(after.clip_logits[1], one.clip_logits[1])
+    equals_slow_reference(m3dfel, functools.partial(slow_logits, lstm=lstm))
 
 
 def test_the_order_of_the_instances_matters():
     frames, clips = inputs()
-    one = forward(m3dfel(), variables(), frames, clips)
-    two = forward(m3dfel(), variables(), frames, np.roll(clips, PER_INSTANCE, axis=-1))
+    one = forward(m3dfel(), variables(m3dfel), frames, clips)
+    two = forward(m3dfel(), variables(m3dfel), frames, np.roll(clips, PER_INSTANCE, axis=-1))
     assert np.abs(one.clip_logits - two.clip_logits).min() > 1e-4
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_shapes_and_types(dtype):
-    frames, clips = inputs()
-    module = m3dfel(dtype)
-    out = forward(module, variables(), frames, clips)
-    found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items() if x is not None}
-    assert found == {
-        "video_logits": ((B, N), "float32"),
-        "clip_logits": ((B, K, N), "float32"),
-    }
-    init = jax.eval_shape(
-        lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
-    )
-    assert {leaf.dtype for leaf in jax.tree.leaves(init)} == {jnp.dtype("float32")}
-
-
-def test_bfloat16_computes_near_float32():
-    frames, clips = inputs()
-    exact = forward(m3dfel(), variables(), frames, clips).clip_logits
-    low = forward(m3dfel(jnp.bfloat16), variables(), frames, clips).clip_logits
-    assert 1e-5 < np.abs(low - exact).max() / np.abs(exact).max() < 0.1
-
-
-def test_every_parameter_has_a_finite_gradient():
-    frames, clips = inputs()
-
-    def loss(params):
-        out = m3dfel().apply({"params": params}, frames, clips, models.consensus, True)
-        return jnp.mean(out.video_logits**2)
-
-    for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(variables()["params"])):
-        name = jax.tree_util.keystr(path)
-        assert np.isfinite(leaf).all() and np.any(leaf), name
 
 
 def test_equal_instances_have_a_finite_gradient():
@@ -240,7 +139,7 @@ def test_equal_instances_have_a_finite_gradient():
         out = m3dfel().apply({"params": params}, frames, inputs()[1], models.consensus, True)
         return jnp.mean(out.video_logits**2)
 
-    found = jax.jit(jax.grad(loss))(variables()["params"])
+    found = jax.jit(jax.grad(loss))(variables(m3dfel)["params"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 

@@ -1,130 +1,26 @@
-"""ResNet and LSTM against slow references, and what may depend on what."""
+"""ResNet and LSTM against a slow reference; what it shares with another network is in test_baselines."""
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import lstms
 import numpy as np
 import pytest
 import tiny
+from baselines import N, equals_slow_reference, forward, inputs, resnet_lstm, variables
 
 from rdfer_jax import models
 from rdfer_jax.models import trunks
-from rdfer_jax.models.resnet_lstm import ResNetLSTM
-
-B, K, T, F, N, W = 3, 2, 6, 9, 5, 8
-
-
-class ToyTrunk(nn.Module):
-    """The mean colour of each frame through one layer."""
-
-    frames_per_feature: int = 1
-
-    @nn.compact
-    def __call__(self, frames_NFHWC, train):
-        return nn.tanh(nn.Dense(7)(frames_NFHWC.mean(axis=(2, 3))))
-
-
-def resnet_lstm(dtype=jnp.float32):
-    return ResNetLSTM(N, ToyTrunk(), W, 0.5, dtype)
-
-
-def inputs(seed=0):
-    rng = np.random.default_rng(seed)
-    frames = rng.standard_normal((B, F, 4, 4, 3)).astype(np.float32) * 3
-    clips = np.sort(rng.integers(0, F, (B, K, T)), axis=-1)
-    return frames, clips.astype(np.int32)
-
-
-@functools.cache
-def variables():
-    """Random ones: a forgotten bias must show."""
-    frames, clips = inputs()
-    module = resnet_lstm()
-    shapes = jax.eval_shape(
-        lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
-    )
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.7, shapes)
-
-
-@functools.partial(jax.jit, static_argnames=("module", "train"))
-def forward(module, variables, frames, clips, train=False, rng=None):
-    rngs = None if rng is None else {"dropout": rng}
-    return module.apply(variables, frames, clips, models.consensus, train, rngs=rngs)
 
 
 @pytest.mark.parametrize("lstm", [lstms.by_numpy, lstms.by_torch])
 def test_equals_the_slow_reference(lstm):
-    frames, clips = inputs()
-    params = variables()["params"]
-    pixels = np.stack([frames[b][clips[b, k]] for b in range(B) for k in range(K)])
-    features = np.asarray(ToyTrunk().apply({"params": params["trunk"]}, pixels, False))
-    last = lstm([[params["lstm"]]], features)[:, -1]
-    expected = last @ params["head"]["kernel"] + params["head"]["bias"]
-    expected = expected.reshape(B, K, N)
-    out = forward(resnet_lstm(), variables(), frames, clips)
-    np.testing.assert_allclose(out.clip_logits, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(out.video_logits, expected.mean(axis=1), rtol=1e-4, atol=1e-4)
+    def slow_logits(params, features):
+        last = lstm([[params["lstm"]]], features)[:, -1]
+        return last @ params["head"]["kernel"] + params["head"]["bias"]
 
-
-def test_one_pass_over_all_clips_equals_a_loop_over_them():
-    frames, clips = inputs()
-    whole = forward(resnet_lstm(), variables(), frames, clips)
-    for k in range(K):
-        one = forward(resnet_lstm(), variables(), frames, clips[:, [k]])
-        np.testing.assert_allclose(one.clip_logits[:, 0], whole.clip_logits[:, k], 1e-4, 1e-5)
-
-
-def test_the_order_of_the_videos_only_reorders_their_logits():
-    frames, clips = inputs()
-    order = [2, 0, 1]
-    one = forward(resnet_lstm(), variables(), frames, clips)
-    two = forward(resnet_lstm(), variables(), frames[order], clips[order])
-    for name in ("clip_logits", "video_logits"):
-        expected = getattr(one, name)[np.array(order)]
-        np.testing.assert_allclose(getattr(two, name), expected, rtol=1e-4, atol=1e-5)
-    others = frames.copy()
-    others[[0, 2]] = 0
-    after = forward(resnet_lstm(), variables(), others, clips)
-    np.testing.assert_array_equal(after.clip_logits[1], one.clip_logits[1])
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_shapes_and_types(dtype):
-    frames, clips = inputs()
-    module = resnet_lstm(dtype)
-    out = forward(module, variables(), frames, clips)
-    found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items() if x is not None}
-    assert found == {
-        "video_logits": ((B, N), "float32"),
-        "clip_logits": ((B, K, N), "float32"),
-    }
-    init = jax.eval_shape(
-        lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
-    )
-    assert {leaf.dtype for leaf in jax.tree.leaves(init)} == {jnp.dtype("float32")}
-
-
-def test_bfloat16_computes_near_float32():
-    frames, clips = inputs()
-    exact = forward(resnet_lstm(), variables(), frames, clips).clip_logits
-    low = forward(resnet_lstm(jnp.bfloat16), variables(), frames, clips).clip_logits
-    assert 1e-5 < np.abs(low - exact).max() / np.abs(exact).max() < 0.05
-
-
-def test_every_parameter_has_a_finite_gradient():
-    frames, clips = inputs()
-
-    def loss(params):
-        out = resnet_lstm().apply({"params": params}, frames, clips, models.consensus, False)
-        return jnp.mean(out.video_logits**2)
-
-    for path, leaf in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(variables()["params"])):
-        name = jax.tree_util.keystr(path)
-        assert np.isfinite(leaf).all() and np.any(leaf), name
+    equals_slow_reference(resnet_lstm, slow_logits)
 
 
 def test_dropout_acts_in_training_only():
@@ -132,7 +28,7 @@ def test_dropout_acts_in_training_only():
 
     def logits(train, seed):
         rng = jax.random.key(seed)
-        return forward(resnet_lstm(), variables(), frames, clips, train, rng).clip_logits
+        return forward(resnet_lstm(), variables(resnet_lstm), frames, clips, train, rng).clip_logits
 
     np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
     assert np.any(logits(True, 0) != logits(True, 1))

@@ -1,0 +1,198 @@
+"""How the labels of a data set are wrong: P(given | true), and the share of wrong labels.
+
+Enters: the given labels, a distribution for each video by a model that has not learned from it. Leaves:
+noise matrices, by confident learning and by maximum likelihood. Plain arrays and NumPy, no model.
+
+Shape letters: N videos, C classes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: How far a row of probabilities may be from the sum 1.
+SUM_TOLERANCE = 1e-3
+#: Rounds of `fit_noise`; more change its result by less than it errs.
+ROUNDS = 50
+#: Videos that `fit_noise` adds to every way of being wrong, and to every class at the overall rate.
+PRIOR_CELL, PRIOR_CLASS = 1.0, 10.0
+SHARPNESS_LIMITS = (0.2, 5.0)
+
+
+class NoiseMatrix(NamedTuple):
+    """What confident learning says of the labels.
+
+    Attributes:
+      given: float64 [C, C], P(given = column | true = row); rows sum to 1.
+      joint: float64 [C, C], P(given = row, true = column), as in the paper; sums to 1.
+      share: share of the labels that is wrong, the part of joint off its diagonal.
+      absent: classes that confident learning finds no video of. Nothing is known of their row of
+        `given`: it says that they are labelled rightly.
+    """
+
+    given: Floats
+    joint: Floats
+    share: float
+    absent: tuple[int, ...]
+
+
+class NoiseFit(NamedTuple):
+    """The noise under which the given labels are most likely.
+
+    Attributes:
+      given: float64 [C, C], P(given = column | true = row); rows sum to 1.
+      share: expected share of the labels that is wrong.
+      sharpness: s; above 1 the probabilities were not confident enough, below 1 too confident.
+      belief: float64 [N, C], the probabilities to the power s, normalised.
+    """
+
+    given: Floats
+    share: float
+    sharpness: float
+    belief: Floats
+
+
+def noise_matrix(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseMatrix:
+    """Estimates how labels are wrong by confident learning.
+
+    Northcutt, Jiang and Chuang (2021), "Confident learning", section 3.1. The threshold of class j is the
+    mean probability of j where j is given, t_j = mean {p_j : given = j}. A video counts as truly j, its
+    most probable class among those with p_j >= t_j; without such a class it does not count. The counts
+    C[given, true] are scaled to the number of videos of each given class, then to the sum 1.
+
+    Where no video of a given class counts, its labels are taken for right. A class that is never given
+    has no threshold and is no video's true class.
+
+    Args:
+      labels_N: int [N], the given labels, in [0, C).
+      probs_NC: float [N, C], a distribution for each video.
+
+    Raises:
+      ValueError: an argument does not fit, by shape, type or value.
+    """
+    labels_N, probs_NC = _checked_pair(labels_N, probs_NC)
+    num_classes = probs_NC.shape[1]
+    given_C = np.bincount(labels_N, minlength=num_classes)
+    p_label_N = probs_NC[np.arange(len(labels_N)), labels_N]
+    sum_C = np.bincount(labels_N, p_label_N, num_classes)
+    threshold_C = np.where(given_C > 0, sum_C / np.maximum(given_C, 1), np.inf)
+    # A mean of equal numbers may be above them by rounding.
+    above_NC = probs_NC >= threshold_C - 1e-6
+    true_N = np.where(above_NC, probs_NC, -1).argmax(axis=1)
+    counts_N = above_NC.any(axis=1)
+    cells_N = (labels_N * num_classes + true_N)[counts_N]
+    count_CC = np.bincount(cells_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+    count_CC = count_CC + np.diag(count_CC.sum(axis=1) == 0)
+    joint_CC = count_CC / count_CC.sum(axis=1, keepdims=True) * given_C[:, None] / len(labels_N)
+    true_C = joint_CC.sum(axis=0)
+    absent_C = true_C == 0
+    given_CC = (joint_CC / np.where(absent_C, 1, true_C)).T + np.diag(absent_C)
+    share = float(1 - np.trace(joint_CC))
+    return NoiseMatrix(
+        given_CC, joint_CC, max(share, 0.0), tuple(np.flatnonzero(absent_C).tolist())
+    )
+
+
+def fit_noise(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseFit:
+    """Estimates how labels are wrong by maximum likelihood, with the model's confidence.
+
+    P(given = y | video) = sum_c b_c T[c, y] with the noise matrix T and the belief b_c ~ p_c^s. EM: the
+    truth q_c ~ b_c T[c, y]; T from its counts, as Dawid and Skene (1979); one Newton step for s, by which
+    b comes nearer to q; from confident learning's matrix and s = 1 on. Without s, what a model is unsure
+    of would count as wrong labels, for a model that is right more often than it claims (s > 1).
+
+    The counts are smoothed: PRIOR_CELL videos in every cell spread a class's wrong labels over the other
+    classes, and PRIOR_CLASS videos draw its rate of wrong labels to the overall one.
+
+    Arguments and errors as in `noise_matrix`.
+    """
+    labels_N, probs_NC = _checked_pair(labels_N, probs_NC)
+    given_NC = np.eye(probs_NC.shape[1])[labels_N]
+    log_NC = np.log(np.maximum(probs_NC, 1e-9))
+    noise_CC = _smoothed(noise_matrix(labels_N, probs_NC).joint.T * len(labels_N))
+    belief_NC, sharpness = special.softmax(log_NC, axis=1), 1.0
+    for _ in range(ROUNDS):
+        truth_NC = _truth(belief_NC, noise_CC, labels_N)
+        noise_CC = _smoothed(truth_NC.T @ given_NC)
+        slope = ((truth_NC - belief_NC) * log_NC).sum()
+        mean_N = (belief_NC * log_NC).sum(axis=1)
+        curvature = (belief_NC * log_NC**2).sum() - (mean_N**2).sum()
+        sharpness = float(np.clip(sharpness + slope / max(curvature, 1e-9), *SHARPNESS_LIMITS))
+        belief_NC = special.softmax(sharpness * log_NC, axis=1)
+    right_N = (_truth(belief_NC, noise_CC, labels_N) * given_NC).sum(axis=1)
+    return NoiseFit(noise_CC, float(1 - right_N.mean()), sharpness, belief_NC)
+
+
+def _truth(belief_NC: Floats, noise_CC: Floats, labels_N: Ints) -> Floats:
+    """The distribution of the true class where the label is known, too."""
+    joint_NC = belief_NC * noise_CC.T[labels_N]
+    return joint_NC / joint_NC.sum(axis=1, keepdims=True)
+
+
+def _smoothed(count_CC: Floats) -> Floats:
+    """Numbers of videos, rows true, columns given -> the noise matrix, see `fit_noise`."""
+    other_CC = 1 - np.eye(len(count_CC))
+    wrong_CC = count_CC * other_CC
+    wrong_C, total_C = wrong_CC.sum(axis=1), count_CC.sum(axis=1)
+    share = wrong_C.sum() / total_C.sum()
+    rate_C1 = ((wrong_C + PRIOR_CLASS * share) / (total_C + PRIOR_CLASS))[:, None]
+    wrong_CC += PRIOR_CELL * other_CC
+    return (1 - rate_C1) * (1 - other_CC) + rate_C1 * wrong_CC / wrong_CC.sum(axis=1, keepdims=True)
+
+
+def _checked_pair(labels_N: ArrayLike, probs_NC: ArrayLike) -> tuple[Ints, Floats]:
+    labels_N, probs_NC = checked_labels(labels_N), np.asarray(probs_NC)
+    if probs_NC.ndim != 2:
+        raise ValueError(f"probs must have the shape [N, C], got {probs_NC.shape}")
+    return labels_N, checked_probs("probs", probs_NC, labels_N)
+
+
+def checked_labels(labels_N: ArrayLike) -> Ints:
+    """Returns labels as int64 [N]; a ValueError says what else they are."""
+    labels_N = np.asarray(labels_N)
+    if labels_N.ndim != 1 or not labels_N.size or not np.issubdtype(labels_N.dtype, np.integer):
+        raise ValueError(
+            "labels must be integers of the shape [N] with at least one, got "
+            f"{labels_N.dtype} of {labels_N.shape}; give classes as indices from 0 on"
+        )
+    return labels_N.astype(np.int64)
+
+
+def checked_probs(name: str, probs: NDArray[Any], labels_N: Ints) -> Floats:
+    """Returns distributions over the last axis as float64 that sum to 1.
+
+    Raises:
+      ValueError: they are no distributions, or do not fit the labels; `name` is what it calls them.
+    """
+    num_classes = probs.shape[-1]
+    if len(probs) != len(labels_N) or num_classes < 2:
+        raise ValueError(
+            f"{name} must have {len(labels_N)} rows, one for each label, and 2 classes or more; "
+            f"got the shape {probs.shape}"
+        )
+    if labels_N.min() < 0 or labels_N.max() >= num_classes:
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), as {name} have {num_classes} classes; got "
+            f"values from {labels_N.min()} to {labels_N.max()}"
+        )
+    probs = probs.astype(np.float64)
+    bad = np.argwhere(~(np.isfinite(probs) & (probs >= 0)))
+    if len(bad):
+        value = probs[tuple(bad[0])]
+        raise ValueError(
+            f"{name} of video {bad[0][0]} hold {value}; give probabilities, such as a softmax of logits"
+        )
+    total = probs.sum(axis=-1, keepdims=True)
+    wrong = np.argwhere(np.abs(total[..., 0] - 1) > SUM_TOLERANCE)
+    if len(wrong):
+        value = total[..., 0][tuple(wrong[0])]
+        raise ValueError(
+            f"{name} of video {wrong[0][0]} sum to {value:.4g} and not to 1; give probabilities, such "
+            "as a softmax of logits"
+        )
+    return probs / total
