@@ -158,9 +158,7 @@ def write_csv(
     Raises:
       ValueError: there are not N names of clips, or not C names of classes.
     """
-    _check_classes(findings, classes)
-    if len(clip_ids) != len(findings.label):
-        raise ValueError(f"{len(clip_ids)} clip_ids for {len(findings.label)} videos")
+    _check_names(clip_ids, findings, classes)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -168,6 +166,22 @@ def write_csv(
         names = (classes[findings.label[i]], classes[findings.suggested[i]])
         scores = (f"{getattr(findings, name)[i]:.4f}" for name in COLUMNS[4:])
         writer.writerow([clip_ids[i], findings.kind[i], *names, *scores])
+    epath.Path(path).write_text(text.getvalue())
+
+
+def write_labels(
+    path: epath.PathLike, clip_ids: Sequence[str], findings: Findings, classes: Sequence[str]
+) -> None:
+    """Writes the suggested label of each video that is called mislabelled, as config.data.labels takes it.
+
+    Arguments and errors as `write_csv`.
+    """
+    _check_names(clip_ids, findings, classes)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("clip_id", "label"))
+    for i in np.flatnonzero(findings.kind == "mislabelled").tolist():
+        writer.writerow([clip_ids[i], classes[findings.suggested[i]]])
     epath.Path(path).write_text(text.getvalue())
 
 
@@ -245,3 +259,9 @@ def _with_votes(probs_NC: Floats, votes_NC: ArrayLike) -> Floats:
 def _check_classes(findings: Findings, classes: Sequence[str]) -> None:
     if len(classes) != len(findings.noise.given):
         raise ValueError(f"{len(classes)} names of classes for {len(findings.noise.given)} classes")
+
+
+def _check_names(clip_ids: Sequence[str], findings: Findings, classes: Sequence[str]) -> None:
+    _check_classes(findings, classes)
+    if len(clip_ids) != len(findings.label):
+        raise ValueError(f"{len(clip_ids)} clip_ids for {len(findings.label)} videos")

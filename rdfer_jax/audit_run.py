@@ -1,7 +1,8 @@
 """An audit of a data set: which labels are wrong, which clips are just hard.
 
-Enters: the folder of a cross-validation, whose predictions are out of fold. Leaves: issues.csv, audit.json
-and audit.html, a page to go through. It reads saved predictions and the data set's frames, never a model.
+Enters: the folder of a cross-validation, whose predictions are out of fold. Leaves: issues.csv,
+suggested.csv, audit.json and audit.html, a page to go through. It reads saved predictions and the data
+set's frames, never a model.
 
 Letters: N videos, K clips of a video, C classes.
 """
@@ -57,7 +58,9 @@ def run(
     findings = audit.find_issues(arrays["label"], probs)
     found = {"predictions": split} | audit.summary(findings, classes) | _measured(findings, arrays)
     output.mkdir(parents=True, exist_ok=True)
-    audit.write_csv(output / "issues.csv", arrays["clip_id"].tolist(), findings, classes)
+    clip_ids = arrays["clip_id"].tolist()
+    audit.write_csv(output / "issues.csv", clip_ids, findings, classes)
+    audit.write_labels(output / "suggested.csv", clip_ids, findings, classes)
     (output / "audit.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     doubtful = np.argsort(findings.rank)
     doubtful = doubtful[findings.kind[doubtful] != "fine"]

@@ -305,10 +305,12 @@ def test_summary_counts_and_is_valid_json():
 
 def test_names_must_fit(tmp_path):
     found = audit.find_issues([0, 1], GOOD)
-    with pytest.raises(ValueError, match="3 clip_ids for 2 videos"):
-        audit.write_csv(tmp_path / "x.csv", ["a", "b", "c"], found, ["x", "y"])
+    for write in (audit.write_csv, audit.write_labels):
+        with pytest.raises(ValueError, match="3 clip_ids for 2 videos"):
+            write(tmp_path / "x.csv", ["a", "b", "c"], found, ["x", "y"])
     for write in (
         lambda: audit.write_csv(tmp_path / "x.csv", ["a", "b"], found, ["x"]),
+        lambda: audit.write_labels(tmp_path / "x.csv", ["a", "b"], found, ["x"]),
         lambda: audit.summary(found, ["x"]),
     ):
         with pytest.raises(ValueError, match="1 names of classes for 2 classes"):

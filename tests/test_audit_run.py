@@ -11,6 +11,7 @@ import tiny
 from rdfer_jax import audit_run, crossval, workdir
 from rdfer_jax import config as config_lib
 from rdfer_jax.evaluate import Predictions
+from rdfer_jax.pipeline import labels
 
 CLASSES = tiny.CLASSES
 
@@ -53,6 +54,12 @@ def test_wrong_labels_are_named_with_what_they_should_be(tmp_path):
     assert {row["clip_id"] for row in rows[: len(flipped)]} == set(flipped)
     true = dict(zip(arrays["clip_id"], arrays["true_label"], strict=True))
     assert all(row["suggested"] == CLASSES[true[row["clip_id"]]] for row in rows[: len(flipped)])
+    # As training takes them, and with the truth of every flipped clip.
+    suggested = labels.read(output / "suggested.csv", CLASSES)
+    assert suggested == {
+        r["clip_id"]: CLASSES.index(r["suggested"]) for r in rows if r["kind"] == "mislabelled"
+    }
+    assert suggested and all(true[clip_id] == label for clip_id, label in suggested.items())
     page = (output / "audit.html").read_text()
     assert "data:image/jpeg;base64" in page and "truly mislabelled" in page
 
