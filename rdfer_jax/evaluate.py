@@ -128,17 +128,30 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
     whole, test = source.open_splits(directory, config.data)
     train, _ = source.hold_out(whole, config.data.validation_percent)
     network = models.create(config, len(test.classes), mesh.devices.flat[0].platform)
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.find(checkpoint)
-        log.info("restoring step %d of %s", step, checkpoints.directory)
-        state = checkpoints.restore(
-            step, abstract_state(config, network, len(test.classes), len(train), mesh)
-        )
+    shapes = abstract_state(config, network, len(test.classes), len(train), mesh)
+    step, state = restore(workdir, checkpoint, shapes)
+    log.info("restored step %d of %s", step, workdir)
     evaluator = Evaluator(config, network, mesh)
     results = report(evaluator, state, test, train, workdir, checkpoint)
     if jax.process_index() == 0:
         write_results(workdir, results)
     return results
+
+
+def restore(workdir: epath.PathLike, checkpoint: str, shapes: TrainState) -> tuple[int, TrainState]:
+    """Returns a checkpoint's step and state.
+
+    Args:
+      workdir: of the training run.
+      checkpoint: last, best, or a step.
+      shapes: as `abstract_state` returns them.
+
+    Raises:
+      CheckpointNotFoundError: there is no such checkpoint.
+    """
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.find(checkpoint)
+        return step, checkpoints.restore(step, shapes)
 
 
 def abstract_state(

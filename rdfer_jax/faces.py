@@ -6,8 +6,9 @@ face was found is marked so. Only short gaps between two frames with the face ar
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +18,12 @@ from etils import epath
 HAAR_SIDE = 400
 #: Long side for YuNet, likewise.
 YUNET_SIDE = 640
+#: How often the whole frame is searched while a face is in view, seconds.
+SEARCH_EVERY = 0.5
+#: Between two searches, how far around a face it is looked for, as a share of its size ...
+AROUND = 0.5
+#: ... and how many times larger or smaller it may have become.
+GROWTH = 1.35
 #: Least overlap (intersection over union) of a face with itself in its next frame.
 SAME_FACE = 0.3
 #: A face that is seen less often than this is taken for an error of the detector.
@@ -36,7 +43,32 @@ class Box(NamedTuple):
     height: float
 
 
-Detector = Callable[[np.ndarray], list[Box]]
+class Detector(Protocol):
+    """Finds the faces in one frame."""
+
+    def __call__(self, image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
+        """Returns a box for each face in uint8 [H, W, 3], RGB.
+
+        With `near`, boxes of a moment ago, a detector may look around these only, to save time.
+        """
+        ...
+
+
+class Finder:
+    """Finds the faces of one video, in time order; between searches of the whole frame, where they were."""
+
+    def __init__(self, detect: Detector):
+        self._detect, self._searched = detect, -math.inf
+        self._before: list[Box] = []
+
+    def __call__(self, image: np.ndarray, time: float) -> list[Box]:
+        """Returns a box for each face in uint8 [H, W, 3], RGB, that is shown at `time` seconds."""
+        near = self._before if time - self._searched < SEARCH_EVERY - 1e-6 else []
+        found = self._detect(image, near) if near else []
+        if len(found) < max(1, len(near)):
+            found, self._searched = self._detect(image), time
+        self._before = found
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +117,7 @@ def create(kind: str, min_size: float, yunet: str = "") -> Detector:
     raise ValueError(f"no detector {kind!r}; there are haar, yunet and none")
 
 
-def whole_frame(image: np.ndarray) -> list[Box]:
+def whole_frame(image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
     """The square in the middle of the frame, for videos that were cut to the face before."""
     height, width = image.shape[:2]
     side = min(height, width)
@@ -97,14 +129,36 @@ class _Haar:
         path = cv2.data.haarcascades + "haarcascade_frontalface_default.xml"  # type: ignore[attr-defined]
         self._cascade, self._min_size = cv2.CascadeClassifier(path), min_size
 
-    def __call__(self, image: np.ndarray) -> list[Box]:
+    def __call__(self, image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
         small, scale = _shrink(image, HAAR_SIDE)
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         least = max(24, round(self._min_size * min(grey.shape)))
+        if near:
+            scaled = [Box(*(side * scale for side in box)) for box in near]
+            found = [face for box in scaled for face in self._around(grey, box, least)]
+        else:
+            found = self._search(grey, least)
+        return [Box(*(side / scale for side in box)) for box in found]
+
+    def _search(self, grey: np.ndarray, least: int, most: int = 0) -> list[Box]:
+        """Finds faces of `least` to `most` pixels, 0 being as large as the picture."""
         found = self._cascade.detectMultiScale(
-            grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least)
+            grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least), maxSize=(most, most)
         )
-        return [Box(*(float(side) / scale for side in box)) for box in found]
+        return [Box(*map(float, box)) for box in found]
+
+    def _around(self, grey: np.ndarray, box: Box, least: int) -> list[Box]:
+        """Finds the one face that is at, or close to, the place of a box, if it is there."""
+        wide, high = AROUND * box.width, AROUND * box.height
+        left, top = max(0, round(box.left - wide)), max(0, round(box.top - high))
+        right, bottom = round(box.left + box.width + wide), round(box.top + box.height + high)
+        least, most = max(least, round(box.width / GROWTH)), round(box.width * GROWTH)
+        found = [
+            face._replace(left=face.left + left, top=face.top + top)
+            for face in self._search(grey[top:bottom, left:right], least, most)
+        ]
+        best = max(found, key=lambda face: overlap(face, box), default=None)
+        return [best] if best and overlap(best, box) >= SAME_FACE else []
 
 
 class _YuNet:
@@ -120,7 +174,7 @@ class _YuNet:
             raise ValueError(f"{path}: OpenCV cannot read it as YuNet: {error.err}") from None
         self._min_size = min_size
 
-    def __call__(self, image: np.ndarray) -> list[Box]:
+    def __call__(self, image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
         small, scale = _shrink(image, YUNET_SIDE)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, rows = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
@@ -155,8 +209,9 @@ def track(
     """Follows faces over time, and leaves out what flickers up as a detector's errors do.
 
     In each frame, boxes go to the tracks that they overlap most, best pairs first; a box that overlaps
-    none begins a track. A face that comes back to its place after a while is the same. Where a face
-    was found in less than least_hits frames within two seconds around, it is taken for an error.
+    none begins a track. A face that comes back to its place after a while is the same, unless a track
+    that has just been seen claims the box. Where a face was found in less than least_hits frames within
+    two seconds around, it is taken for an error.
 
     Args:
       boxes: of each analysed frame, what the detector found.
@@ -166,19 +221,20 @@ def track(
     Returns:
       The faces, largest first, see Track.size.
     """
-    chains: list[dict[int, Box]] = []
+    chains: list[dict[int, Box]] = []  # boxes by place, in time order
     for place, found in enumerate(boxes):
+        lasts = [next(reversed(chain.items())) for chain in chains]
         pairs = sorted(
             (
-                (overlap(chain[max(chain)], box), c, b)
-                for c, chain in enumerate(chains)
+                (times[place] - times[last] <= LONGEST_GAP, overlap(before, box), c, b)
+                for c, (last, before) in enumerate(lasts)
                 for b, box in enumerate(found)
             ),
             reverse=True,
         )
         taken: set[int] = set()
         used: set[int] = set()
-        for shared, c, b in pairs:
+        for _, shared, c, b in pairs:
             if shared >= SAME_FACE and c not in used and b not in taken:
                 chains[c][place] = found[b]
                 used.add(c)

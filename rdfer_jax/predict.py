@@ -3,7 +3,7 @@
 Enters: a run's folder, and videos. Leaves: records, and their files. A video is read twice, once to find
 the faces and once to cut them out, as a stream: memory does not grow with its length.
 
-Letters: A analysed frames of the video, F frames of a window's buffer, N classes.
+Letters: A analysed frames of the video, F frames of a window's buffer, N classes, S side of a crop.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from scipy import special
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, faces, models, prediction_files, sharding, video, workdir
-from rdfer_jax.checkpoint import Checkpoints
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.record import Face, Record, Window
+from rdfer_jax.record import Face, Record, Window, stretches
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.types import Batch, Prediction
 from rdfer_jax.video import Frames, Video, VideoError
@@ -55,6 +55,21 @@ class Plan:
     places: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A planned window, cut out.
+
+    Attributes:
+      plan: what it is of.
+      buffer: int [F], the analysed frames that the network reads.
+      crops: uint8 [F, S, S, 3], the face in each.
+    """
+
+    plan: Plan
+    buffer: np.ndarray
+    crops: np.ndarray
+
+
 class Predictor:
     """A trained network that reads videos."""
 
@@ -83,12 +98,10 @@ class Predictor:
         mesh = sharding.make_mesh(jax.local_devices()[:1])
         platform = mesh.devices.flat[0].platform
         network = models.create(self.config, len(self.classes), platform)
-        with Checkpoints(run) as checkpoints:
-            step = checkpoints.find(checkpoint)
-            shapes = evaluate.abstract_state(
-                self.config, network, len(self.classes), known.num_train, mesh
-            )
-            self._state = checkpoints.restore(step, shapes)
+        shapes = evaluate.abstract_state(
+            self.config, network, len(self.classes), known.num_train, mesh
+        )
+        step, self._state = evaluate.restore(run, checkpoint, shapes)
         self.model = {"run": epath.Path(run).name, "checkpoint": checkpoint, "step": step}
         self._step = jax.jit(make_predict_step(self.config, network))
 
@@ -125,12 +138,11 @@ class Predictor:
         found: list[list[tuple[Plan, Window]]] = [[] for _ in chosen]
         thumbnails: list[dict[int, Any]] = [{} for _ in chosen]
         for batch in _batches(self._cut(source, scan, chosen, plans), self.settings.batch_size):
-            prediction = self._predict([crops for _, crops in batch])
-            for row, (plan, crops) in enumerate(batch):
-                window, positions = self._window(prediction, row, plan, scan)
-                found[plan.face].append((plan, window))
-                shown = [(t, crops[p]) for t, p in zip(window.key_times, positions, strict=True)]
-                _keep_best(thumbnails[plan.face], window, shown)
+            prediction = self._predict([cut.crops for cut in batch])
+            for row, cut in enumerate(batch):
+                window, shown = _window(prediction, row, cut, scan)
+                found[cut.plan.face].append((cut.plan, window))
+                _keep_best(thumbnails[cut.plan.face], window, shown)
         read = [
             _face(track, rows, best, scan.times, len(self.classes))
             for track, rows, best in zip(chosen, found, thumbnails, strict=True)
@@ -151,18 +163,19 @@ class Predictor:
     def _scan(self, source: Video) -> Scan:
         """Finds and follows the faces."""
         numbers, times, boxes, size = [], [], [], (0, 0)
+        find = faces.Finder(self._detect)
         for frame in bar(source.frames(self.settings.fps), f"{_short(source)}: faces", "frame"):
             numbers.append(frame.number)
             times.append(frame.time)
-            boxes.append(self._detect(frame.image))
+            boxes.append(find(frame.image, frame.time))
             size = frame.image.shape[:2]
         tracks = faces.track(boxes, times)
         return Scan(size, np.array(numbers, int), np.array(times, float), tracks)
 
     def _cut(
         self, source: Video, scan: Scan, tracks: Sequence[faces.Track], plans: Sequence[Plan]
-    ) -> Iterator[tuple[Plan, np.ndarray]]:
-        """Yields each planned window with its crops, uint8 [F, size, size, 3], as soon as it is read."""
+    ) -> Iterator[Cut]:
+        """Yields each planned window as soon as it is read."""
         if not plans:
             return
         margin = 0.0 if self.settings.detector == "none" else self.settings.margin
@@ -184,8 +197,8 @@ class Predictor:
                     crops[face][place] = faces.crop(frame.image, box, margin, size)
                 while queue and place >= queue[0].places[-1]:
                     plan = queue.pop(0)
-                    chosen = plan.places[frame_indices(len(plan.places), self.config.data.frames)]
-                    yield plan, np.stack([crops[face][p] for p in chosen.tolist()])
+                    buffer = plan.places[frame_indices(len(plan.places), self.config.data.frames)]
+                    yield Cut(plan, buffer, np.stack([crops[face][p] for p in buffer.tolist()]))
                     first = queue[0].places[0] if queue else np.inf
                     crops[face] = {p: c for p, c in crops[face].items() if p >= first}
 
@@ -198,26 +211,6 @@ class Predictor:
         arrays = jax.device_put((frames, nothing, nothing, real))
         return jax.device_get(self._step(self._state, Batch(*arrays)))
 
-    def _window(
-        self, prediction: Prediction, row: int, plan: Plan, scan: Scan
-    ) -> tuple[Window, list[int]]:
-        """Returns the window's record, and the places of its key frames in the buffer."""
-        buffer = plan.places[frame_indices(len(plan.places), self.config.data.frames)]
-        instants = () if prediction.key_instants is None else prediction.key_instants[row].tolist()
-        keys: dict[int, int] = {}  # a short window repeats frames in its buffer
-        for position in instants:
-            keys.setdefault(int(buffer[position]), position)
-        logits = prediction.logits[row].astype(np.float64)
-        probs = np.exp(logits - logits.max())
-        return Window(
-            start=float(scan.times[plan.places[0]]),
-            end=float(scan.times[plan.places[-1]]),
-            probs=probs / probs.sum(),
-            agreement=float(prediction.agreement[row]),
-            key_numbers=tuple(int(scan.numbers[k]) for k in keys),
-            key_times=tuple(float(scan.times[k]) for k in keys),
-        ), list(keys.values())
-
 
 def windows(
     present_A: np.ndarray, times_A: np.ndarray, length: float, stride: float
@@ -229,14 +222,14 @@ def windows(
     than LEAST_FRAMES frames and the video has more.
 
     Args:
-      present: bool [A], whether the face is there.
-      times: float [A], seconds.
+      present_A: bool [A], whether the face is there.
+      times_A: float [A], seconds.
       length: seconds.
       stride: seconds.
     """
     least = min(LEAST_FRAMES, len(times_A))
     found = []
-    for stretch in _stretches(present_A):
+    for stretch in stretches(present_A):
         times = times_A[stretch]
         last = times[-1] - length
         starts = np.arange(times[0], last - 1e-6, stride)
@@ -247,12 +240,23 @@ def windows(
     return found
 
 
-def _stretches(present_A: np.ndarray) -> list[np.ndarray]:
-    """Runs of True, as positions."""
-    places = np.flatnonzero(present_A)
-    if not len(places):
-        return []
-    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+def _window(
+    prediction: Prediction, row: int, cut: Cut, scan: Scan
+) -> tuple[Window, list[tuple[float, np.ndarray]]]:
+    """Returns the window's record, and its key frames to look at, as in Face.thumbnails."""
+    instants = () if prediction.key_instants is None else prediction.key_instants[row].tolist()
+    keys: dict[int, np.ndarray] = {}  # a short window repeats frames in its buffer
+    for position in instants:
+        keys.setdefault(int(cut.buffer[position]), cut.crops[position])
+    window = Window(
+        start=float(scan.times[cut.plan.places[0]]),
+        end=float(scan.times[cut.plan.places[-1]]),
+        probs=special.softmax(prediction.logits[row].astype(np.float64)),
+        agreement=float(prediction.agreement[row]),
+        key_numbers=tuple(int(scan.numbers[k]) for k in keys),
+        key_times=tuple(float(scan.times[k]) for k in keys),
+    )
+    return window, list(zip(window.key_times, keys.values(), strict=True))
 
 
 def _face(
@@ -279,12 +283,10 @@ def _keep_best(best: dict[int, Any], window: Window, shown: list[tuple[float, np
             best[index] = (probability, shown)
 
 
-def _batches(
-    rows: Iterator[tuple[Plan, np.ndarray]], size: int
-) -> Iterator[list[tuple[Plan, np.ndarray]]]:
-    batch: list[tuple[Plan, np.ndarray]] = []
-    for row in rows:
-        batch.append(row)
+def _batches(cuts: Iterator[Cut], size: int) -> Iterator[list[Cut]]:
+    batch: list[Cut] = []
+    for cut in cuts:
+        batch.append(cut)
         if len(batch) == size:
             yield batch
             batch = []
@@ -323,7 +325,8 @@ def predict(
     sources = video.find(inputs)
     output = epath.Path(output) if output else epath.Path(run) / "predict"
     predictor = Predictor(run, checkpoint, settings)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    done, failed = 0, 0
     folders = prediction_files.folders([source.name for source in sources])
     for source, folder in zip(sources, folders, strict=True):
         try:
@@ -331,18 +334,18 @@ def predict(
         except VideoError as error:
             log.warning("not predicted: %s", error)
             rows.append({"video": source.name, "problem": str(error)})
+            failed += 1
             continue
         prediction_files.write(record, output / folder)
         if predictor.settings.annotate and record.faces:
             prediction_files.annotate(source, record, output / folder / "annotated.mp4")
         rows.append(prediction_files.summary(record, folder))
+        done += bool(record.faces)
         log.info("%s\n  %s", prediction_files.describe(record), output / folder / "timeline.png")
     prediction_files.write_summary(rows, output / "summary.csv")
-    failed = sum("problem" in row and "folder" not in row for row in rows)
     log.info(
         "%d videos: %d predicted, %d without a face, %d not readable; results in %s",
-        len(rows), sum(not row.get("problem") for row in rows),
-        sum(bool(row.get("problem")) for row in rows) - failed, failed, output,
+        len(rows), done, len(rows) - done - failed, failed, output,
     )  # fmt: skip
     if failed == len(rows):
         raise VideoError(f"{inputs}: none of the {failed} videos could be read")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from rdfer_jax import plots
-from rdfer_jax.record import Face, Record, status
+from rdfer_jax.record import Face, Record, status, stretches
 from rdfer_jax.video import Video
 
 #: Colours of the classes, which the colour-blind can tell apart; they come again when there are more.
@@ -119,13 +119,16 @@ def describe(record: Record) -> str:
     seen = f"face in {record.with_face} of {len(record.numbers)} frames"
     if found := problem(record):
         return f"{record.name}: {found}; {seen}"
-    face = record.faces[0]
-    start, end = face.key_span(record.times)
     more = f"; {len(record.faces) - 1} more faces" if len(record.faces) > 1 else ""
     more += f"; {record.others} other faces left out" if record.others else ""
+    return f"{record.name}: {_verdict(record, record.faces[0])}; {seen}{more}"
+
+
+def _verdict(record: Record, face: Face) -> str:
+    start, end = face.key_span(record.times)
     return (
-        f"{record.name}: {record.classes[face.expression]} {face.probs[face.expression]:.0%}, "
-        f"agreement {face.agreement:.2f}, most from {start:.1f} to {end:.1f} s; {seen}{more}"
+        f"{record.classes[face.expression]} {face.probs[face.expression]:.0%}, "
+        f"agreement {face.agreement:.2f}, most from {start:.1f} to {end:.1f} s"
     )
 
 
@@ -143,13 +146,8 @@ def timeline(record: Record) -> bytes:
     for number, (face, axes, strip) in enumerate(zip(shown, panels, strips, strict=False), 1):
         _draw_face(axes, record, face)
         _draw_key_frames(strip, axes, record.times, face)
-        start, end = face.key_span(record.times)
         which = f"face {number}: " if len(shown) > 1 else ""
-        strip.set_title(
-            f"{which}{record.classes[face.expression]} ({face.probs[face.expression]:.0%}), "
-            f"agreement {face.agreement:.2f}, most from {start:.1f} to {end:.1f} s",
-            fontsize=10, loc="left",
-        )  # fmt: skip
+        strip.set_title(f"{which}{_verdict(record, face)}", fontsize=10, loc="left")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
     if not shown:
         text = {"ha": "center", "va": "center", "fontsize": 14}
@@ -180,9 +178,10 @@ def _draw_face(axes: Axes, record: Record, face: Face) -> None:
     axes.axvspan(*face.key_span(times_A), color=COLORS[face.expression % len(COLORS)], alpha=0.12)
     step = float(np.median(np.diff(times_A))) / 2 if len(times_A) > 1 else 0.05
     unread_A = np.isnan(face.timeline[:, 0])
-    for run in _runs(unread_A):
+    for stretch in stretches(unread_A):
+        first, last = times_A[stretch[[0, -1]]]
         axes.axvspan(
-            times_A[run[0]] - step, times_A[run[-1]] + step, facecolor="none", edgecolor="#bbbbbb",
+            first - step, last + step, facecolor="none", edgecolor="#bbbbbb",
             hatch="///", linewidth=0,
         )  # fmt: skip
     if unread_A.any():
@@ -206,13 +205,6 @@ def _draw_key_frames(strip: Axes, axes: Axes, times_A: np.ndarray, face: Face) -
             arrowprops={"arrowstyle": "-|>", "color": "#555555", "linewidth": 0.8},
         )  # fmt: skip
         centre += width
-
-
-def _runs(flags_A: np.ndarray) -> list[np.ndarray]:
-    places = np.flatnonzero(flags_A)
-    if not len(places):
-        return []
-    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
 
 
 def annotate(source: Video, record: Record, path: epath.Path) -> None:

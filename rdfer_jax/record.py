@@ -1,4 +1,7 @@
-"""What is predicted of a user's video: plain records, and their form in JSON."""
+"""What is predicted of a user's video: plain records, and their form in JSON.
+
+Letters: A analysed frames of the video, N classes.
+"""
 
 import dataclasses
 from typing import Any
@@ -12,7 +15,7 @@ class Window:
 
     Attributes:
       start, end: times of its first and last frame, seconds.
-      probs: float [N].
+      probs: float [N], probability of each class.
       agreement: how far the clips of the window agree, in [0, 1].
       key_numbers: frames around which the network read it again, best first; empty if it looks for none.
       key_times: their times, seconds.
@@ -33,7 +36,8 @@ class Face:
     Attributes:
       boxes: float [A, 4], left, top, width, height in pixels; NaN where it is absent.
       found: bool [A], where it was found; elsewhere a box is bridged over a short gap.
-      timeline: float [A, N], mean of the windows over each frame; NaN where there is none.
+      timeline: float [A, N], probabilities in each analysed frame: the mean of the windows that it is
+        in; NaN where it is in none.
       windows: in time order.
       thumbnails: key frames of the window that shows its key expression best, as (time, uint8
         [size, size, 3]); for pictures only.
@@ -52,7 +56,7 @@ class Face:
 
     @property
     def probs(self) -> np.ndarray:
-        """float [N], of the whole: the mean over the windows."""
+        """float [N], probabilities of the whole: the mean of the windows."""
         return np.mean([window.probs for window in self.windows], axis=0)
 
     @property
@@ -181,6 +185,14 @@ def status(face: Face, place: int) -> str:
     if face.found[place]:
         return "found"
     return "bridged" if face.present[place] else "absent"
+
+
+def stretches(flags_A: np.ndarray) -> list[np.ndarray]:
+    """Returns the places, int, of each run of True in bool [A], in order."""
+    places = np.flatnonzero(flags_A)
+    if not len(places):
+        return []
+    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
 
 
 def _key_frames(window: Window) -> list[dict[str, float]]:

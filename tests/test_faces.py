@@ -50,6 +50,46 @@ def test_the_cascade_finds_none_in_noise_and_none_that_is_too_small():
     assert not any(faces.create("haar", 0.9)(scene) for scene in scenes)
 
 
+def test_near_a_box_only_the_face_that_is_there_is_found():
+    detect = faces.create("haar", 0.1)
+    for one, two in ((0, 1), (5, 7), (8, 11)):
+        scene, _ = in_scene(drawn(one), at=(220, 60), size=(400, 560))
+        scene[220:380, 360:520] = drawn(two)
+        left, right = sorted(detect(scene))
+        before = [box._replace(left=box.left + 9, top=box.top - 7) for box in (right, left)]
+        for near, expected in ((before, (right, left)), (before[:1], (right,))):
+            found = detect(scene, near)
+            assert len(found) == len(expected)
+            shared = [faces.overlap(*pair) for pair in zip(found, expected, strict=True)]
+            assert min(shared) > 0.75, shared
+        assert detect(scene, [Box(250, 290, 80, 80)]) == []  # between the two
+        beside = Box(left.left + 0.6 * left.width, left.top, 1.25 * left.width, 1.25 * left.height)
+        assert detect(scene, [beside]) == []  # a face does not jump
+        half = Box(left.left + 0.25 * left.width, left.top, 0.5 * left.width, 0.5 * left.height)
+        assert detect(scene, [half]) == []  # a face does not grow twice as large at once
+
+
+def test_between_searches_of_the_whole_frame_faces_are_looked_for_where_they_were():
+    # One face from frame 2 on; a second one from frame 4 to 8.
+    shown = [[box(10.0 + i)] * (i >= 2) + [box(90.0)] * (4 <= i <= 8) for i in range(11)]
+    whole, around = [], []
+
+    def detect(number, near=()):
+        (around if near else whole).append(number)
+        return [
+            face for face in shown[number]
+            if not near or max(faces.overlap(face, before) for before in near) > 0.3
+        ]  # fmt: skip
+
+    find = faces.Finder(detect)
+    found = [find(number, number / 10) for number in range(11)]
+    assert found[:4] == shown[:4] and found[7:] == shown[7:]
+    # The second face is seen when the whole frame is searched again, half a second after the last time.
+    assert found[4:7] == [shown[number][:1] for number in (4, 5, 6)]
+    # Nothing to look around at 0, 1 and 2; half a second later, 7; one face is lost at 9.
+    assert (whole, around) == ([0, 1, 2, 7, 9], [3, 4, 5, 6, 8, 9, 10])
+
+
 def test_boxes_are_those_of_the_whole_picture_however_large():
     detect, shared = faces.create("haar", 0.1), []
     for index in range(12):
@@ -119,6 +159,14 @@ def test_a_face_that_comes_back_elsewhere_is_another_one():
     assert two.present[20:].all() and not two.present[:20].any()
 
 
+def test_a_face_keeps_its_track_where_another_one_was_long_ago():
+    # The second face passes over the very place at which the first one was.
+    boxes = [[box(20.5)] if i < 4 else [box(2.0 * (i - 10))] if i >= 10 else [] for i in range(30)]
+    moving, early = faces.track(boxes, TENTHS)
+    assert moving.found[10:].all() and not moving.present[:10].any()
+    assert early.found[:4].all() and not early.present[4:].any()
+
+
 def test_what_flickers_up_is_no_face():
     boxes = [[box(0)] if i in (3, 17, 18) else [] for i in range(30)]
     assert faces.track(boxes, TENTHS) == []
@@ -179,9 +227,9 @@ REAL = os.environ.get("RDFER_REAL_VIDEOS", "")
     ],
 )
 def test_real_faces_are_found_and_their_absence_is(name, least, most):
-    detect, boxes, times = faces.create("haar", 0.1), [], []
+    find, boxes, times = faces.Finder(faces.create("haar", 0.1)), [], []
     for frame in video.find(pathlib.Path(REAL) / name)[0].frames(10.0):
-        boxes.append(detect(frame.image))
+        boxes.append(find(frame.image, frame.time))
         times.append(frame.time)
     tracks = faces.track(boxes, times)
     share = tracks[0].present.mean() if tracks else 0.0

@@ -1,0 +1,295 @@
+"""How fast a long video is predicted, and whether memory grows with its length.
+
+    python -m benchmarks.predict --video=mine.mp4 [--workdir=runs/mine] [--set=predict.fps=5]
+
+Makes films of 1 and of 10 minutes, 1920 x 1080, by playing the video again and again; predicts each in a
+process of its own, by the command that users run; prints a table and writes predict.json. A film that is
+there is taken as it is. Without --video a drawn film is played, without --workdir an untrained network
+of --config predicts, which takes as long as a trained one. Says at last where the time goes, by a
+profile of the shortest film. Needs Linux: peak memory is read from /proc.
+"""
+
+import json
+import math
+import os
+import pstats
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+
+from benchmarks import cells
+from data.synthetic_faces import film, labels
+from rdfer_jax import evaluate, faces, models, predict, prediction_files, sharding, video
+from rdfer_jax import workdir as workdir_lib
+from rdfer_jax.checkpoint import Checkpoints
+from rdfer_jax.config import Config
+from rdfer_jax.video import VideoFile
+from rdfer_jax.writers import bar
+
+#: Height and width of the films.
+SIZE = (1080, 1920)
+
+#: The parts of a prediction, by the functions that do them, none of which calls another.
+PARTS: dict[str, tuple[Any, ...]] = {
+    "load the network": (predict.Predictor.__init__,),
+    "decode, twice": (VideoFile.frames,),
+    "find faces": (faces._Haar.__call__, faces._YuNet.__call__),
+    "follow them": (faces.track,),
+    "cut them out": (faces.crop,),
+    "run the network": (predict.Predictor._predict,),
+    "write the files": (prediction_files.write,),
+}
+
+
+def write_film(source: VideoFile, path: epath.Path, seconds: float, size: tuple[int, int]) -> None:
+    """Writes a film of a video that is played again and again, one frame in memory at a time.
+
+    Args:
+      source: the video.
+      path: an .mp4 file.
+      seconds: length of the film.
+      size: its height and width; the video is scaled to fit, with black bars where its shape is another.
+
+    Raises:
+      VideoError: the video cannot be read.
+      OSError: the film cannot be written.
+    """
+    fps = _rate(source)
+    frames = math.ceil(seconds * fps)
+    part = path.with_name(f"part-{path.name}")
+    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, size[::-1])
+    if not writer.isOpened():
+        raise OSError(f"{part}: OpenCV cannot write a video there")
+    try:
+        for _, image in bar(
+            zip(range(frames), _played(source), strict=False), path.name, "frame", frames
+        ):
+            writer.write(_fitted(image[..., ::-1], size))
+    finally:
+        writer.release()
+    part.replace(path)
+
+
+def _rate(source: VideoFile) -> float:
+    times = [frame.time for frame in source.frames()]
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else video.FALLBACK_FPS
+
+
+def _played(source: VideoFile) -> Iterator[np.ndarray]:
+    while True:
+        for frame in source.frames():
+            yield frame.image
+
+
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scales uint8 [h, w, 3] into the middle of uint8 [*size, 3]."""
+    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = (round(side * scale) for side in image.shape[:2])
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas = np.zeros((*size, 3), np.uint8)
+    canvas[top : top + height, left : left + width] = cv2.resize(image, (width, height))
+    return canvas
+
+
+def write_untrained(config: Config, workdir: epath.Path) -> None:
+    """Writes what a run's folder needs to predict, settings, classes and a checkpoint, unless it is there.
+
+    Raises:
+      ValueError: the folder holds a run with other settings.
+    """
+    workdir_lib.write_config(workdir, config)
+    classes, num_train = labels.CLASSES, 1
+    platform = sharding.make_mesh().devices.flat[0].platform
+    network = models.create(config, len(classes), platform)
+    state = jax.jit(lambda: evaluate.new_state(config, network, len(classes), num_train))()
+    workdir_lib.write_data(workdir, "none", classes, num_train)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(0, state, {"none": np.zeros(1)}, None)
+
+
+def command(
+    workdir: epath.Path, source: epath.Path, output: epath.Path, settings: Sequence[str]
+) -> list[str]:
+    """The command line that predicts a film, after `python`; settings are flags of --config."""
+    places = (f"--workdir={workdir}", f"--input={source}", f"--output={output}")
+    return ["-m", "rdfer_jax.main", "--mode=predict", *places, *settings]
+
+
+def measure(arguments: Sequence[str]) -> dict[str, float]:
+    """Runs a process to its end.
+
+    Returns:
+      seconds by the clock, cpu_seconds in all its threads, peak_bytes of memory.
+
+    Raises:
+      RuntimeError: it failed; what it printed is in the message.
+    """
+    start, peak = time.monotonic(), 0
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log)
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            peak = max(peak, peak_memory(process.pid))
+            time.sleep(0.05)
+        seconds = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(ended[1])
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(f"{' '.join(arguments)} failed:\n{log.read()}")
+    used = ended[2]
+    return {"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_bytes": peak}
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that a process has held so far, bytes; 0 when it has ended.
+
+    The kernel's own high-water mark, so that nothing between two looks is missed. What getrusage says
+    of a child is no less than what its parent held when it began, and so is not asked.
+    """
+    for line in epath.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def predicted(output: epath.Path) -> dict[str, int]:
+    """What the one prediction below a folder says of its frames."""
+    (path,) = output.glob("*/prediction.json")
+    record = json.loads(path.read_text())
+    return {name: record[name] for name in ("analysed_frames", "frames_with_face")}
+
+
+def parts(stats: pstats.Stats) -> dict[str, float]:
+    """Seconds in each of PARTS, and in everything else, of a profiled prediction."""
+    rows: Mapping[tuple[str, int, str], tuple[Any, ...]] = stats.stats  # type: ignore[attr-defined]
+    found = {
+        name: sum(rows[key][3] for key in map(_key, functions) if key in rows)
+        for name, functions in PARTS.items()
+    }
+    return found | {"the rest": stats.total_tt - sum(found.values())}  # type: ignore[attr-defined]
+
+
+def _key(function: Any) -> tuple[str, int, str]:
+    """A function as profiles name it."""
+    code = function.__code__
+    return code.co_filename, code.co_firstlineno, code.co_name
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Returns a report as text for people."""
+    films = report["films"]
+    rows = {
+        "film, seconds": [f"{f['film_seconds']:.0f}" for f in films],
+        "frames analysed": [str(f["analysed_frames"]) for f in films],
+        "of these with a face": [str(f["frames_with_face"]) for f in films],
+        "seconds to predict it": [f"{f['seconds']:.1f}" for f in films],
+        "CPU seconds": [f"{f['cpu_seconds']:.1f}" for f in films],
+        "frames a second": [f"{f['analysed_frames'] / f['seconds']:.1f}" for f in films],
+        "times real time": [f"{f['film_seconds'] / f['seconds']:.2f}" for f in films],
+        "peak memory, MiB": [f"{f['peak_bytes'] / 2**20:.0f}" for f in films],
+        "peak memory, of the shortest": [
+            f"{f['peak_bytes'] / films[0]['peak_bytes']:.2f}" for f in films
+        ],
+    }
+    wide = max(map(len, rows))
+    lines = [
+        f"{name:<{wide}}" + "".join(f"{cell:>12}" for cell in row) for name, row in rows.items()
+    ]
+    total = sum(report["profile"].values())
+    lines += ["", "where the time of the shortest goes, by a profile"]
+    for name, seconds in report["profile"].items():
+        lines.append(f"{name:<{wide}}{seconds:>10.1f} s{seconds / total:>8.0%}")
+    return "\n".join([f"{report['hardware']}, commit {report['commit']}", "", *lines])
+
+
+def run(
+    source: VideoFile,
+    workdir: epath.Path,
+    output: epath.Path,
+    seconds: Sequence[float],
+    settings: Sequence[str],
+    size: tuple[int, int] = SIZE,
+) -> dict[str, Any]:
+    """Makes the films, predicts each, and profiles the shortest.
+
+    Args:
+      source: what the films play.
+      workdir: folder of the run that predicts.
+      output: folder for films and predictions.
+      seconds: lengths of the films.
+      settings: flags of --config for the command line.
+      size: height and width of the films.
+
+    Returns:
+      What goes into the JSON: under films a row for each, shortest first; under profile the seconds in
+      each part; hardware and commit.
+    """
+    films = []
+    for length in sorted(seconds):
+        path = output / f"{source.path.stem}-{size[0]}p-{length:g}s.mp4"
+        if not path.exists():
+            write_film(source, path, length, size)
+        films.append(path)
+    rows = []
+    for path, length in zip(films, sorted(seconds), strict=True):
+        place = output / f"predict-{path.stem}"
+        found = measure([sys.executable, *command(workdir, path, place, settings)])
+        rows.append({"film_seconds": length} | found | predicted(place))
+    profile = output / "profile.out"
+    place = output / f"predict-{films[0].stem}"
+    profiler = (sys.executable, "-m", "cProfile", "-o", str(profile))
+    measure([*profiler, *command(workdir, films[0], place, settings)])
+    return {
+        "films": rows,
+        "profile": parts(pstats.Stats(str(profile))),
+        "hardware": cells.hardware(),
+        "commit": cells.commit(),
+    }
+
+
+def main(_: Sequence[str]) -> None:
+    """Runs it all, prints the table, writes the JSON."""
+    options = flags.FLAGS
+    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak up for warnings only
+    output = epath.Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        config = cells.load(options.config, cells.base(output, {}, options.set))
+        workdir = epath.Path(options.workdir or output / "untrained")
+        if not options.workdir:
+            write_untrained(config, workdir)
+        drawn = output / "drawn.mp4"
+        if not options.video and not drawn.exists():
+            film.write(drawn, [0, 1, 4], seconds=3, pause=1)
+        settings = [f"--config={options.config}", *(f"--config.{text}" for text in options.set)]
+        source = VideoFile(epath.Path(options.video or drawn))
+        lengths = [60 * float(minutes) for minutes in options.minutes]
+        report = run(source, workdir, output, lengths, settings)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(table(report))
+    (output / "predict.json").write_text(cells.to_json(report))
+    print(f"report in {output / 'predict.json'}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("video", None, "Video that the films play; a drawn one, if none.")
+    flags.DEFINE_list("minutes", "1,10", "Lengths of the films.")
+    flags.DEFINE_string("workdir", None, "Folder of a run; an untrained one, if none.")
+    flags.DEFINE_string(
+        "config",
+        "configs/synthetic.py",
+        "Settings: how videos are read, and the untrained network.",
+    )
+    flags.DEFINE_multi_string("set", [], "Further settings, such as predict.fps=5.")
+    flags.DEFINE_string("output", "runs/predict", "Folder for everything.")
+    app.run(main)
