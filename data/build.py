@@ -69,7 +69,7 @@ def build(
         if _is_finished(directory, config):
             return directory
         _remove_leftovers(directory.parent)
-        with quiet(), _without_main(), _scratch() as scratch:
+        with quiet(), without_main(), _scratch() as scratch:
             builder = module.Builder(data_dir=epath.Path(data_dir).expanduser(), config=config)
             builder._log_download_bytes = builder._log_download_done = lambda: None
             builder._example_writer = lambda: _StableWriter(builder.info.file_format)
@@ -214,7 +214,7 @@ def _scratch() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Keeps worker processes from importing the main module.
 
     That may load JAX, which they do not need; and a script that calls `build` outside of

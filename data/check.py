@@ -5,10 +5,10 @@ found: clips that are missing, frames that cannot be read, short clips, the same
 Every frame is decoded.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
-import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +26,8 @@ from data import build, counts, frames, raw, recorded, workers
 ALIKE_BITS = 80
 #: Clips compared with all others at once, which bounds the memory.
 _ROWS = 64
+#: Clips of a group that are named.
+_NAMED = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
       ValueError: an option does not fit, or a list is malformed.
     """
     config = build.make_config(name, options=options)
-    with build.quiet(), tempfile.TemporaryDirectory() as scratch, workers.Pool() as pool:
+    with build.quiet(), tempfile.TemporaryDirectory() as scratch, _workers() as pool:
         builder = importlib.import_module(build.BUILDERS[name]).Builder(
             data_dir=scratch, config=config
         )
@@ -141,7 +143,7 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
         for split, info in builder.info.splits.items()
         for i in range(info.num_examples)
     ]
-    with workers.Pool() as pool:
+    with _workers() as pool:
         clips = list(_looks(pool, _look_built, places))
     left_out = metadata.get("missing_clips", [])
     return _checked(
@@ -179,6 +181,12 @@ def _look_built(place: tuple[str, str, int]) -> Clip:
     return Clip(split, record["clip_id"].decode(), int(record["label"]), look)
 
 
+@contextlib.contextmanager
+def _workers() -> Iterator[workers.Pool]:
+    with build.without_main(), workers.Pool() as pool:
+        yield pool
+
+
 def _looks(
     pool: workers.Pool, function: Callable[[Any], Any], items: Sequence[Any]
 ) -> Iterator[Any]:
@@ -205,7 +213,7 @@ def _checked(
         "unreadable": Counter(c.split for c in clips if c.look.problems),
     }
     by_class = {split: dict(zip(classes, n, strict=True)) for split, n in per_split.items()}
-    across, within = _pairs(good)
+    across, within = _groups(good)
     problems = {
         "clips are missing or have frames that cannot be read": [
             f"{clip.split} {clip.clip_id}: {problem}"
@@ -218,11 +226,11 @@ def _checked(
             f"{split}: {name}" for split, n in by_class.items() for name in n if not n[name]
         ],
         "names occur in two splits": _repeated(clips),
-        "pairs of clips in different splits are the same": across,
+        "groups of clips are in several splits": across,
     }
     if within:
-        notes = [*notes, f"pairs of clips of the same split that are the same: {len(within)}",
-                 raw.listing(within)]  # fmt: skip
+        told = f"groups of clips of one split that are the same: {len(within)}"
+        notes = [*notes, told, raw.listing(within)]
     return Checked(
         title,
         counts.table(classes, per_split, extra, published),
@@ -253,23 +261,35 @@ def _repeated(clips: Iterable[Clip]) -> list[str]:
     return [f"{name}: {', '.join(found)}" for name, found in splits.items() if len(found) > 1]
 
 
-def _pairs(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
-    """Pairs of clips that are the same, in words: of different splits, and of the same one."""
-    same: dict[tuple[int, int], str] = {}
-    by_digest: dict[bytes, list[int]] = {}
+def _groups(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
+    """Groups of clips that are the same, in words: of several splits, and of one split only."""
+    leader = list(range(len(clips)))  # another clip of the same group, or the clip itself
+
+    def find(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = leader[leader[i]]
+            i = leader[i]
+        return i
+
+    first: dict[bytes, int] = {}
     for i, clip in enumerate(clips):
-        by_digest.setdefault(clip.look.digest, []).append(i)
-    for group in by_digest.values():
-        same |= dict.fromkeys(itertools.combinations(group, 2), "the same files")
+        leader[i] = first.setdefault(clip.look.digest, i)
     places = [i for i, clip in enumerate(clips) if clip.look.fingerprint]
     prints = b"".join(clips[i].look.fingerprint for i in places)
     words = np.frombuffer(prints, np.uint64).reshape(len(places), frames.FINGERPRINT_BYTES // 8)
-    for i, j, bits in alike(words):
-        same.setdefault((places[i], places[j]), f"look alike ({bits} of 1024 bits differ)")
+    for i, j, _ in alike(words):
+        one, two = sorted((find(places[i]), find(places[j])))
+        leader[two] = one
+    groups: dict[int, list[Clip]] = {}
+    for i, clip in enumerate(clips):
+        groups.setdefault(find(i), []).append(clip)
     found: tuple[list[str], list[str]] = ([], [])
-    for (i, j), how in sorted(same.items()):
-        a, b = clips[i], clips[j]
-        found[a.split == b.split].append(f"{a.split} {a.clip_id}, {b.split} {b.clip_id}: {how}")
+    for group in groups.values():
+        if len(group) > 1:
+            how = "same files" if len({clip.look.digest for clip in group}) == 1 else "look alike"
+            names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in group[:_NAMED])
+            more = f" and {len(group) - _NAMED} more" if len(group) > _NAMED else ""
+            found[len({clip.split for clip in group}) == 1].append(f"{how}: {names}{more}")
     return found
 
 
