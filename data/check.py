@@ -107,8 +107,10 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
         ]
         return _checked(
             f"{name}, raw, in {options['source_dir']}",
-            (plan.classes, clips, _known(builder, bool(config.labels)), plan.notes),
-            {},
+            plan.classes,
+            clips,
+            _known(builder, bool(config.labels)),
+            plan.notes,
         )
 
 
@@ -145,16 +147,13 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
     ]
     with _workers() as pool:
         clips = list(_looks(pool, _look_built, places))
-    left_out = metadata.get("missing_clips", [])
     return _checked(
         f"{name}/{variant}, built, in {directory}",
-        (
-            builder.info.features["label"].names,
-            clips,
-            _known(builder, "labels" in metadata["options"]),
-            metadata.get("notes", []),
-        ),
-        {"clips were left out when it was built": [str(clip) for clip in left_out]},
+        builder.info.features["label"].names,
+        clips,
+        _known(builder, "labels" in metadata["options"]),
+        metadata.get("notes", []),
+        left_out=metadata.get("missing_clips", []),
     )
 
 
@@ -196,10 +195,12 @@ def _looks(
 
 def _checked(
     title: str,
-    found: tuple[Sequence[str], Sequence[Clip], counts.Published, Sequence[str]],
-    further: Mapping[str, Sequence[str]],
+    classes: Sequence[str],
+    clips: Sequence[Clip],
+    published: counts.Published,
+    notes: Sequence[str],
+    left_out: Sequence[str] = (),
 ) -> Checked:
-    classes, clips, published, notes = found
     splits = list(dict.fromkeys(clip.split for clip in clips))
     good = [clip for clip in clips if clip.look.num_frames]
     per_split = {
@@ -220,7 +221,7 @@ def _checked(
             for clip in clips
             for problem in clip.look.problems
         ],
-        **further,
+        "clips were left out when it was built": [str(clip) for clip in left_out],
         "counts differ from the published ones": _differences(by_class, published),
         "classes have no clip": [
             f"{split}: {name}" for split, n in by_class.items() for name in n if not n[name]
