@@ -1,0 +1,240 @@
+"""Videos a second of the train step and of prediction, beside M3DFEL in PyTorch and the device's limit.
+
+    python -m benchmarks.step                                  # small batches, on a CPU
+    python -m benchmarks.step --batch=128 --rounds=10          # on a GPU
+
+Each contestant trains and predicts videos of 16 and of 64 frames at 112 pixels; they take turns, so that
+what slows the machine slows them all. FLOPs are those of the compiled prediction, a training step counts as
+three of them, and utilisation is against a large matrix product on the same device in the same run.
+What is not installed (torch) is left out, and said so. Prints a table and writes step.json.
+"""
+
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+
+from benchmarks import cells
+from configs import dfew, dfew_m3dfel
+from rdfer_jax import config as config_lib
+from rdfer_jax import evaluate, models, sharding, train
+from rdfer_jax.config import Config
+from rdfer_jax.steps import make_predict_step
+from rdfer_jax.types import Batch
+
+SIZE = 112
+NUM_CLASSES = 7
+#: Sides of the square matrices whose product is the limit, by platform.
+MATMUL = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+
+
+class Contestant(NamedTuple):
+    """What is timed.
+
+    Attributes:
+      name: of the network and framework.
+      frames: of a video.
+      train, predict: one step over a batch; they end when the device has.
+      flops: of predicting one video; None where it is not known.
+      memory: bytes of a training step, arguments and temporaries; None where it is not known.
+    """
+
+    name: str
+    frames: int
+    train: Callable[[], Any]
+    predict: Callable[[], Any]
+    flops: float | None = None
+    memory: int | None = None
+
+
+def paper_scale(name: str, frames: int, batch: int) -> Config:
+    """Returns the settings of our default network, or of M3DFEL, for videos of so many frames."""
+    settings = (dfew_m3dfel if name == "m3dfel" else dfew).get_config()
+    settings.data.frames, settings.data.batch_size = frames, batch
+    settings.augment.size = SIZE
+    settings.clips.frames = min(settings.clips.frames, frames) if name != "m3dfel" else frames
+    return config_lib.resolve(settings)
+
+
+def ours(name: str, config: Config) -> Contestant:
+    """Compiles a configured network."""
+    batch_size, frames = config.data.batch_size, config.data.frames
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    platform = mesh.devices.flat[0].platform
+    network = models.create(config, NUM_CLASSES, platform)
+    step: Any
+    step, arguments = train.abstract_step(
+        config, mesh, num_classes=NUM_CLASSES, num_train=batch_size
+    )
+    train_step = step.lower(*arguments).compile()
+    predict_step = jax.jit(make_predict_step(config, network)).lower(*arguments).compile()
+    whole = sharding.replicated(mesh)
+    state = jax.jit(
+        lambda: evaluate.new_state(config, network, NUM_CLASSES, batch_size), out_shardings=whole
+    )()
+    rng = np.random.default_rng(0)
+    arrays = {
+        "frames": rng.integers(0, 256, arguments[1].frames.shape, np.uint8),
+        "label": np.arange(batch_size, dtype=np.int32) % NUM_CLASSES,
+        "index": np.arange(batch_size, dtype=np.int32),
+        "mask": np.ones(batch_size, bool),
+    }
+    batch = Batch(**jax.device_put(arrays, sharding.split_batch(mesh)))
+    held = [state]
+
+    def train_once() -> None:
+        held[0], metrics = train_step(held[0], batch)
+        jax.block_until_ready(metrics)
+
+    def predict_once() -> None:
+        jax.block_until_ready(predict_step(held[0], batch))
+
+    cost: Any = predict_step.cost_analysis()
+    memory: Any = train_step.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return Contestant(name, frames, train_once, predict_once, cost["flops"] / batch_size, used)
+
+
+def theirs(frames: int, batch: int) -> Iterator[Contestant]:
+    """Yields M3DFEL in PyTorch, on a GPU compiled, if PyTorch is installed."""
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed, so that there is nothing to compare with: "
+              "pip install -e '.[torch]'", file=sys.stderr)  # fmt: skip
+        return
+    from benchmarks import torch_m3dfel
+
+    on_gpu = jax.devices()[0].platform == "gpu"
+    train_once, predict_once = torch_m3dfel.steps(batch, frames, SIZE, compiled=on_gpu)
+    yield Contestant("M3DFEL, PyTorch", frames, train_once, predict_once)
+
+
+def matmul_rate() -> float:
+    """Returns the FLOPs a second of a large matrix product, in the type that networks compute in."""
+    platform = jax.devices()[0].platform
+    side = MATMUL.get(platform, 2048)
+    dtype = jnp.float32 if platform == "cpu" else jnp.bfloat16
+    a = jnp.ones((side, side), dtype)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * side**3 / min(seconds(lambda: jax.block_until_ready(product(a)), 5, warm=2))
+
+
+def seconds(step: Callable[[], Any], repeats: int, warm: int = 1) -> list[float]:
+    """Returns the seconds of each call after the first ones."""
+    found = []
+    for i in range(warm + repeats):
+        start = time.perf_counter()
+        step()
+        if i >= warm:
+            found.append(time.perf_counter() - start)
+    return found
+
+
+def measure(contestants: Sequence[Contestant], batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Times all in turns and returns a row for each: videos a second, medians over the rounds."""
+    kinds = ("train", "predict")
+    times: dict[tuple[int, str], list[float]] = {
+        (i, kind): [] for i in range(len(contestants)) for kind in kinds
+    }
+    for turn in range(rounds + 1):  # the first is to warm up
+        for (i, kind), found in times.items():
+            taken = seconds(getattr(contestants[i], kind), 1, warm=0)
+            if turn:
+                found += taken
+    rows = []
+    for i, one in enumerate(contestants):
+        row: dict[str, Any] = {"name": one.name, "frames": one.frames, "batch": batch}
+        row |= {kind: batch / statistics.median(times[i, kind]) for kind in kinds}
+        row |= {"gflops": None if one.flops is None else one.flops / 1e9}
+        row |= {"memory_per_video": None if one.memory is None else one.memory / batch}
+        rows.append(row)
+    return rows
+
+
+def compare(rows: Sequence[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
+    """Adds to each row the ratio to PyTorch at as many frames, and the share of the matmul rate."""
+    found = []
+    for row in rows:
+        peers = [r for r in rows if "PyTorch" in r["name"] and r["frames"] == row["frames"]]
+        more: dict[str, Any] = {}
+        for kind, passes in (("train", 3), ("predict", 1)):
+            more[f"{kind}_ratio"] = row[kind] / peers[0][kind] if peers else None
+            flops = row["gflops"]
+            more[f"{kind}_mfu"] = None if flops is None else passes * flops * 1e9 * row[kind] / rate
+        found.append(row | more)
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
+    """Returns the results as a Markdown table."""
+    heads = (
+        "network", "frames", "trained videos/s", "x PyTorch", "utilisation", "predicted videos/s",
+        "x PyTorch", "utilisation", "GFLOP a video", "MiB a video",
+    )  # fmt: skip
+
+    def cell(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows:
+        memory = row["memory_per_video"]
+        lines.append(
+            [
+                row["name"],
+                str(row["frames"]),
+                *(
+                    cell(row[f"{kind}{what}"], form)
+                    for kind in ("train", "predict")
+                    for what, form in (("", ".2f"), ("_ratio", ".2f"), ("_mfu", ".1%"))
+                ),
+                cell(row["gflops"], ".2f"),
+                cell(None if memory is None else memory / 2**20, ".0f"),
+            ]
+        )
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    options = flags.FLAGS
+    rows = []
+    for frames in map(int, options.frames):
+        contestants = [
+            ours(title, paper_scale(name, frames, options.batch))
+            for name, title in (("rdfer", "rdfer_jax"), ("m3dfel", "M3DFEL, rdfer_jax"))
+        ]
+        contestants += theirs(frames, options.batch)
+        rows += measure(contestants, options.batch, options.rounds)
+    rate = matmul_rate()
+    rows = compare(rows, rate)
+    print(f"{cells.hardware()}\n\n{table(rows, rate)}")
+    output = epath.Path(options.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "hardware": cells.hardware(),
+        "commit": cells.commit(),
+        "matmul_flops_per_second": rate,
+        "rows": rows,
+    }
+    output.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("batch", 2, "Videos in a step.", lower_bound=1)
+    flags.DEFINE_list("frames", "16,64", "Frames of a video, multiples of 4.")
+    flags.DEFINE_integer("rounds", 5, "Turns that are timed.", lower_bound=1)
+    flags.DEFINE_string("output", "runs/step.json", "File to write.")
+    app.run(main)
