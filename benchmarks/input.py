@@ -1,0 +1,271 @@
+"""Frames a second through the input pipeline, beside bare decoding and a PyTorch DataLoader.
+
+    python -m benchmarks.input --workers=0,1,2                # frames of 256 pixels, read at 112
+    python -m benchmarks.input --workers=0,4,8,16 --clips=512
+
+Draws clips, writes their frames as JPEG files, as data sets come, and builds them with their bytes kept.
+Then the same frames are read at --size by
+- bare decoding: one thread, bytes in memory, decode and shrink: the limit of one core;
+- rdfer_jax: records, sampling, batches, by so many worker processes (0: threads of this process);
+- PyTorch's DataLoader with PIL, as the published code of this field does it: a file for each frame.
+They take turns. Prints a table and writes input.json. What is not installed (torch) is left out, and said
+so.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+
+from benchmarks import cells
+from data import build
+from data.synthetic_faces import clips as drawing
+from data.synthetic_faces.parameters import CLASSES, Parameters
+from rdfer_jax.config import Data
+from rdfer_jax.pipeline import loader, source
+from rdfer_jax.pipeline.decode import decode_frames
+from rdfer_jax.pipeline.feed import close
+from rdfer_jax.pipeline.sampling import frame_indices
+
+
+def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
+    """Writes root/<class>/<clip>/<frame>.jpg, drawn faces of side x side pixels, unless they are there."""
+    parameters = Parameters(
+        num_train=max(clips, len(CLASSES)), num_test=1, num_frames=frames, image_size=side
+    )
+    for i in range(clips):
+        folder = root / CLASSES[i % len(CLASSES)] / f"{i:05d}"
+        if folder.exists():
+            continue
+        folder.mkdir(parents=True)
+        pictures = drawing.draw_clip(parameters, "train", i).frames
+        for number, picture in enumerate(pictures):
+            done, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            assert done
+            (folder / f"{number:05d}.jpg").write_bytes(jpeg.tobytes())
+
+
+def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
+    """Builds the written clips with their bytes kept, and opens them."""
+    directory = build.build(
+        "video_folder",
+        data_dir,
+        variant=f"side{side}",
+        options={"source_dir": str(root), "short_side": side, "test_percent": 0.0},
+    )
+    return source.Split(directory, "train")
+
+
+def bare(split: source.Split, data: Data) -> Callable[[], int]:
+    """Returns a function that decodes the sampled frames of every clip and says how many."""
+    records = [record["frames"] for record in split]
+    rng = np.random.default_rng(0)
+    chosen = [(jpegs, frame_indices(len(jpegs), data.frames, rng)) for jpegs in records]
+
+    def once() -> int:
+        cv2.setNumThreads(1)
+        for jpegs, indices_F in chosen:
+            decode_frames(jpegs, indices_F, data.image_size, data.fit)
+        return sum(len(np.unique(indices_F)) for _, indices_F in chosen)
+
+    return once
+
+
+def ours(split: source.Split, data: Data, workers: int) -> Callable[[], int]:
+    """Returns a function that reads as many batches as an epoch has, of an endless stream."""
+    data = dataclasses.replace(data, num_workers=workers)
+    batches = loader.train_loader(
+        split, data, seed=0, local_batch_size=data.batch_size, process=0, processes=1
+    )
+    iterator = iter(batches)
+    next(iterator)  # the workers have started
+    return Reading(iterator, max(1, len(split) // data.batch_size))
+
+
+class Reading:
+    """Reads so many batches of a stream whenever it is called, and says how many frames those were."""
+
+    def __init__(self, iterator: Iterator[Any], batches: int):
+        self._iterator, self._batches = iterator, batches
+
+    def __call__(self) -> int:
+        """Reads them."""
+        frames = (next(self._iterator)["frames"] for _ in range(self._batches))
+        return sum(batch.shape[0] * batch.shape[1] for batch in frames)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        close(self._iterator)
+
+
+def theirs(root: epath.Path, data: Data, workers: int) -> Reading:
+    """Returns the same through PyTorch and PIL."""
+    import torch
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+
+    class Clips(Dataset):
+        def __init__(self) -> None:
+            self.folders = sorted(path for path in root.glob("*/*") if path.is_dir())
+
+        def __len__(self) -> int:
+            return len(self.folders)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            files = sorted(self.folders[index].iterdir())
+            chosen = frame_indices(len(files), data.frames, np.random.default_rng())
+            size = (data.image_size, data.image_size)
+            pictures = [
+                np.asarray(
+                    Image.open(os.fspath(files[i]))
+                    .convert("RGB")
+                    .resize(size, Image.Resampling.BILINEAR)
+                )
+                for i in chosen
+            ]
+            return {"frames": torch.from_numpy(np.stack(pictures))}
+
+    def endless() -> Iterator[Any]:
+        batches = DataLoader(
+            Clips(),
+            batch_size=data.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            drop_last=True,
+            persistent_workers=workers > 0,
+        )
+        while True:
+            yield from batches
+
+    iterator = endless()
+    next(iterator)
+    return Reading(iterator, max(1, len(list(root.glob("*/*"))) // data.batch_size))
+
+
+def measure(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Lets all take turns; returns frames a second of each, medians over the rounds.
+
+    Each reads twice and is timed the second time, when what it had read ahead is used up.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, read in contestants.items():
+            read()
+            start = time.perf_counter()
+            frames = read()
+            rates[name].append(frames / (time.perf_counter() - start))
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def rows(rates: dict[str, float], workers: Sequence[int], cores: int) -> list[dict[str, Any]]:
+    """Returns a row for each number of workers: rates, share of the limit, ratio to the peer.
+
+    The limit is that of one core times the cores that so many workers can use.
+    """
+    found = []
+    for count in workers:
+        used = min(count, cores) if count else cores
+        rate, peer = rates[f"ours, {count}"], rates.get(f"theirs, {count}")
+        found.append(
+            {
+                "workers": count,
+                "cores": used,
+                "frames_per_second": rate,
+                "limit": rates["bare"] * used,
+                "share_of_limit": rate / (rates["bare"] * used),
+                "peer": peer,
+                "times_peer": None if peer is None else rate / peer,
+            }
+        )
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Returns the rows as a Markdown table."""
+    lines = [
+        [
+            "workers",
+            "frames/s",
+            "limit of the cores it may use",
+            "share",
+            "PyTorch and PIL",
+            "times",
+        ],
+        ["---"] * 6,
+    ]
+    for row in found:
+        peer = (
+            ["", ""] if row["peer"] is None else [f"{row['peer']:.0f}", f"{row['times_peer']:.2f}"]
+        )
+        lines.append(
+            [
+                "threads" if not row["workers"] else str(row["workers"]),
+                f"{row['frames_per_second']:.0f}",
+                f"{row['limit']:.0f}",
+                f"{row['share_of_limit']:.0%}",
+                *peer,
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    options = flags.FLAGS
+    output = epath.Path(options.output)
+    root = output / f"clips{options.clips}x{options.length}at{options.side}"
+    write_clips(root, options.clips, options.length, options.side)
+    split = built(root, options.side, output / "tfds")
+    data = Data(
+        frames=options.frames,
+        image_size=options.size,
+        batch_size=options.batch,
+        num_threads=os.cpu_count() or 1,
+    )
+    workers = [int(count) for count in options.workers]
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not has_torch:
+        print("PyTorch is not installed, so that there is nothing to compare with: "
+              "pip install -e '.[torch]'", file=sys.stderr)  # fmt: skip
+    contestants: dict[str, Any] = {"bare": bare(split, data)}
+    for count in workers:
+        contestants[f"ours, {count}"] = ours(split, data, count)
+        if has_torch:
+            contestants[f"theirs, {count}"] = theirs(root, data, count)
+    rates = measure(contestants, options.rounds)
+    for reading in contestants.values():
+        if isinstance(reading, Reading):
+            reading.close()
+    found = rows(rates, workers, os.cpu_count() or 1)
+    print(
+        f"{cells.hardware()}; bare decoding {rates['bare']:.0f} frames/s on one core\n\n{table(found)}"
+    )
+    report = {"hardware": cells.hardware(), "commit": cells.commit(), "rates": rates, "rows": found}
+    (output / "input.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("clips", 128, "Clips that are drawn.", lower_bound=8)
+    flags.DEFINE_integer("length", 32, "Frames of each.", lower_bound=1)
+    flags.DEFINE_integer("side", 256, "Height and width of the frames, in pixels.", lower_bound=16)
+    flags.DEFINE_integer("frames", 16, "Frames that are read of each clip.", lower_bound=1)
+    flags.DEFINE_integer("size", 112, "Height and width they are read at.", lower_bound=8)
+    flags.DEFINE_integer("batch", 16, "Clips in a batch.", lower_bound=1)
+    flags.DEFINE_list("workers", "0,1,2", "Numbers of worker processes.")
+    flags.DEFINE_integer("rounds", 3, "Turns.", lower_bound=1)
+    flags.DEFINE_string("output", "runs/input", "Folder for everything.")
+    app.run(main)
