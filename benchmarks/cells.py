@@ -96,13 +96,19 @@ def base(
     overrides = {"compile_cache": str(output / "compiled")} | dict(changes)
     if "build" in changes:
         overrides["data.dir"] = str(output / "tfds")
-    for text in more:
+    return overrides | parsed(more)
+
+
+def parsed(texts: Sequence[str]) -> dict[str, Any]:
+    """Returns the settings of "name=value" strings, such as those of --set."""
+    found: dict[str, Any] = {}
+    for text in texts:
         name, _, value = text.partition("=")
         try:
-            overrides[name] = ast.literal_eval(value)
+            found[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            overrides[name] = value  # a word, such as soft
-    return overrides
+            found[name] = value  # a word, such as soft
+    return found
 
 
 def run(
