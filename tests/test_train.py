@@ -15,6 +15,7 @@ def test_a_split_is_not_predicted_twice_by_the_same_state(tmp_path, monkeypatch,
     tiny.build(tmp_path)
     config = tiny.config(
         data={"dir": str(tmp_path), "validation_percent": percent},
+        model={"name": "resnet_lstm"},
         train={"duration": "2 steps", "eval_every": "1 steps", "tensorboard": False},
     )
     predicted, predict = [], evaluate.Evaluator.__call__
