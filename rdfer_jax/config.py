@@ -220,6 +220,9 @@ class Loss:
         0.2, "small_loss: share of a batch that is left out, by its loss", low=0, high=0.9
     )
     scn_margin: float = _field(0.2, "SCN: lead of the prediction for a new label", low=0, high=1)
+    scn_share: float = _field(
+        0.3, "SCN: share of a batch, by least probable label, that may get a new one", low=0, high=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -238,9 +238,12 @@ def _small_loss(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> 
 
 def _scn(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     logits_BN = jax.lax.stop_gradient(outputs.video_logits)
+    # SCN's group of low importance, by the probability of the label, as it has no attention weights here.
+    doubt_B = -at_label(_log_probs(logits_BN), evidence.label)
+    is_low_B = ~small_loss_choice(doubt_B, jnp.float32(1 - settings.scn_share))
     relabelled_B = relabel(logits_BN, evidence.label, settings.scn_margin)
-    label_B = jnp.where(evidence.progress >= 1, relabelled_B, evidence.label)
-    return _supervised(outputs, label_B, settings)
+    acts_B = is_low_B & (evidence.progress >= 1)
+    return _supervised(outputs, jnp.where(acts_B, relabelled_B, evidence.label), settings)
 
 
 def _agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
