@@ -39,7 +39,7 @@ demo: install
 	$(BIN)/python -m rdfer_jax.main --workdir=$(WORKDIR) --mode=predict --input=$(WORKDIR)/film.mp4
 
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff format --check .
