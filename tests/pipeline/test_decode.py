@@ -47,6 +47,56 @@ def test_a_grey_image_has_three_equal_channels():
     np.testing.assert_allclose(decode_frame(jpeg.tobytes(), 16, "crop"), 77, atol=2)
 
 
+def smooth(height, width, seed=0):
+    """A picture of soft blobs, as faces are soft."""
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 11, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 300), (300, 17), (256, 256)])
+def test_the_short_side_is_read_from_the_header(height, width, progressive):
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, 4]
+    jpeg = cv2.imencode(".jpg", smooth(height, width), options)[1].tobytes()
+    assert decode.short_side(jpeg) == min(height, width)
+    comment = b"\xff\xfe\x00\x06\xff\xc0ab"  # holds what looks like a start of frame
+    assert decode.short_side(jpeg[:2] + comment + b"\xff" + jpeg[2:]) == min(height, width)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n", b"\xff\xd8" * 9]
+)
+def test_what_is_no_jpeg_has_no_side(data):
+    assert decode.short_side(data) == 0
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize("side", [63, 64, 100, 128, 200, 256, 700])
+def test_a_frame_that_is_read_small_looks_as_if_it_had_been_shrunk(side, fit):
+    size, image = 32, smooth(side, side * 5 // 4)
+    if fit == "crop":
+        left = (image.shape[1] - side) // 2
+        whole = image[:, left : left + side]
+    else:
+        whole = image
+    expected = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA).astype(int)
+    found = decode_frame(encode(image), size, fit)
+    assert np.abs(found - expected).mean() < 4 and np.abs(found - expected).max() < 40
+    assert decode_frame(encode(image), size, fit).shape == (size, size, 3)
+
+
+@pytest.mark.parametrize(
+    ("side", "how"),
+    [(63, "COLOR"), (64, "REDUCED_COLOR_2"), (127, "REDUCED_COLOR_2"), (128, "REDUCED_COLOR_4"),
+     (255, "REDUCED_COLOR_4"), (256, "REDUCED_COLOR_8")],
+)  # fmt: skip
+def test_large_frames_are_read_at_a_fraction_of_their_size(monkeypatch, side, how):
+    asked, real = [], cv2.imdecode
+    monkeypatch.setattr(decode.cv2, "imdecode", lambda x, flag: asked.append(flag) or real(x, flag))
+    decode_frame(encode(smooth(side, side)), 32, "crop")
+    assert asked == [getattr(cv2, f"IMREAD_{how}")]
+
+
 def test_frames_come_in_the_order_of_the_indices_and_each_is_decoded_once(monkeypatch):
     calls = []
     real = decode.decode_frame
