@@ -92,8 +92,8 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
         workdir_lib.write_config(workdir, config)
         known = workdir_lib.read(workdir / next(iter(chosen)))
         workdir_lib.write_data(workdir, config.data.name, known.classes, known.num_train)
-        (workdir / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
         (workdir / "crossval.md").write_text(table(results) + "\n")
+        workdir_lib.write_json(workdir / "results.json", results)
     return results
 
 

@@ -1,7 +1,6 @@
 """Evaluation: every video of a split once -> predictions.npz, results.json, pictures."""
 
 import dataclasses
-import json
 import logging
 from typing import Any
 
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 
 from rdfer_jax import metrics, models, optim, plots, sharding
 from rdfer_jax import state as state_lib
+from rdfer_jax import workdir as workdir_lib
 from rdfer_jax.checkpoint import Checkpoints, abstract
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import loader, sampling, source
@@ -134,7 +134,7 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
     evaluator = Evaluator(config, network, mesh)
     results = report(evaluator, state, test, train, workdir, checkpoint)
     if jax.process_index() == 0:
-        write_results(workdir, results)
+        workdir_lib.write_json(epath.Path(workdir) / "results.json", results)
     return results
 
 
@@ -316,13 +316,6 @@ def _write(
         hard = train_predictions.arrays.get("is_hard", np.zeros_like(flipped)).astype(bool)
         picture = plots.agreement_histogram(train_predictions["agreement"], flipped, hard)
         plots.save(picture, workdir / "agreement.png")
-
-
-def write_results(workdir: epath.PathLike, results: dict[str, Any]) -> None:
-    """Writes results.json, the last file of a run: where it is, all others are."""
-    (epath.Path(workdir) / "results.json").write_text(
-        json.dumps(results, indent=2, allow_nan=False) + "\n"
-    )
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -129,7 +129,8 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             results["best_on_validation"] = {"checkpoint": "best", "step": best} | found
     if first:
         plots.save(plots.training_curves(read_metrics(workdir)), workdir / "training_curves.png")
-        evaluate.write_results(workdir, results)
+        # The last file of a run: where it is, all others are.
+        workdir_lib.write_json(workdir / "results.json", results)
     return results
 
 

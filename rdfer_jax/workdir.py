@@ -1,11 +1,11 @@
 """What a run's folder says of itself, so that it can be used without its data set.
 
-config.json holds the settings, data.json what the network was made for.
+config.json holds the settings, data.json what the network was made for, results.json what came out.
 """
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -40,6 +40,17 @@ class Known(NamedTuple):
     num_train: int
 
 
+def write_json(path: epath.Path, tree: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all: who is killed while writing leaves the old one, or none.
+
+    Raises:
+      ValueError: a number is not finite.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
+    beside.replace(path)
+
+
 def write_config(workdir: epath.Path, config: Config) -> None:
     """Writes config.json, unless the folder has one already.
 
@@ -50,7 +61,7 @@ def write_config(workdir: epath.Path, config: Config) -> None:
     path = workdir / "config.json"
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
+        write_json(path, config_lib.to_dict(config))
 
 
 def check_config(workdir: epath.Path, config: Config) -> None:
@@ -105,7 +116,7 @@ def write_data(workdir: epath.Path, data_set: str, classes: Sequence[str], num_t
         "num_train": num_train,
         "versions": _versions(),
     }
-    (workdir / "data.json").write_text(json.dumps(known, indent=2) + "\n")
+    write_json(workdir / "data.json", known)
 
 
 def _versions() -> dict[str, str]:
