@@ -64,7 +64,7 @@ USER_ERRORS = (ValueError, FileNotFoundError, NonFiniteLossError)
 def main(argv: list[str]) -> None:
     """Runs the mode."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; modes are {', '.join(MODES)}")
     absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak up for warnings only
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     log.setLevel(logging.INFO)
@@ -104,11 +104,11 @@ def run(config: Config) -> None:
         build(config)
         return
     if MODE.value == "check":
-        found = check(config)
-        print(found.text())
+        checked = check(config)
+        print(checked.text())
         if OUTPUT.value:
-            epath.Path(OUTPUT.value).write_text(json.dumps(found.json(), indent=2) + "\n")
-        sys.exit(not found.is_well)
+            epath.Path(OUTPUT.value).write_text(json.dumps(checked.json(), indent=2) + "\n")
+        sys.exit(not checked.is_well)
     if not WORKDIR.value:
         raise ValueError(f"--mode={MODE.value} needs --workdir, the folder of the run")
     if config.compile_cache:
@@ -123,7 +123,9 @@ def run(config: Config) -> None:
             build(config)
         multihost_utils.sync_global_devices("the data set is built")
     if MODE.value == "crossval":
-        print(crossval.table(crossval.crossval(config, WORKDIR.value, FOLDS.value)))
+        found = crossval.crossval(config, WORKDIR.value, FOLDS.value)
+        if jax.process_index() == 0:
+            print(crossval.table(found))
         return
     if MODE.value == "train":
         results = train.train(config, WORKDIR.value)
