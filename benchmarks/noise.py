@@ -217,7 +217,7 @@ def picture(report: Mapping[str, Any]) -> bytes:
     kinds = [k for k in dict.fromkeys(row["kind"] for row in rows) if k != "none"] or ["none"]
     parts = {"war": "all clips", "war_easy": "easy clips", "war_hard": "hard clips"}
     parts = {c: name for c, name in parts.items() if any(row[c] for row in rows)}
-    figure = Figure(figsize=(4.2 * len(parts), 3.6 * len(kinds)), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(parts) + 1.5, 3.6 * len(kinds)), layout="constrained")
     panels = figure.subplots(len(kinds), len(parts), squeeze=False, sharex=True)
     for i, kind in enumerate(kinds):
         for j, (column, title) in enumerate(parts.items()):
@@ -242,7 +242,7 @@ def picture(report: Mapping[str, Any]) -> bytes:
             axes.set_xlabel("wrong training labels, %")
             axes.set_ylabel("WAR on the clean test split, %")
             plots.tidy(axes)
-    panels[0][-1].legend(fontsize=7)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return plots.to_png(figure)
 
 
