@@ -134,8 +134,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for group in dict.fromkeys(row["group"] for row in rows):
         inside = [row for row in rows if row["group"] == group]
         lines += [f"\n{group}; {max(row['seeds'] for row in inside)} seeds\n"]
-        lines += [noise.line(["variant", "compared with", *COLUMNS.values()])]
-        lines += [noise.line(["---"] * (len(COLUMNS) + 2))]
+        lines += [cells.line(["variant", "compared with", *COLUMNS.values()])]
+        lines += [cells.line(["---"] * (len(COLUMNS) + 2))]
         for row in inside:
             same = row["variant"] == row["versus"]
             values = [
@@ -143,7 +143,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 + ("" if same else f"; {noise.bounds(row[f'{c}_difference'])}")
                 for c in COLUMNS
             ]
-            lines += [noise.line([row["variant"], "" if same else row["versus"], *values])]
+            lines += [cells.line([row["variant"], "" if same else row["versus"], *values])]
     return "\n".join(lines)
 
 

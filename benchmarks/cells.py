@@ -8,6 +8,7 @@ settings, starts processes side by side, and gathers what they found.
 import ast
 import concurrent.futures
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -337,6 +338,29 @@ def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def line(texts: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(texts) + " |"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *rest = rows
+    return "\n".join(map(line, [head, ["---"] * len(head), *rest]))
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed to compare with; says so if it is not."""
+    if importlib.util.find_spec("torch") is not None:
+        return True
+    print(
+        "PyTorch is not installed, so that there is nothing to compare with: "
+        "pip install -e '.[torch]'",
+        file=sys.stderr,
+    )
+    return False
+
+
 def to_json(report: Any) -> str:
     """A report as text; numbers that are not finite, such as the limits of a single seed, become null."""
     return json.dumps(_finite(report), indent=2, allow_nan=False) + "\n"
@@ -372,11 +396,12 @@ def hardware() -> str:
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else platform.machine()
     return (
-        f"{jax.device_count()} {device.platform} ({kind}), {_cores()} cores, jax {jax.__version__}"
+        f"{jax.device_count()} {device.platform} ({kind}), {cores()} cores, jax {jax.__version__}"
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

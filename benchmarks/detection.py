@@ -69,9 +69,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table for each task, in percent."""
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
-        lines += ["", noise.line([task, "AUROC", "minus the loss"]), noise.line(["---"] * 3)]
+        lines += ["", cells.line([task, "AUROC", "minus the loss"]), cells.line(["---"] * 3)]
         lines += [
-            noise.line([row["score"], noise.percent(row["auroc"]), noise.bounds(row["minus_loss"])])
+            cells.line([row["score"], noise.percent(row["auroc"]), noise.bounds(row["minus_loss"])])
             for row in rows
             if row["task"] == task
         ]

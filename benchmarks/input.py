@@ -13,11 +13,8 @@ so.
 """
 
 import dataclasses
-import importlib.util
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -194,15 +191,7 @@ def rows(rates: dict[str, float], workers: Sequence[int], cores: int) -> list[di
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table."""
     lines = [
-        [
-            "workers",
-            "frames/s",
-            "limit of the cores it may use",
-            "share",
-            "PyTorch and PIL",
-            "times",
-        ],
-        ["---"] * 6,
+        ["workers", "frames/s", "limit of its cores", "share", "PyTorch and PIL", "times"],
     ]
     for row in found:
         peer = (
@@ -217,7 +206,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
                 *peer,
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return cells.table(lines)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -234,13 +223,10 @@ def main(argv: Sequence[str]) -> None:
         frames=options.frames,
         image_size=options.size,
         batch_size=options.batch,
-        num_threads=os.cpu_count() or 1,
+        num_threads=cells.cores(),
     )
     workers = [int(count) for count in options.workers]
-    has_torch = importlib.util.find_spec("torch") is not None
-    if not has_torch:
-        print("PyTorch is not installed, so that there is nothing to compare with: "
-              "pip install -e '.[torch]'", file=sys.stderr)  # fmt: skip
+    has_torch = cells.has_torch()
     contestants: dict[str, Any] = {"bare": bare(split, data)}
     for count in workers:
         contestants[f"ours, {count}"] = ours(split, data, count)
@@ -250,12 +236,12 @@ def main(argv: Sequence[str]) -> None:
     for reading in contestants.values():
         if isinstance(reading, Reading):
             reading.close()
-    found = rows(rates, workers, os.cpu_count() or 1)
+    found = rows(rates, workers, cells.cores())
     print(
         f"{cells.hardware()}; bare decoding {rates['bare']:.0f} frames/s on one core\n\n{table(found)}"
     )
     report = {"hardware": cells.hardware(), "commit": cells.commit(), "rates": rates, "rows": found}
-    (output / "input.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    (output / "input.json").write_text(cells.to_json(report))
 
 
 if __name__ == "__main__":

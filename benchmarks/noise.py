@@ -187,25 +187,29 @@ def table(report: Mapping[str, Any]) -> str:
         columns = [column for column in COLUMNS if any(row[column] for row in rows)]
         seeds = max(row["seeds"] for row in rows)
         lines += [f"\n{rate:.0%} wrong labels, {kind}; {seeds} seeds\n"]
-        lines += [line(["method", *(COLUMNS[c] for c in columns)])]
-        lines += [line(["---"] * (len(columns) + 1))]
-        lines += [line([row["method"], *(percent(row[c]) for c in columns)]) for row in rows]
+        lines += [cells.line(["method", *(COLUMNS[c] for c in columns)])]
+        lines += [cells.line(["---"] * (len(columns) + 1))]
+        lines += [cells.line([row["method"], *(percent(row[c]) for c in columns)]) for row in rows]
         versus = [v for v in report["agreement_minus"] if (v["kind"], v["rate"]) == (kind, rate)]
         if versus:
-            lines += ["", line(["agreement minus", "WAR", "WAR of hard clips"]), line(["---"] * 3)]
+            lines += [
+                "",
+                cells.line(["agreement minus", "WAR", "WAR of hard clips"]),
+                cells.line(["---"] * 3),
+            ]
             for than in dict.fromkeys(v["than"] for v in versus):
                 by_column = {v["column"]: v for v in versus if v["than"] == than}
                 cells_ = [bounds(by_column.get(c)) for c in ("war", "war_hard")]
-                lines += [line([than, *cells_])]
+                lines += [cells.line([than, *cells_])]
         scores = [row for row in rows if row["agreement_minus_loss_among_hard"]]
         if scores:
             lines += [
                 "",
-                line(["run", "AUROC among hard: agreement minus loss"]),
-                line(["---"] * 2),
+                cells.line(["run", "AUROC among hard: agreement minus loss"]),
+                cells.line(["---"] * 2),
             ]
             lines += [
-                line([row["method"], bounds(row["agreement_minus_loss_among_hard"])])
+                cells.line([row["method"], bounds(row["agreement_minus_loss_among_hard"])])
                 for row in scores
             ]
     return "\n".join(lines)
@@ -244,11 +248,6 @@ def picture(report: Mapping[str, Any]) -> bytes:
             plots.tidy(axes)
     figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return plots.to_png(figure)
-
-
-def line(cells_: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cells_) + " |"
 
 
 def percent(value: Mapping[str, float] | None) -> str:

@@ -173,26 +173,21 @@ def growth(
 
 def table(rows: Sequence[Mapping[str, Any]], grown: Sequence[Mapping[str, Any]]) -> str:
     """Returns both as Markdown tables."""
-    lines = [
-        "| run | parameters differ by | collectives of a step | bytes | beyond the gradients |",
-        "| --- | --- | --- | --- | --- |",
+    runs = [
+        ["run", "parameters differ by", "collectives of a step", "bytes", "beyond the gradients"]
     ]
     for row in rows:
         kinds = ", ".join(f"{kind['count']} {name}" for name, kind in row["collectives"].items())
-        lines.append(
-            f"| {row['run']} | {row['difference']:.1e} | {kinds or 'none'} | {row['bytes']:,} | "
-            f"{row['beyond_gradients']:,} |"
-        )
-    lines += ["", f"gradients: {rows[0]['gradient_bytes']:,} bytes; batch statistics: "
-              f"{rows[0]['statistics_bytes']:,} bytes", "",
-              "| step over | GFLOP | times the first | in proportion it would be |",
-              "| --- | --- | --- | --- |"]  # fmt: skip
+        sizes = [f"{row[name]:,}" for name in ("bytes", "beyond_gradients")]
+        runs.append([row["run"], f"{row['difference']:.1e}", kinds or "none", *sizes])
+    steps = [["step over", "GFLOP", "times the first", "in proportion it would be"]]
     for row in grown:
-        lines.append(
-            f"| {row['number']} {row['of']} | {row['flops'] / 1e9:.1f} | {row['times']:.2f} | "
-            f"{row['expected']:.0f} |"
-        )
-    return "\n".join(lines)
+        numbers = [f"{row['flops'] / 1e9:.1f}", f"{row['times']:.2f}", f"{row['expected']:.0f}"]
+        steps.append([f"{row['number']} {row['of']}", *numbers])
+    return (
+        f"{cells.table(runs)}\n\ngradients: {rows[0]['gradient_bytes']:,} bytes; batch statistics: "
+        f"{rows[0]['statistics_bytes']:,} bytes\n\n{cells.table(steps)}"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -221,7 +216,7 @@ def main(argv: Sequence[str]) -> None:
     grown = growth(options.config, options.set, batches, frames)
     print(table(rows, grown))
     report = {"commit": cells.commit(), "runs": rows, "growth": grown}
-    (output / "scaling.json").write_text(json.dumps(report, indent=2) + "\n")
+    (output / "scaling.json").write_text(cells.to_json(report))
 
 
 if __name__ == "__main__":

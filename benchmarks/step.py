@@ -9,10 +9,7 @@ three of them, and utilisation is against a large matrix product on the same dev
 What is not installed (torch) is left out, and said so. Prints a table and writes step.json.
 """
 
-import importlib.util
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -107,9 +104,7 @@ def ours(name: str, config: Config) -> Contestant:
 
 def theirs(frames: int, batch: int) -> Iterator[Contestant]:
     """Yields M3DFEL in PyTorch, on a GPU compiled, if PyTorch is installed."""
-    if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed, so that there is nothing to compare with: "
-              "pip install -e '.[torch]'", file=sys.stderr)  # fmt: skip
+    if not cells.has_torch():
         return
     from benchmarks import torch_m3dfel
 
@@ -184,7 +179,7 @@ def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
     def cell(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    lines = [heads, ["---"] * len(heads)]
+    lines: list[Sequence[str]] = [heads]
     for row in rows:
         memory = row["memory_per_video"]
         lines.append(
@@ -200,8 +195,7 @@ def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
                 cell(None if memory is None else memory / 2**20, ".0f"),
             ]
         )
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
+    return f"{cells.table(lines)}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -229,7 +223,7 @@ def main(argv: Sequence[str]) -> None:
         "matmul_flops_per_second": rate,
         "rows": rows,
     }
-    output.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    output.write_text(cells.to_json(found))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ left by a killed one, and it is removed. Equal options give equal bytes. No Tens
 
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import json
 import os
@@ -16,7 +15,7 @@ import re
 import sys
 import tempfile
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -24,6 +23,8 @@ from absl import logging
 from etils import epath
 from tensorflow_datasets.core import writer as tfds_writer
 from tensorflow_datasets.proto import tf_example_pb2
+
+from data import hints
 
 #: Name of a data set -> module that defines its `Builder` and `Options`, imported when needed.
 BUILDERS: Mapping[str, str] = types.MappingProxyType(
@@ -89,14 +90,14 @@ def make_config(
         name is no plain file name.
     """
     if name not in BUILDERS:
-        raise ValueError(f"unknown data set {name!r}; {_suggest(name, BUILDERS)}")
+        raise ValueError(f"unknown data set {name!r}; {hints.suggest(name, BUILDERS)}")
     if not re.fullmatch(r"\w[\w.\-]*", variant):
         raise ValueError(f"variant must be letters, digits, '_', '-' and '.', got {variant!r}")
     options_class = importlib.import_module(BUILDERS[name]).Options
     fields = [f.name for f in dataclasses.fields(options_class) if f.name not in _BASE_FIELDS]
     for option in {**options}:
         if option not in fields:
-            raise ValueError(f"{name} has no option {option!r}; {_suggest(option, fields)}")
+            raise ValueError(f"{name} has no option {option!r}; {hints.suggest(option, fields)}")
     return options_class(name=variant, **options)
 
 
@@ -153,12 +154,6 @@ def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool
 
 def _show(options: Mapping[str, Any], field: str) -> str:
     return repr(options[field]) if field in options else "nothing"
-
-
-def _suggest(wrong: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(str(wrong), names, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]!r}? " if close else "") + "Known: " + ", ".join(names)
 
 
 @contextlib.contextmanager

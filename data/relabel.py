@@ -3,11 +3,12 @@
 Enters: names of classes by clip. Leaves: their indices, checked against the clips that there are.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from data import hints
 
 
 def content(labels: Mapping[str, str]) -> dict[str, Any]:
@@ -35,16 +36,11 @@ def indices(
     if strangers:
         raise ValueError(
             f"labels: {len(strangers)} of {len(labels)} clips are not in the data set, such as "
-            f"{strangers[0]!r}; {_hint(strangers[0], sorted(clips))}"
+            f"{strangers[0]!r}; {hints.suggest(strangers[0], sorted(clips))}"
         )
     for clip, label in labels.items():
         if label not in classes:
             raise ValueError(
-                f"labels: clip {clip!r}: unknown class {label!r}; {_hint(label, classes)}"
+                f"labels: clip {clip!r}: unknown class {label!r}; {hints.suggest(label, classes)}"
             )
     return {clip: list(classes).index(label) for clip, label in labels.items()}
-
-
-def _hint(wrong: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else "there are " + ", ".join(known[:12])

@@ -64,7 +64,7 @@ def _conv(width: int, kernel: tuple[int, ...], strides: tuple[int, ...], dtype: 
 
 
 def _split_conv(
-    x: jax.Array, middle: int, width: int, kernel: int, strides: tuple[int, int, int], train: bool,
+    x: jax.Array, middle: int, width: int, kernel: int, strides: tuple[int, ...], train: bool,
     dtype: Any, name: str,
 ) -> jax.Array:  # fmt: skip
     """A convolution in space to `middle` channels, and one over three frames. Called inside a module."""
@@ -109,13 +109,19 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
         """Applies the block."""
-        kernel, strides, ones = (3,) * self.rank, (self.stride,) * self.rank, (1,) * self.rank
+        strides, ones, cin = (self.stride,) * self.rank, (1,) * self.rank, x_NFHWC.shape[-1]
         y = temporal_shift(x_NFHWC) if self.rank == 2 and self.shift else x_NFHWC
-        y = _conv(self.width, kernel, strides, self.dtype, "conv1")(y)
+        y = self._convolve(y, cin, strides, train, "conv1")
         y = nn.relu(_norm(train, self.dtype, "bn1")(y))
-        y = _conv(self.width, kernel, ones, self.dtype, "conv2")(y)
+        y = self._convolve(y, cin, ones, train, "conv2")
         y = _norm(train, self.dtype, "bn2", zero=self.zero_init)(y)
         return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
+
+    def _convolve(
+        self, x: jax.Array, cin: int, strides: tuple[int, ...], train: bool, name: str
+    ) -> jax.Array:
+        """One of the two convolutions, in a block of cin channels."""
+        return _conv(self.width, (3,) * self.rank, strides, self.dtype, name)(x)
 
 
 class Bottleneck(nn.Module):
@@ -146,33 +152,18 @@ class Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
 
 
-class SplitBlock(nn.Module):
-    """A BasicBlock of rank 3 whose convolutions are split: x_NFHWC -> [N, F', H', W', width].
+class SplitBlock(BasicBlock):
+    """A BasicBlock of rank 3 whose convolutions are split into one in space and one over time.
 
     The first halves have as many channels as give the block's first convolution the weights of an
     unsplit one (Tran et al. 2018, section 3.5); the second convolution takes the same number.
-
-    Attributes: as in BasicBlock; `shift` is not used.
     """
 
-    width: int
-    stride: int
-    rank: int
-    dtype: Any
-    zero_init: bool = False
-    shift: bool = True
-    expansion = 1
-
-    @nn.compact
-    def __call__(self, x_NFHWC: jax.Array, train: bool) -> jax.Array:
-        """Applies the block."""
-        cin, width, strides = x_NFHWC.shape[-1], self.width, (self.stride,) * 3
-        middle = 27 * cin * width // (9 * cin + 3 * width)
-        y = _split_conv(x_NFHWC, middle, width, 3, strides, train, self.dtype, "conv1")
-        y = nn.relu(_norm(train, self.dtype, "bn1")(y))
-        y = _split_conv(y, middle, width, 3, (1, 1, 1), train, self.dtype, "conv2")
-        y = _norm(train, self.dtype, "bn2", zero=self.zero_init)(y)
-        return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
+    def _convolve(
+        self, x: jax.Array, cin: int, strides: tuple[int, ...], train: bool, name: str
+    ) -> jax.Array:
+        middle = 27 * cin * self.width // (9 * cin + 3 * self.width)
+        return _split_conv(x, middle, self.width, 3, strides, train, self.dtype, name)
 
 
 def _shortcut(x: jax.Array, y: jax.Array, strides: tuple[int, ...], train: bool, dtype: Any):
@@ -206,7 +197,7 @@ class ResNet(nn.Module):
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     dtype: Any
-    block: type[BasicBlock] | type[Bottleneck] | type[SplitBlock] = BasicBlock
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     stem_kernel: tuple[int, ...] = (7, 7)
     stem_middle: int = 0
     max_pool: bool = True

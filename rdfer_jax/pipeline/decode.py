@@ -20,7 +20,7 @@ class FrameError(ValueError):
 def decode_frame(jpeg: bytes, size: int, fit: str) -> np.ndarray:
     """Decodes one frame.
 
-    A frame that is more than twice as large is decoded at 1/2, 1/4 or 1/8 of its size.
+    A frame of at least twice the size is decoded at 1/2, 1/4 or 1/8 of its own.
 
     Args:
       jpeg: an encoded image.
@@ -33,8 +33,8 @@ def decode_frame(jpeg: bytes, size: int, fit: str) -> np.ndarray:
     Raises:
       FrameError: the bytes are not an image.
     """
-    side = short_side(jpeg)
-    how = next((flag for by, flag in _REDUCED if side >= by * size), cv2.IMREAD_COLOR)
+    stored = short_side(jpeg)
+    how = next((flag for by, flag in _REDUCED if stored >= by * size), cv2.IMREAD_COLOR)
     frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), how) if jpeg else None
     if frame is None:
         raise FrameError(f"{len(jpeg)} bytes are not an image")
@@ -44,7 +44,7 @@ def decode_frame(jpeg: bytes, size: int, fit: str) -> np.ndarray:
         top, left = (height - side) // 2, (width - side) // 2
         frame = frame[top : top + side, left : left + side]
     if frame.shape[:2] != (size, size):
-        # Below a factor of two two neighbours say enough, and area sums take eight times as long.
+        # Below a factor of two, two neighbours say enough; area sums take five times as long.
         method = cv2.INTER_AREA if max(frame.shape[:2]) >= 2 * size else cv2.INTER_LINEAR
         frame = cv2.resize(frame, (size, size), interpolation=method)
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
