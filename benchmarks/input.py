@@ -3,20 +3,23 @@
     python -m benchmarks.input --workers=0,1,2                # frames of 256 pixels, read at 112
     python -m benchmarks.input --workers=0,4,8,16 --clips=512
 
-Draws clips, writes their frames as JPEG files, as data sets come, and builds them with their bytes kept.
+Draws clips, writes their frames as JPEG files, as data sets come, and builds them twice: with their bytes
+kept, and at the short side of --stored, as the configurations of the published data sets build them.
 Then the same frames are read at --size by
-- bare decoding: one thread, bytes in memory, decode and shrink: the limit of one core;
+- bare decoding: as many processes as there are cores, bytes in memory, decode and shrink: the limit;
 - rdfer_jax: records, sampling, batches, by so many worker processes (0: threads of this process);
 - PyTorch's DataLoader with PIL, as the published code of this field does it: a file for each frame.
 They take turns. Prints a table and writes input.json. What is not installed (torch) is left out, and said
 so.
 """
 
+import concurrent.futures
 import dataclasses
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -34,6 +37,9 @@ from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
 from rdfer_jax.pipeline.sampling import frame_indices
+
+#: Epochs that a loader reads at a time: many more batches than it reads ahead.
+EPOCHS = 8
 
 
 def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
@@ -54,7 +60,7 @@ def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
 
 
 def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
-    """Builds the written clips with their bytes kept, and opens them."""
+    """Builds the written clips at a short side, where it is their own with their bytes kept; opens them."""
     directory = build.build(
         "video_folder",
         data_dir,
@@ -64,30 +70,54 @@ def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
     return source.Split(directory, "train")
 
 
-def bare(split: source.Split, data: Data) -> Callable[[], int]:
-    """Returns a function that decodes the sampled frames of every clip and says how many."""
-    records = [record["frames"] for record in split]
+class Bare:
+    """Decodes the sampled frames of every clip in as many processes as there are cores, all at once."""
+
+    def __init__(self, directory: epath.Path, data: Data, cores: int):
+        self._pool = concurrent.futures.ProcessPoolExecutor(
+            cores,
+            multiprocessing.get_context("spawn"),
+            initializer=_load,
+            initargs=(os.fspath(directory), data),
+        )
+        self._cores = cores
+        self()
+
+    def __call__(self) -> int:
+        """Decodes them once in every process, and says how many frames those were in all."""
+        return sum(self._pool.map(_decode, range(self._cores)))
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.shutdown()
+
+
+_loaded: list[Any] = []
+
+
+def _load(directory: str, data: Data) -> None:
+    cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
-    chosen = [(jpegs, frame_indices(len(jpegs), data.frames, rng)) for jpegs in records]
-
-    def once() -> int:
-        cv2.setNumThreads(1)
-        for jpegs, indices_F in chosen:
-            decode_frames(jpegs, indices_F, data.image_size, data.fit)
-        return sum(len(np.unique(indices_F)) for _, indices_F in chosen)
-
-    return once
+    for record in source.Split(epath.Path(directory), "train"):
+        jpegs = record["frames"]
+        _loaded.append((jpegs, frame_indices(len(jpegs), data.frames, rng), data))
 
 
-def ours(split: source.Split, data: Data, workers: int) -> Callable[[], int]:
-    """Returns a function that reads as many batches as an epoch has, of an endless stream."""
+def _decode(_: int) -> int:
+    for jpegs, indices_F, data in _loaded:
+        decode_frames(jpegs, indices_F, data.image_size, data.fit)
+    return sum(len(np.unique(indices_F)) for _, indices_F, _ in _loaded)
+
+
+def ours(split: source.Split, data: Data, workers: int) -> "Reading":
+    """Returns what reads batches of an endless stream, EPOCHS of them at a time."""
     data = dataclasses.replace(data, num_workers=workers)
     batches = loader.train_loader(
         split, data, seed=0, local_batch_size=data.batch_size, process=0, processes=1
     )
     iterator = iter(batches)
     next(iterator)  # the workers have started
-    return Reading(iterator, max(1, len(split) // data.batch_size))
+    return Reading(iterator, EPOCHS * max(1, len(split) // data.batch_size))
 
 
 class Reading:
@@ -147,13 +177,14 @@ def theirs(root: epath.Path, data: Data, workers: int) -> Reading:
 
     iterator = endless()
     next(iterator)
-    return Reading(iterator, max(1, len(list(root.glob("*/*"))) // data.batch_size))
+    return Reading(iterator, EPOCHS * max(1, len(list(root.glob("*/*"))) // data.batch_size))
 
 
-def measure(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+def measure(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, float]:
     """Lets all take turns; returns frames a second of each, medians over the rounds.
 
-    Each reads twice and is timed the second time, when what it had read ahead is used up.
+    Each reads twice and is timed the second time, when it has used up what it had read ahead, and the
+    others have filled up theirs.
     """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
@@ -165,22 +196,28 @@ def measure(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str,
     return {name: statistics.median(found) for name, found in rates.items()}
 
 
-def rows(rates: dict[str, float], workers: Sequence[int], cores: int) -> list[dict[str, Any]]:
-    """Returns a row for each number of workers: rates, share of the limit, ratio to the peer.
+def rows(rates: dict[str, float]) -> list[dict[str, Any]]:
+    """Returns a row for each reading of ours: its rate, share of the limit, and ratio to the peer.
 
-    The limit is that of one core times the cores that so many workers can use.
+    Args:
+      rates: frames a second by "<side>, bare", "<side>, <workers>" and "PyTorch, <workers>". The peer of
+        threads is the fastest of PyTorch's.
     """
+    peers = {name.split(", ")[1]: rate for name, rate in rates.items() if "PyTorch" in name}
     found = []
-    for count in workers:
-        used = min(count, cores) if count else cores
-        rate, peer = rates[f"ours, {count}"], rates.get(f"theirs, {count}")
+    for name, rate in rates.items():
+        side, workers = name.split(", ")
+        if side == "PyTorch" or workers == "bare":
+            continue
+        limit = rates[f"{side}, bare"]
+        peer = max(peers.values(), default=None) if workers == "0" else peers.get(workers)
         found.append(
             {
-                "workers": count,
-                "cores": used,
+                "stored_side": int(side),
+                "workers": int(workers),
                 "frames_per_second": rate,
-                "limit": rates["bare"] * used,
-                "share_of_limit": rate / (rates["bare"] * used),
+                "limit": limit,
+                "share_of_limit": rate / limit,
                 "peer": peer,
                 "times_peer": None if peer is None else rate / peer,
             }
@@ -190,16 +227,16 @@ def rows(rates: dict[str, float], workers: Sequence[int], cores: int) -> list[di
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table."""
-    lines = [
-        ["workers", "frames/s", "limit of its cores", "share", "PyTorch and PIL", "times"],
-    ]
+    heads = ["stored at", "workers", "frames/s", "limit", "share", "PyTorch and PIL", "times"]
+    lines = [heads]
     for row in found:
         peer = (
             ["", ""] if row["peer"] is None else [f"{row['peer']:.0f}", f"{row['times_peer']:.2f}"]
         )
         lines.append(
             [
-                "threads" if not row["workers"] else str(row["workers"]),
+                f"{row['stored_side']} px",
+                str(row["workers"] or "threads"),
                 f"{row['frames_per_second']:.0f}",
                 f"{row['limit']:.0f}",
                 f"{row['share_of_limit']:.0%}",
@@ -215,31 +252,28 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
     options = flags.FLAGS
-    output = epath.Path(options.output)
+    output, cores = epath.Path(options.output), cells.cores()
     root = output / f"clips{options.clips}x{options.length}at{options.side}"
     write_clips(root, options.clips, options.length, options.side)
-    split = built(root, options.side, output / "tfds")
     data = Data(
         frames=options.frames,
         image_size=options.size,
         batch_size=options.batch,
-        num_threads=cells.cores(),
+        num_threads=cores,
     )
     workers = [int(count) for count in options.workers]
-    has_torch = cells.has_torch()
-    contestants: dict[str, Any] = {"bare": bare(split, data)}
-    for count in workers:
-        contestants[f"ours, {count}"] = ours(split, data, count)
-        if has_torch:
-            contestants[f"theirs, {count}"] = theirs(root, data, count)
+    contestants: dict[str, Bare | Reading] = {}
+    for side in sorted({options.side, options.stored}, reverse=True):
+        split = built(root, side, output / "tfds")
+        contestants[f"{side}, bare"] = Bare(split.directory, data, cores)
+        contestants |= {f"{side}, {count}": ours(split, data, count) for count in workers}
+    if cells.has_torch():
+        contestants |= {f"PyTorch, {count}": theirs(root, data, count) for count in workers}
     rates = measure(contestants, options.rounds)
     for reading in contestants.values():
-        if isinstance(reading, Reading):
-            reading.close()
-    found = rows(rates, workers, cells.cores())
-    print(
-        f"{cells.hardware()}; bare decoding {rates['bare']:.0f} frames/s on one core\n\n{table(found)}"
-    )
+        reading.close()
+    found = rows(rates)
+    print(f"{cells.hardware()}\n\n{table(found)}")
     report = {"hardware": cells.hardware(), "commit": cells.commit(), "rates": rates, "rows": found}
     (output / "input.json").write_text(cells.to_json(report))
 
@@ -248,6 +282,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("clips", 128, "Clips that are drawn.", lower_bound=8)
     flags.DEFINE_integer("length", 32, "Frames of each.", lower_bound=1)
     flags.DEFINE_integer("side", 256, "Height and width of the frames, in pixels.", lower_bound=16)
+    flags.DEFINE_integer("stored", 128, "Short side that a build stores, in pixels.", lower_bound=8)
     flags.DEFINE_integer("frames", 16, "Frames that are read of each clip.", lower_bound=1)
     flags.DEFINE_integer("size", 112, "Height and width they are read at.", lower_bound=8)
     flags.DEFINE_integer("batch", 16, "Clips in a batch.", lower_bound=1)

@@ -29,15 +29,17 @@ def test_the_records_hold_the_bytes_of_the_files(written):
     assert [file.read_bytes() for file in files] == list(record["frames"])
 
 
-def test_every_contestant_reads_an_epoch_of_frames(written):
+def test_every_contestant_reads_whole_epochs(written):
     root, split = written
     # Eight frames in four parts: none is drawn twice.
-    assert bench.bare(split, DATA)() == 14 * 4
+    bare = bench.Bare(split.directory, DATA, cores=2)
+    assert bare() == 2 * 14 * 4
+    bare.close()
     reading = bench.ours(split, DATA, 0)
-    assert reading() == reading() == 14 * 4
+    assert reading() == reading() == bench.EPOCHS * 14 * 4
     reading.close()
     if importlib.util.find_spec("torch"):
-        assert bench.theirs(root, DATA, 0)() == 14 * 4
+        assert bench.theirs(root, DATA, 0)() == bench.EPOCHS * 14 * 4
 
 
 def test_only_the_second_reading_is_timed(monkeypatch):
@@ -48,15 +50,24 @@ def test_only_the_second_reading_is_timed(monkeypatch):
     assert rates == {"a": np.median([4, 2]), "b": 8}
 
 
-def test_the_limit_grows_with_the_cores_that_workers_may_use():
-    rates = {"bare": 100.0, "ours, 0": 150.0, "ours, 1": 90.0, "ours, 8": 180.0, "theirs, 1": 30.0}
-    found = bench.rows(rates, [0, 1, 8], cores=2)
-    assert [row["cores"] for row in found] == [2, 1, 2]
-    assert [row["share_of_limit"] for row in found] == [0.75, 0.9, 0.9]
-    assert [row["times_peer"] for row in found] == [None, 3.0, None]
-    lines = bench.table(found).splitlines()
-    assert lines[2:] == [
-        "| threads | 150 | 200 | 75% |  |  |",
-        "| 1 | 90 | 100 | 90% | 30 | 3.00 |",
-        "| 8 | 180 | 200 | 90% |  |  |",
+def test_rows_compare_with_the_limit_of_their_frames_and_with_as_many_workers():
+    rates = {
+        "256, bare": 200.0,
+        "256, 0": 150.0,
+        "256, 1": 90.0,
+        "128, bare": 400.0,
+        "128, 0": 300.0,
+    }
+    peers = {"PyTorch, 0": 20.0, "PyTorch, 1": 30.0}
+    found = bench.rows(rates | peers)
+    assert [row["share_of_limit"] for row in found] == [0.75, 0.45, 0.75]
+    assert [row["times_peer"] for row in found] == [5.0, 3.0, 10.0]
+    assert [row["times_peer"] for row in bench.rows(rates)] == [None] * 3
+    assert bench.table(found).splitlines()[2:] == [
+        "| 256 px | threads | 150 | 200 | 75% | 30 | 5.00 |",
+        "| 256 px | 1 | 90 | 200 | 45% | 30 | 3.00 |",
+        "| 128 px | threads | 300 | 400 | 75% | 30 | 10.00 |",
     ]
+    assert bench.table(bench.rows(rates)).splitlines()[2] == (
+        "| 256 px | threads | 150 | 200 | 75% |  |  |"
+    )

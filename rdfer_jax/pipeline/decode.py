@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 #: Reading a JPEG at a fraction of its size costs less than reading and shrinking it: by how much, how.
+#: The flags of reduced sizes tell grey from colour by a bit that must not stand beside that of RGB.
 _REDUCED = (
-    (8, cv2.IMREAD_REDUCED_COLOR_8),
-    (4, cv2.IMREAD_REDUCED_COLOR_4),
-    (2, cv2.IMREAD_REDUCED_COLOR_2),
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
 )
 
 
@@ -34,7 +35,7 @@ def decode_frame(jpeg: bytes, size: int, fit: str) -> np.ndarray:
       FrameError: the bytes are not an image.
     """
     stored = short_side(jpeg)
-    how = next((flag for by, flag in _REDUCED if stored >= by * size), cv2.IMREAD_COLOR)
+    how = next((flag for by, flag in _REDUCED if stored >= by * size), cv2.IMREAD_COLOR_RGB)
     frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), how) if jpeg else None
     if frame is None:
         raise FrameError(f"{len(jpeg)} bytes are not an image")
@@ -47,7 +48,7 @@ def decode_frame(jpeg: bytes, size: int, fit: str) -> np.ndarray:
         # Below a factor of two, two neighbours say enough; area sums take five times as long.
         method = cv2.INTER_AREA if max(frame.shape[:2]) >= 2 * size else cv2.INTER_LINEAR
         frame = cv2.resize(frame, (size, size), interpolation=method)
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return frame
 
 
 def short_side(jpeg: bytes) -> int:
