@@ -95,7 +95,8 @@ class Loop:
         start = int(state.step)
         for step in range(start, self.lengths.total):
             self._trace(step - start)
-            batch, _ = next(iterator)
+            with self.news.waiting():
+                batch, _ = next(iterator)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, step_metrics = self.step_fn(state, batch)
             self._check(self.news.add(step + 1, step_metrics))
@@ -172,7 +173,11 @@ class Loop:
 
 
 class News:
-    """Reads each step's metrics one step late, so that the devices never wait for the host."""
+    """Reads each step's metrics one step late, so that the devices never wait for the host.
+
+    input_wait is the share of the time in which the loop waited for the next batch. The devices had at
+    most that long nothing to do: a step may still have been running.
+    """
 
     def __init__(
         self,
@@ -187,7 +192,7 @@ class News:
         self._learning_rate, self._lengths, self._batch_size = learning_rate, lengths, batch_size
         self._pending: tuple[int, TrainMetrics] | None = None
         self._window: TrainMetrics | None = None
-        self._clock, self._steps = time.monotonic(), 0
+        self._clock, self._steps, self._waited = time.monotonic(), 0, 0.0
         self.newest: dict[str, float] = {}
 
     def add(self, step: int, step_metrics: TrainMetrics) -> tuple[int, dict[str, float]] | None:
@@ -221,6 +226,13 @@ class News:
         yield
         self._clock += time.monotonic() - start
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what happens in a with block as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
     def _read(self, pending: tuple[int, TrainMetrics] | None):
         if pending is None:
             return None
@@ -232,7 +244,8 @@ class News:
         self.newest = values
         self._progress.update(step, values)
         if step % self._lengths.log == 0 or step == self._lengths.total:
-            rate = self._steps / max(time.monotonic() - self._clock, 1e-9)
+            taken = max(time.monotonic() - self._clock, 1e-9)
+            rate = self._steps / taken
             self._writer.write_scalars(
                 step,
                 _floats(self._window)
@@ -241,9 +254,11 @@ class News:
                     "epoch": step / self._lengths.epoch,
                     "steps_per_second": rate,
                     "videos_per_second": rate * self._batch_size,
+                    "input_wait": min(self._waited / taken, 1.0),
                 },
             )
             self._window, self._clock, self._steps = None, time.monotonic(), 0
+            self._waited = 0.0
         return step, values
 
 

@@ -7,6 +7,7 @@ import pytest
 import tiny
 from etils import epath
 
+from rdfer_jax import loop as loop_lib
 from rdfer_jax.loop import Lengths, Loop, News, NonFiniteLossError
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.writers import MetricWriter, Progress, read_metrics
@@ -126,3 +127,29 @@ def test_stops_on_a_loss_that_is_no_number_before_saving_it(tmp_path, bad):
 def test_says_so_when_there_is_no_good_checkpoint(tmp_path):
     with pytest.raises(NonFiniteLossError, match="there is no checkpoint yet"):
         run(tmp_path, [np.nan, 1.0, 1.0], **{"save_every": "9 steps"})
+
+
+def test_the_share_of_time_that_waits_for_data(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(loop_lib.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(FakeIterator, "__next__", clock.after(3.0, FakeIterator.__next__))
+    step = clock.after(1.0, loop_lib.jax.profiler.StepTraceAnnotation)
+    monkeypatch.setattr(loop_lib.jax.profiler, "StepTraceAnnotation", step)
+    _, rows = run(tmp_path, [1.0] * 4, eval_every="9 steps", save_every="9 steps")
+    shares = [row["input_wait"] for row in rows if "input_wait" in row]
+    # Metrics are read one step late, after the next batch: of the first window's 3 x (3 + 1) seconds
+    # it waited 9. The last window is flushed, so that 3 + 1 seconds are left for it.
+    assert shares == pytest.approx([0.75, 0.75])
+
+
+class Clock:
+    """Time that goes on only when something is done."""
+
+    now = 0.0
+
+    def after(self, seconds, do):
+        def late(*args, **kwargs):
+            self.now += seconds
+            return do(*args, **kwargs)
+
+        return late
