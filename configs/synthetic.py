@@ -12,6 +12,7 @@ from rdfer_jax import config as config_lib
 
 def get_config() -> ConfigDict:
     config = config_lib.default()
+    config.cpu_devices = 2
     config.data.name = "synthetic_faces"
     config.data.frames = 12
     config.data.image_size = 48

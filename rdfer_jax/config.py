@@ -299,6 +299,12 @@ class Config:
     compile_cache: str = _field(
         "", "folder for compiled programs, kept between runs; trust it as code"
     )
+    cpu_devices: int = _field(
+        0,
+        "devices that JAX makes of a CPU, at most one for each core, to spread a batch over; 0: as many as "
+        "JAX does without being asked, one; no effect on GPU and TPU",
+        low=0,
+    )
     data: Data = dataclasses.field(default_factory=Data)
     build: Mapping[str, Any] = _field(
         config_dict.FrozenConfigDict(),

@@ -24,7 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from rdfer_jax import audit_run, crossval, evaluate, predict, report, train
+from rdfer_jax import audit_run, crossval, evaluate, memory, predict, report, sharding, train
 from rdfer_jax import config as config_lib
 from rdfer_jax.build import build, check
 from rdfer_jax.config import Config
@@ -111,6 +111,8 @@ def run(config: Config) -> None:
         sys.exit(not checked.is_well)
     if not WORKDIR.value:
         raise ValueError(f"--mode={MODE.value} needs --workdir, the folder of the run")
+    memory.keep_freed()
+    sharding.split_cpu(config.cpu_devices)
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     if COORDINATOR.value:

@@ -1,5 +1,6 @@
 """The mesh of devices, and how arrays lie on it."""
 
+import os
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +9,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 #: The one axis of the mesh: videos of a batch are spread along it.
 DATA_AXIS = "data"
+
+
+def split_cpu(count: int) -> None:
+    """Makes several devices of a CPU, at most one for each core that this process may use.
+
+    Many operations of a small network are too small to use several cores well; two halves of a batch side
+    by side do. To be called before JAX looks for its devices. XLA_FLAGS, where it says how many, is obeyed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if count and not given:
+        jax.config.update("jax_num_cpu_devices", min(count, cores or 1))
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
