@@ -11,7 +11,7 @@ TOUCHES = """
 import resource, threading
 from rdfer_jax import memory
 
-size = 20 * 2**20  # a name, so that the product is not made beforehand
+size = 40 * 2**20  # more than glibc keeps by itself; a name, so that nothing is made beforehand
 
 def work():
     for _ in range(20):
@@ -47,7 +47,7 @@ def printed(code, **environment):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can keep memory")
 def test_memory_that_was_freed_is_not_mapped_again():
-    pages = 20 * 2**20 // os.sysconf("SC_PAGESIZE")
+    pages = 40 * 2**20 // os.sysconf("SC_PAGESIZE")
     plain, kept = (printed(TOUCHES.format(kept=kept)) for kept in (False, True))
     if plain < 10 * pages:
         pytest.skip("this system gives huge pages unasked")
