@@ -1,0 +1,109 @@
+"""Seconds from the command to the first training step, without and with programs compiled before.
+
+    python -m benchmarks.startup
+    python -m benchmarks.startup --config=configs/dfew.py --build=False --set=data.dir=/data/tfds
+
+Starts training of two steps in a new process, --rounds times with an empty folder for compiled programs
+and as often with what the run before it left there (config.compile_cache), in turns. Timed from the start
+of the process until the numbers of the first step are in metrics.jsonl. Prints a table and writes JSON.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+from etils import epath
+
+from benchmarks import cells
+from rdfer_jax.build import build
+from rdfer_jax.writers import read_metrics
+
+#: Two steps, whose numbers are written down at once, and little to evaluate.
+SHORT = {
+    "train.duration": "2 steps",
+    "train.log_every": "1 steps",
+    "train.tensorboard": False,
+}
+
+
+def seconds_to_first_step(
+    config: str, settings: dict[str, Any], workdir: epath.Path, cache: epath.Path
+) -> float:
+    """Starts a run and returns how long its first step let one wait.
+
+    Raises:
+      subprocess.CalledProcessError: the run failed.
+    """
+    settings = settings | SHORT | {"compile_cache": str(cache)}
+    words = [f"--config.{name}={value}" for name, value in settings.items()]
+    start = time.time()
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "rdfer_jax.main",
+            f"--config={config}",
+            f"--workdir={workdir}",
+            *words,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    first = next(row for row in read_metrics(workdir) if "loss" in row)
+    return first["time"] - start
+
+
+def measure(
+    config: str, settings: dict[str, Any], output: epath.Path, rounds: int
+) -> dict[str, list[float]]:
+    """Returns the seconds of each run, cold and warm."""
+    found: dict[str, list[float]] = {"cold": [], "warm": []}
+    for turn in range(rounds):
+        for name, taken in found.items():
+            workdir = output / f"{name}{turn}"
+            taken.append(seconds_to_first_step(config, settings, workdir, output / f"cache{turn}"))
+    return found
+
+
+def table(found: dict[str, list[float]]) -> str:
+    """Returns the medians as a Markdown table."""
+    cold, warm = (statistics.median(found[name]) for name in ("cold", "warm"))
+    return cells.table(
+        [
+            ["compiled programs", "seconds to the first step", "share"],
+            ["none", f"{cold:.1f}", "100%"],
+            ["of the run before", f"{warm:.1f}", f"{warm / cold:.0%}"],
+        ]
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    options = flags.FLAGS
+    output = epath.Path(options.output).absolute()
+    if output.exists():
+        raise ValueError(f"{output} exists: it would not be a cold start. Take another --output")
+    settings: dict[str, Any] = {"data.dir": str(output / "tfds")} | cells.parsed(options.set)
+    if options.build:
+        build(cells.load(options.config, settings))
+    found = measure(options.config, settings, output, options.rounds)
+    print(f"{cells.hardware()}\n\n{table(found)}")
+    report = {"hardware": cells.hardware(), "commit": cells.commit(), "seconds": found}
+    (output / "startup.json").write_text(cells.to_json(report))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
+    flags.DEFINE_multi_string("set", [], "Further settings, such as model.trunk=resnet18.")
+    flags.DEFINE_boolean("build", True, "Build the data set of the settings first.")
+    flags.DEFINE_integer("rounds", 2, "Pairs of a cold and a warm start.", lower_bound=1)
+    flags.DEFINE_string("output", "runs/startup", "Folder for everything; must not exist.")
+    app.run(main)
