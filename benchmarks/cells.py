@@ -30,6 +30,7 @@ from rdfer_jax import build, flips, plots
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
+from rdfer_jax.workdir import commit as commit
 
 #: Settings that differ from machine to machine and change no result.
 PLACES = ("compile_cache", "data.dir", "data.labels")
@@ -372,21 +373,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def commit() -> str:
-    """The commit of the code, with + where files differ from it, or "unknown"."""
-    root = epath.Path(__file__).parent.parent
-    try:
-        found = [
-            subprocess.run(
-                ["git", "-C", root, *command], capture_output=True, text=True, check=True
-            )
-            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found[0].stdout.strip() + ("+" if found[1].stdout.strip() else "")
 
 
 def hardware() -> str:

@@ -1,8 +1,15 @@
 """Checkpoints: the train state and the position in the data, through Orbax V1.
 
-A checkpoint is written whole or not at all: Orbax writes into a temporary folder and renames it.
+A checkpoint is written whole or not at all: Orbax writes into a temporary folder and renames it. On a file
+system, the sums of its files are written beside them, so that damage done later is found before it is used;
+object stores keep sums of their own.
 """
 
+import hashlib
+import json
+import logging
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +21,22 @@ from orbax.checkpoint import v1 as ocp
 from rdfer_jax.models import Variables
 from rdfer_jax.state import TrainState
 
+log = logging.getLogger(__name__)
+
 #: Name of the metric that chooses the best checkpoint.
 BEST_METRIC = "validation_war"
+#: In a checkpoint's folder, the SHA-256 of each other file, by its path there.
+SUMS = "sums.json"
+#: In the run's folder, where checkpoints go that are damaged.
+DAMAGED = "damaged_checkpoints"
 
 
 class CheckpointNotFoundError(FileNotFoundError):
     """There is no checkpoint of that step, or none at all."""
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint's files are not those that were written."""
 
 
 class Checkpoints:
@@ -73,6 +90,11 @@ class Checkpoints:
         self._checkpointer.save_checkpointables(
             step, {"state": state, "data": iterator}, metrics=dict(metrics) if metrics else None
         )
+        if jax.process_index() == 0 and _is_local(self.directory):
+            _write_sums(self._path(step))
+
+    def _path(self, step: int) -> epath.Path:
+        return next(epath.Path(c.path) for c in self._checkpointer.checkpoints if c.step == step)
 
     def restore(self, step: int, abstract_state: TrainState, iterator: Any = None) -> TrainState:
         """Reads a checkpoint.
@@ -81,7 +103,16 @@ class Checkpoints:
           step: one of steps().
           abstract_state: shapes, types and shardings to restore to.
           iterator: of the training data, which is moved to where it was; None leaves the data out.
+
+        Raises:
+          DamagedCheckpointError: its files are not those that were written.
         """
+        if (what := damage(self._path(step))) is not None:
+            others = [other for other in self.steps() if other != step]
+            raise DamagedCheckpointError(
+                f"checkpoint {step} in {self.directory} is damaged: {what}. "
+                + (f"There are others: {others}" if others else "There is no other")
+            )
         wanted: dict[str, Any] = {"state": abstract_state}
         if iterator is not None:
             wanted["data"] = iterator
@@ -131,6 +162,78 @@ class Checkpoints:
         return step
 
 
+def set_aside_damaged(workdir: epath.PathLike) -> list[int]:
+    """Moves damaged checkpoints that are newer than every good one out of the way, and says so.
+
+    To be called by one process, before the checkpoints are opened to go on from the newest.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      Their steps, falling.
+    """
+    directory, moved = _directory(workdir), []
+    if not directory.exists() or not _is_local(directory):
+        return []
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        known = sorted(
+            ((c.step, epath.Path(c.path)) for c in checkpointer.checkpoints), reverse=True
+        )
+    for step, path in known:
+        if (what := damage(path)) is None:
+            break
+        target = directory.parent / DAMAGED / path.name
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target.rmtree()
+        path.rename(target)
+        log.warning("checkpoint %d is damaged: %s; moved to %s", step, what, target)
+        moved.append(step)
+    return moved
+
+
+def damage(path: epath.Path) -> str | None:
+    """Says what is wrong with a checkpoint's files, or returns None.
+
+    A checkpoint without sums, of an object store or of a process that was killed just before it wrote
+    them, cannot be looked at, and passes.
+
+    Args:
+      path: the checkpoint's folder.
+    """
+    if not (path / SUMS).exists():
+        return None
+    try:
+        sums = json.loads((path / SUMS).read_text())
+        for name, wanted in sums.items():
+            if not (path / name).exists():
+                return f"{name} is missing"
+            if _sum(path / name) != wanted:
+                return f"{name} has other bytes than were written"
+    except (ValueError, AttributeError):
+        return f"{SUMS} is no list of sums"
+    return None
+
+
+def _write_sums(path: epath.Path) -> None:
+    # etils has no "**", which would cost many requests on an object store.
+    files = sorted(file for file in pathlib.Path(path).rglob("*") if file.is_file())
+    sums = {file.relative_to(path).as_posix(): _sum(file) for file in files}
+    beside = path.parent.parent / f".{SUMS}.new"  # not in a folder that Orbax looks at
+    beside.write_text(json.dumps(sums, indent=2) + "\n")
+    beside.replace(path / SUMS)
+
+
+def _sum(path: os.PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in str(path)
+
+
 def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
     """Reads the network of any run, whatever its settings, and leaves its folder as it is.
 
@@ -163,7 +266,7 @@ def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
 def _directory(workdir: epath.PathLike) -> epath.Path:
     path = epath.Path(workdir)
     # Orbax takes absolute paths only.
-    return (path if "://" in str(path) else path.resolve()) / "checkpoints"
+    return (path.resolve() if _is_local(path) else path) / "checkpoints"
 
 
 def _metric(metrics: Any) -> float:

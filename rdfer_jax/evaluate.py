@@ -148,6 +148,7 @@ def restore(workdir: epath.PathLike, checkpoint: str, shapes: TrainState) -> tup
 
     Raises:
       CheckpointNotFoundError: there is no such checkpoint.
+      DamagedCheckpointError: its files are not those that were written.
     """
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.find(checkpoint)

@@ -5,6 +5,7 @@ The metrics of a step are read while the next one runs, so that the devices neve
 
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,13 +16,15 @@ import optax
 from etils import epath
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import plots
+from rdfer_jax import plots, preemption
 from rdfer_jax.checkpoint import BEST_METRIC, Checkpoints
 from rdfer_jax.config import Config
 from rdfer_jax.evaluate import Predictions, summary
 from rdfer_jax.metrics import TrainMetrics
+from rdfer_jax.preemption import PreemptedError
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
+from rdfer_jax.workdir import write_json
 from rdfer_jax.writers import MetricWriter, Progress, describe
 
 log = logging.getLogger(__name__)
@@ -89,21 +92,45 @@ class Loop:
         self.evaluate, self.watched, self.news = evaluate, watched, news
         self.record = record
         self._profile, self._tracing = profile, False
+        self._batches: dict[int, dict[str, Any] | None] = {}  # metrics are read a step late
 
     def run(self, state: TrainState, iterator: Any) -> TrainState:
-        """Runs from the state's step to the end."""
+        """Runs from the state's step to the end.
+
+        Raises:
+          NonFiniteLossError: the loss is no finite number any more.
+          PreemptedError: the process was asked to end; the state is saved.
+        """
         start = int(state.step)
-        for step in range(start, self.lengths.total):
-            self._trace(step - start)
-            with self.news.waiting():
-                batch, _ = next(iterator)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, step_metrics = self.step_fn(state, batch)
-            self._check(self.news.add(step + 1, step_metrics))
-            # Before the next batch is taken, so that the stored position in the data is right.
-            self._between(step + 1, state, iterator)
+        with preemption.Watch() as watch:
+            for step in range(start, self.lengths.total):
+                self._trace(step - start)
+                with self.news.waiting():
+                    batch, known = next(iterator)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, step_metrics = self.step_fn(state, batch)
+                self._batches = {step + 1: known} | {step: self._batches.get(step)}
+                self._check(self.news.add(step + 1, step_metrics))
+                # Before the next batch is taken, so that the stored position in the data is right.
+                self._between(step + 1, state, iterator)
+                if watch.asked(step + 1) and step + 1 < self.lengths.total:
+                    self._stop(step + 1, state, iterator, watch.received)
         self._end_trace()
         return state
+
+    def _stop(
+        self, done: int, state: TrainState, iterator: Any, received: signal.Signals | None
+    ) -> None:
+        """Saves and ends training."""
+        self._check(self.news.flush())
+        self.checkpoints.save(done, state, iterator, None)
+        self._end_trace()
+        name = "a preemption notice" if received is None else received.name
+        raise PreemptedError(
+            f"stopped by {name} after step {done} of {self.lengths.total}, which is saved in "
+            f"{self.checkpoints.directory}; the same command goes on from there",
+            130 if received is signal.SIGINT else 0,
+        )
 
     def _between(self, done: int, state: TrainState, iterator: Any) -> None:
         last = done == self.lengths.total
@@ -140,9 +167,10 @@ class Loop:
         return scores
 
     def _check(self, newest: tuple[int, dict[str, float]] | None) -> None:
-        """Stops on a loss that is not a finite number."""
+        """Stops on a loss that is not a finite number, and leaves what is known of the step."""
         if newest is None or np.isfinite(newest[1]["loss"]):
             return
+        dump = self._dump(*newest)
         known = self.checkpoints.latest()
         good = (
             "there is no checkpoint yet"
@@ -151,9 +179,21 @@ class Loop:
         )
         raise NonFiniteLossError(
             f"the loss of step {newest[0]} is {newest[1]['loss']}; {good} in "
-            f"{self.checkpoints.directory}. Lower config.optim.learning_rate or "
-            "config.optim.clip_norm, or set config.model.dtype to float32"
+            f"{self.checkpoints.directory}; the step's statistics and its clips are in {dump}. Lower "
+            "config.optim.learning_rate or config.optim.clip_norm, or set config.model.dtype to float32"
         )
+
+    def _dump(self, step: int, values: dict[str, float]) -> epath.Path:
+        """Writes a step's statistics, numbers that are not finite as texts, and this process's clips."""
+        known = self._batches.get(step) or {}
+        ids, labels = (np.asarray(known.get(key, ())).tolist() for key in ("clip_id", "label"))
+        number = f"_process{jax.process_index()}" if jax.process_count() > 1 else ""
+        path = self.checkpoints.directory.parent / f"not_finite_step{step}{number}.json"
+        statistics = {
+            name: value if np.isfinite(value) else str(value) for name, value in values.items()
+        }
+        write_json(path, {"step": step, "statistics": statistics, "clip_id": ids, "label": labels})
+        return path
 
     def _trace(self, step: int) -> None:
         """Starts and ends the trace, counting steps from the start of this process."""

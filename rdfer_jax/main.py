@@ -29,6 +29,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.build import build, check
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
+from rdfer_jax.preemption import PreemptedError
 
 log = logging.getLogger("rdfer_jax")
 
@@ -58,7 +59,7 @@ PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with -
 PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --coordinator.")
 
 #: Errors that the user can mend: shown without a stack trace.
-USER_ERRORS = (ValueError, FileNotFoundError, NonFiniteLossError)
+USER_ERRORS = (ValueError, OSError, NonFiniteLossError)
 
 
 def main(argv: list[str]) -> None:
@@ -75,6 +76,9 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"--mode={MODE.value} needs --config, such as configs/synthetic.py")
         else:
             run(config_lib.resolve(CONFIG.value))
+    except PreemptedError as stop:
+        print(stop)
+        sys.exit(stop.exit_status)
     except USER_ERRORS as error:
         log.debug("", exc_info=True)
         sys.exit(f"error: {error}")

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 from clu import parameter_overview
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rdfer_jax import evaluate, models, optim, plots, pretrained, sharding
 from rdfer_jax import workdir as workdir_lib
-from rdfer_jax.checkpoint import Checkpoints, abstract, last_variables
+from rdfer_jax.checkpoint import Checkpoints, abstract, last_variables, set_aside_damaged
 from rdfer_jax.config import Config
 from rdfer_jax.evaluate import Predictions
 from rdfer_jax.loop import Lengths, Loop, News
@@ -41,11 +42,21 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     Raises:
       DatasetNotFoundError: the data set has not been built.
       NonFiniteLossError: training diverged.
+      PreemptedError: the process was asked to end; the state is saved.
       FileNotFoundError: config.init_from is no file and no run.
+      OSError: the folder cannot be written to, or the disk is full.
+      RecordError: a file of the data set is missing or damaged.
       ValueError: the settings do not fit the data, the devices, the run to be resumed, or the weights to
-        start from.
+        start from; or another run is under way in the folder.
     """
     workdir = epath.Path(workdir)
+    if jax.process_index():
+        return _train(config, workdir)
+    with workdir_lib.only_run(workdir):
+        return _train(config, workdir)
+
+
+def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     directory = source.find(config.data)
     whole, test_split = source.open_splits(directory, config.data)
@@ -67,7 +78,13 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
     iterator = iter(feed(batches, mesh, config.data.prefetch))
     evaluator = evaluate.Evaluator(config, network, mesh)
     first = jax.process_index() == 0
+    data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
+    fingerprint = source.fingerprint(directory, config.data)
     workdir_lib.check_config(workdir, config)
+    workdir_lib.check_data(workdir, data_set, fingerprint)
+    if first:
+        set_aside_damaged(workdir)
+    multihost_utils.sync_global_devices("the newest checkpoint is whole")
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         state = _start(config, network, checkpoints, iterator, num_classes, len(train_split), mesh)
         if first:  # and not before config.init_from has proved right
@@ -79,8 +96,9 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
             lengths.total, mesh.size, mesh.devices.flat[0].device_kind,
         )  # fmt: skip
         if first and start == 0:
-            data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
-            workdir_lib.write_data(workdir, data_set, train_split.classes, len(train_split))
+            workdir_lib.write_data(
+                workdir, data_set, train_split.classes, len(train_split), fingerprint
+            )
             table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
             (workdir / "parameters.txt").write_text(table + "\n")
             count = sum(p.size for p in jax.tree.leaves(state.params))

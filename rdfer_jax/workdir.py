@@ -3,9 +3,12 @@
 config.json holds the settings, data.json what the network was made for, results.json what came out.
 """
 
+import contextlib
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -49,6 +52,39 @@ def write_json(path: epath.Path, tree: Mapping[str, Any]) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
     beside.replace(path)
+
+
+@contextlib.contextmanager
+def only_run(workdir: epath.Path) -> Iterator[None]:
+    """Keeps a second run out of a folder; the system lets go of it however the process ends.
+
+    Object stores, and systems without POSIX locks, cannot do so; there nothing is kept out.
+
+    Raises:
+      ValueError: another run is under way in the folder.
+      OSError: the folder cannot be written to.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        fcntl = None  # type: ignore[assignment]
+    if "://" in str(workdir) or fcntl is None:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{workdir}: a run is under way there ({file.read().strip()}). Wait for it, or take "
+                "another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def write_config(workdir: epath.Path, config: Config) -> None:
@@ -101,7 +137,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_data(workdir: epath.Path, data_set: str, classes: Sequence[str], num_train: int) -> None:
+def write_data(
+    workdir: epath.Path,
+    data_set: str,
+    classes: Sequence[str],
+    num_train: int,
+    fingerprint: str = "",
+) -> None:
     """Writes data.json, with the versions of what the run begins with.
 
     Args:
@@ -109,14 +151,52 @@ def write_data(workdir: epath.Path, data_set: str, classes: Sequence[str], num_t
       data_set: name, variant and version, such as dfew/default/1.0.0.
       classes: names of the N classes, by index.
       num_train: videos of the training split.
+      fingerprint: of the data, see pipeline.source; empty where there is no one data set.
     """
     known = {
         "data_set": data_set,
         "classes": list(classes),
         "num_train": num_train,
-        "versions": _versions(),
+        "fingerprint": fingerprint,
+        "versions": _versions() | {"commit": commit()},
     }
     write_json(workdir / "data.json", known)
+
+
+def check_data(workdir: epath.Path, data_set: str, fingerprint: str) -> None:
+    """Compares the data with those of the run in the folder, if there is one.
+
+    Raises:
+      ValueError: they are others.
+    """
+    path = workdir / "data.json"
+    if not path.exists():
+        return
+    known = json.loads(path.read_text())
+    if known.get("fingerprint") and known["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{workdir} holds a run on other data: {known['data_set']} with fingerprint "
+            f"{known['fingerprint']}, now {data_set} with {fingerprint}. The data set was built anew with "
+            "other options, or config.data.labels names a file of other labels. Take the old data, or "
+            "another --workdir"
+        )
+
+
+def commit() -> str:
+    """The commit of the code, with + where files differ from it; "unknown" where it is no repository."""
+    root = epath.Path(__file__).parent.parent
+    if not (root / "pyproject.toml").exists():  # installed, perhaps inside another repository
+        return "unknown"
+    try:
+        found = [
+            subprocess.run(
+                ["git", "-C", root, *command], capture_output=True, text=True, check=True
+            )
+            for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found[0].stdout.strip() + ("+" if found[1].stdout.strip() else "")
 
 
 def _versions() -> dict[str, str]:

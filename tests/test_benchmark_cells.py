@@ -311,25 +311,6 @@ def test_a_cell_whose_training_fails_has_no_result(tmp_path, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["cell.json"]
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.CalledProcessError(128, "git")])
-def test_the_commit_is_unknown_outside_of_a_repository(monkeypatch, error):
-    def no_git(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(cells.subprocess, "run", no_git)
-    assert cells.commit() == "unknown"
-
-
-@pytest.mark.parametrize(("status", "expected"), [("", "abc123"), (" M a.py\n", "abc123+")])
-def test_the_commit_says_whether_files_differ_from_it(monkeypatch, status, expected):
-    def git(command, **kwargs):
-        told = "abc123\n" if "rev-parse" in command else status
-        return subprocess.CompletedProcess(command, 0, stdout=told)
-
-    monkeypatch.setattr(cells.subprocess, "run", git)
-    assert cells.commit() == expected
-
-
 def test_a_report_says_where_its_numbers_come_from():
     first = {
         "name": "one", "seed": 0, "noise": None, "commit": "b", "hardware": "gpu", "seconds": 1.5,

@@ -31,7 +31,7 @@ LAYERS = (
     ("state", "optim", "metrics", "pretrained", "noise_matrix"),
     ("models", "agreement", "losses", "augment"),
     ("pipeline", "video", "faces"),
-    ("sharding", "memory", "config", "types", "record"),
+    ("sharding", "memory", "preemption", "config", "types", "record"),
 )
 #: Modules of rdfer_jax that may import the builders in data/, inside a function.
 BUILDERS = ("main", "build", "flips")

@@ -1,6 +1,8 @@
 """The loop around the train step: when it evaluates, saves, stops, and what it tells."""
 
 import dataclasses
+import json
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from etils import epath
 from rdfer_jax import loop as loop_lib
 from rdfer_jax.loop import Lengths, Loop, News, NonFiniteLossError
 from rdfer_jax.metrics import TrainMetrics
+from rdfer_jax.preemption import PreemptedError
 from rdfer_jax.writers import MetricWriter, Progress, read_metrics
 
 
@@ -19,10 +22,8 @@ class FakeState:
 
 
 class FakeCheckpoints:
-    directory = epath.Path("checkpoints")
-
-    def __init__(self):
-        self.saved = {}
+    def __init__(self, workdir):
+        self.saved, self.directory = {}, epath.Path(workdir) / "checkpoints"
 
     def save(self, step, state, iterator, metrics):
         assert state.step == step == iterator.taken
@@ -37,7 +38,8 @@ class FakeIterator:
 
     def __next__(self):
         self.taken += 1
-        return None, None
+        known = {"clip_id": np.array([f"clip{self.taken}", "b"]), "label": np.array([1, 0])}
+        return None, known
 
 
 def step_metrics(loss):
@@ -52,17 +54,24 @@ class FakePredictions(dict):
     split, classes = "x", ("a", "b")
 
 
-def run(tmp_path, losses, watched="validation", record=None, **durations):
-    """Runs a loop whose steps have these losses; returns its checkpoints and its rows."""
+def run(tmp_path, losses, watched="validation", record=None, during=None, keep=None, **durations):
+    """Runs a loop whose steps have these losses; returns its checkpoints and its rows.
+
+    `during` holds what happens in each step; `keep` is a list that gets the checkpoints.
+    """
     train = {"duration": f"{len(losses)} steps", "log_every": "2 steps"} | durations
     lengths = Lengths(tiny.config(train=train), 8)
 
     def step_fn(state, batch):
+        if during:
+            during[state.step]()
         return FakeState(state.step + 1), step_metrics(losses[state.step])
 
     label = np.array([0, 1])
     found = {"label": label, "logits": np.eye(2, dtype=np.float32), "agreement": np.ones(2)}
-    checkpoints = FakeCheckpoints()
+    checkpoints = FakeCheckpoints(tmp_path)
+    if keep is not None:
+        keep.append(checkpoints)
     with (
         MetricWriter(tmp_path, tensorboard=False) as writer,
         Progress(lengths.total, enabled=False) as progress,
@@ -122,6 +131,37 @@ def test_stops_on_a_loss_that_is_no_number_before_saving_it(tmp_path, bad):
     losses = [1.0, 1.0, 1.0, bad, 1.0, 1.0]
     with pytest.raises(NonFiniteLossError, match=r"step 4 is (nan|inf).*checkpoint is 2"):
         run(tmp_path, losses, **due)
+    dump = json.loads((tmp_path / "not_finite_step4.json").read_text())
+    assert dump["step"] == 4 and dump["statistics"]["loss"] == str(bad)
+    assert dump["statistics"]["grad_norm"] == 1
+    assert dump["clip_id"] == ["clip4", "b"] and dump["label"] == [1, 0]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_saves_and_ends_when_it_is_asked_to(tmp_path, number, status):
+    due = {"eval_every": "9 steps", "save_every": "9 steps"}
+    before = signal.getsignal(number)
+    asks = [lambda: None, lambda: None, lambda: signal.raise_signal(number)] + 5 * [lambda: None]
+    with pytest.raises(PreemptedError, match=rf"{number.name} after step 3 of 8.*goes on") as stop:
+        run(tmp_path, [1.0] * 8, during=asks, **due)
+    assert stop.value.exit_status == status
+    assert signal.getsignal(number) is before
+
+
+def test_saves_the_step_that_was_under_way_when_it_was_asked_to_end(tmp_path):
+    found = []
+    asks = 3 * [lambda: None] + [lambda: signal.raise_signal(signal.SIGTERM)] + [lambda: None]
+    with pytest.raises(PreemptedError):
+        run(
+            tmp_path, [1.0] * 5, during=asks, keep=found, save_every="2 steps", eval_every="9 steps"
+        )
+    assert found[0].saved == {2: None, 4: None}
+
+
+def test_a_run_that_is_asked_to_end_in_its_last_step_is_done(tmp_path):
+    asks = [lambda: None, lambda: signal.raise_signal(signal.SIGTERM)]
+    checkpoints, _ = run(tmp_path, [1.0] * 2, during=asks)
+    assert max(checkpoints.saved) == 2
 
 
 def test_says_so_when_there_is_no_good_checkpoint(tmp_path):

@@ -1,6 +1,8 @@
 """What a run's folder says: files that are whole or not there, settings that must stay the same."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -57,3 +59,63 @@ def test_a_run_of_an_older_version_goes_on_while_a_new_setting_is_at_its_default
     other = config_lib.resolve(tree | {"loss": tree["loss"] | {"scn_share": 0.5}})
     with pytest.raises(ValueError, match=r"loss.scn_share = 0.3, now 0.5"):
         workdir.check_config(folder, other)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.CalledProcessError(128, "git")])
+def test_the_commit_is_unknown_outside_of_a_repository(monkeypatch, error):
+    def no_git(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(workdir.subprocess, "run", no_git)
+    assert workdir.commit() == "unknown"
+
+
+@pytest.mark.parametrize(("status", "expected"), [("", "abc123"), (" M a.py\n", "abc123+")])
+def test_the_commit_says_whether_files_differ_from_it(monkeypatch, status, expected):
+    def git(command, **kwargs):
+        told = "abc123\n" if "rev-parse" in command else status
+        return subprocess.CompletedProcess(command, 0, stdout=told)
+
+    monkeypatch.setattr(workdir.subprocess, "run", git)
+    assert workdir.commit() == expected
+
+
+def test_data_of_a_run_must_stay(tmp_path):
+    folder = epath.Path(tmp_path)
+    workdir.check_data(folder, "dfew/default/1.0.0", "aa")  # nothing to compare with
+    workdir.write_data(folder, "dfew/default/1.0.0", ("happy", "sad"), 10, "aa")
+    workdir.check_data(folder, "dfew/default/1.0.0", "aa")
+    with pytest.raises(ValueError, match=r"other data: dfew.*fingerprint aa, now dfew.*with bb"):
+        workdir.check_data(folder, "dfew/default/1.0.0", "bb")
+
+
+LOCKED = """
+import sys
+from etils import epath
+from rdfer_jax import workdir
+with workdir.only_run(epath.Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    folder = epath.Path(tmp_path) / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", LOCKED, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "in\n"
+    with (
+        pytest.raises(
+            ValueError, match=rf"run: a run is under way there \(process {other.pid} on "
+        ),
+        workdir.only_run(folder),
+    ):
+        pass
+    other.kill()
+    other.communicate()
+    with workdir.only_run(folder):
+        pass

@@ -5,6 +5,7 @@ builder's code is not needed, nor TensorFlow.
 """
 
 import difflib
+import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,10 @@ _READERS = 16
 
 class DatasetNotFoundError(FileNotFoundError):
     """There is no finished data set where the configuration says."""
+
+
+class RecordError(ValueError):
+    """A file of a built data set is missing or damaged."""
 
 
 def find(data: Data) -> epath.Path:
@@ -107,6 +112,7 @@ class Split(Sequence[Mapping[str, Any]]):
                 close = difflib.get_close_matches(part, known, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(known)}"
                 raise ValueError(f"{directory} has no split {part!r}. {hint}")
+        self._infos = [builder.info.splits[part] for part in parts]
         self._sources = [builder.as_data_source(split=part) for part in parts]
         self._starts = np.cumsum([0] + [len(source) for source in self._sources])
         self._positions = np.arange(self._starts[-1]) if positions is None else positions
@@ -118,13 +124,30 @@ class Split(Sequence[Mapping[str, Any]]):
         return len(self._positions)
 
     def __getitem__(self, item: SupportsIndex) -> dict[str, Any]:  # type: ignore[override]
-        source, place = self._find(int(self._positions[item]))
-        record = source[place]
+        record = self._read(int(self._positions[item]))
         if self._labels is None:
             return record
         label, true_label = int(self._labels[item]), record.get("true_label", record["label"])
         truth = {"true_label": true_label, "is_flipped": label != true_label}
         return record | {"label": label} | truth
+
+    def check(self) -> "Split":
+        """Reads a record of each file, so that a missing or cut one is found before any work; returns self.
+
+        Raises:
+          RecordError: a file cannot be read.
+        """
+        firsts = [
+            int(start + first)
+            for start, info in zip(self._starts, self._infos, strict=False)
+            for first, length in zip(
+                np.cumsum([0, *info.shard_lengths]), info.shard_lengths, strict=False
+            )
+            if length
+        ]
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(self._read, firsts))
+        return self
 
     def select(self, positions: np.ndarray, title: str = "") -> "Split":
         """Returns the part with the given positions, int [n]; its title stays, unless there is another."""
@@ -163,8 +186,7 @@ class Split(Sequence[Mapping[str, Any]]):
         wanted = tfds.features.FeaturesDict({key: known[key] for key in keys})
 
         def read(position: int) -> dict[str, Any]:
-            source, place = self._find(position)
-            return wanted.deserialize_example_np(source.data_source[place])
+            return self._read(position, wanted)
 
         with ThreadPoolExecutor(_READERS) as pool:
             rows = list(pool.map(read, self._positions.tolist()))
@@ -172,10 +194,46 @@ class Split(Sequence[Mapping[str, Any]]):
         texts = {key for key, column in columns.items() if column.dtype.kind == "S"}
         return columns | {key: np.char.decode(columns[key], "utf-8") for key in texts}
 
-    def _find(self, position: int) -> tuple[Any, int]:
-        """The source that holds a record of the joined splits, and the record's place there."""
+    def _read(
+        self, position: int, features: tfds.features.FeaturesDict | None = None
+    ) -> dict[str, Any]:
+        """Reads a record of the joined splits, or some features of it.
+
+        Raises:
+          RecordError: that cannot be done.
+        """
         part = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return self._sources[part], position - int(self._starts[part])
+        place = position - int(self._starts[part])
+        source = self._sources[part]
+        try:
+            if features is None:
+                return source[place]
+            return features.deserialize_example_np(source.data_source[place])
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            ends = np.cumsum(self._infos[part].shard_lengths)
+            shard = int(np.searchsorted(ends, place, side="right"))
+            first = int(ends[shard - 1]) if shard else 0
+            raise RecordError(
+                f"{self._infos[part].filepaths[shard]}: record {place - first} cannot be read: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Copy the data set "
+                "again, or delete its folder and build it anew"
+            ) from None
+
+
+def fingerprint(directory: epath.Path, data: Data) -> str:
+    """Returns what tells this data, as it is trained on, from other data: 16 hexadecimal digits.
+
+    Over the description of the data set, the names and sizes of its files, and the file of labels; not
+    over the frames, which would all have to be read.
+    """
+    digest = hashlib.sha256()
+    for name in ("dataset_info.json", "features.json"):
+        digest.update((directory / name).read_bytes())
+    for path in sorted(directory.glob("*.array_record-*")):
+        digest.update(f"{path.name} {path.stat().length}\n".encode())
+    if data.labels:
+        digest.update(epath.Path(data.labels).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def training_split(directory: epath.Path, data: Data) -> Split:
@@ -229,11 +287,12 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
 
     Raises:
       FileNotFoundError: there is no such file of labels.
+      RecordError: a file of the data set is missing or cut short.
       ValueError: there is no such split, or the file of labels does not fit it.
     """
-    train = training_split(directory, data)
+    train = training_split(directory, data).check()
     if not data.fold:
-        return train, Split(directory, data.test_split)
+        return train, Split(directory, data.test_split).check()
     part, parts = config_lib.parts(data.fold)
     in_part = part_of(train.stored("label")["label"], parts) == part
     if in_part.all() or not in_part.any():
