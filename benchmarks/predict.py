@@ -114,7 +114,7 @@ def write_untrained(config: Config, workdir: epath.Path) -> None:
     state = jax.jit(lambda: evaluate.new_state(config, network, len(classes), num_train))()
     workdir_lib.write_data(workdir, "none", classes, num_train)
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(0, state, {"none": np.zeros(1)}, None)
+        checkpoints.save(0, state, None)
 
 
 def command(

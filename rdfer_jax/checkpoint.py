@@ -1,16 +1,17 @@
-"""Checkpoints: the train state and the position in the data, through Orbax V1.
+"""Checkpoints: the train state, through Orbax V1. Its step says where in the data a run is.
 
 A checkpoint is written whole or not at all: Orbax writes into a temporary folder and renames it. On a file
 system, the sums of its files are written beside them, so that damage done later is found before it is used;
 object stores keep sums of their own.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,10 @@ class CheckpointNotFoundError(FileNotFoundError):
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint's files are not those that were written."""
+
+
+class CheckpointNotSavedError(OSError):
+    """A checkpoint could not be written; the older ones are as they were."""
 
 
 class Checkpoints:
@@ -71,38 +76,51 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            with _without_traces():
+                self._checkpointer.close()
+        except (OSError, RuntimeError, ValueError):
+            if error is None:  # otherwise it is what went wrong before, once more
+                raise
 
-    def save(
-        self, step: int, state: TrainState, iterator: Any, metrics: Mapping[str, float] | None
-    ) -> None:
+    def save(self, step: int, state: TrainState, metrics: Mapping[str, float] | None) -> None:
         """Writes a checkpoint, unless there is one of this step.
 
         Args:
           step: training steps done.
           state: on the devices.
-          iterator: of the training data; its state is saved with the rest.
           metrics: with BEST_METRIC, if this step was evaluated on the validation part.
+
+        Raises:
+          CheckpointNotSavedError: the disk is full, or the folder cannot be written to.
         """
-        if step == self.latest():
+        newest = self.latest()
+        if step == newest:
             return
-        self._checkpointer.save_checkpointables(
-            step, {"state": state, "data": iterator}, metrics=dict(metrics) if metrics else None
-        )
+        try:
+            with _without_traces():
+                self._checkpointer.save_checkpointables(
+                    step, {"state": state}, metrics=dict(metrics) if metrics else None
+                )
+        except (OSError, RuntimeError, ValueError) as error:
+            good = "there is none" if newest is None else f"the newest good one is {newest}"
+            raise CheckpointNotSavedError(
+                f"checkpoint {step} could not be written to {self.directory}, {good}: "
+                f"{str(error).splitlines()[0]}. Once that is mended, the same command goes on from there"
+            ) from error
         if jax.process_index() == 0 and _is_local(self.directory):
             _write_sums(self._path(step))
 
     def _path(self, step: int) -> epath.Path:
         return next(epath.Path(c.path) for c in self._checkpointer.checkpoints if c.step == step)
 
-    def restore(self, step: int, abstract_state: TrainState, iterator: Any = None) -> TrainState:
+    def restore(self, step: int, abstract_state: TrainState) -> TrainState:
         """Reads a checkpoint.
 
         Args:
           step: one of steps().
           abstract_state: shapes, types and shardings to restore to.
-          iterator: of the training data, which is moved to where it was; None leaves the data out.
 
         Raises:
           DamagedCheckpointError: its files are not those that were written.
@@ -113,10 +131,7 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is damaged: {what}. "
                 + (f"There are others: {others}" if others else "There is no other")
             )
-        wanted: dict[str, Any] = {"state": abstract_state}
-        if iterator is not None:
-            wanted["data"] = iterator
-        return self._checkpointer.load_checkpointables(step, wanted)["state"]
+        return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, rising."""
@@ -165,7 +180,8 @@ class Checkpoints:
 def set_aside_damaged(workdir: epath.PathLike) -> list[int]:
     """Moves damaged checkpoints that are newer than every good one out of the way, and says so.
 
-    To be called by one process, before the checkpoints are opened to go on from the newest.
+    To be called by one process, before the checkpoints are opened to go on from the newest. Orbax, which
+    would wait for the other processes, is not asked.
 
     Args:
       workdir: of the run.
@@ -176,11 +192,9 @@ def set_aside_damaged(workdir: epath.PathLike) -> list[int]:
     directory, moved = _directory(workdir), []
     if not directory.exists() or not _is_local(directory):
         return []
-    with ocp.training.Checkpointer(directory) as checkpointer:
-        known = sorted(
-            ((c.step, epath.Path(c.path)) for c in checkpointer.checkpoints), reverse=True
-        )
-    for step, path in known:
+    # An unfinished one has a longer name.
+    known = {int(path.name): path for path in directory.iterdir() if path.name.isdigit()}
+    for step, path in sorted(known.items(), reverse=True):
         if (what := damage(path)) is None:
             break
         target = directory.parent / DAMAGED / path.name
@@ -214,6 +228,17 @@ def damage(path: epath.Path) -> str | None:
     except (ValueError, AttributeError):
         return f"{SUMS} is no list of sums"
     return None
+
+
+@contextlib.contextmanager
+def _without_traces() -> Iterator[None]:
+    """Keeps Orbax's threads from printing the stack of an error that is raised, and told of, anyway."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _write_sums(path: epath.Path) -> None:

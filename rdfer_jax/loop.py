@@ -95,7 +95,7 @@ class Loop:
         self._batches: dict[int, dict[str, Any] | None] = {}  # metrics are read a step late
 
     def run(self, state: TrainState, iterator: Any) -> TrainState:
-        """Runs from the state's step to the end.
+        """Runs from the state's step to the end; the iterator has to begin with that step's batch.
 
         Raises:
           NonFiniteLossError: the loss is no finite number any more.
@@ -111,19 +111,16 @@ class Loop:
                     state, step_metrics = self.step_fn(state, batch)
                 self._batches = {step + 1: known} | {step: self._batches.get(step)}
                 self._check(self.news.add(step + 1, step_metrics))
-                # Before the next batch is taken, so that the stored position in the data is right.
-                self._between(step + 1, state, iterator)
+                self._between(step + 1, state)
                 if watch.asked(step + 1) and step + 1 < self.lengths.total:
-                    self._stop(step + 1, state, iterator, watch.received)
+                    self._stop(step + 1, state, watch.received)
         self._end_trace()
         return state
 
-    def _stop(
-        self, done: int, state: TrainState, iterator: Any, received: signal.Signals | None
-    ) -> None:
+    def _stop(self, done: int, state: TrainState, received: signal.Signals | None) -> None:
         """Saves and ends training."""
         self._check(self.news.flush())
-        self.checkpoints.save(done, state, iterator, None)
+        self.checkpoints.save(done, state, None)
         self._end_trace()
         name = "a preemption notice" if received is None else received.name
         raise PreemptedError(
@@ -132,7 +129,7 @@ class Loop:
             130 if received is signal.SIGINT else 0,
         )
 
-    def _between(self, done: int, state: TrainState, iterator: Any) -> None:
+    def _between(self, done: int, state: TrainState) -> None:
         last = done == self.lengths.total
         scores = None
         evaluates = last or done % self.lengths.evaluate == 0
@@ -148,7 +145,7 @@ class Loop:
         kept = scores if scores and BEST_METRIC in scores else None
         if last or kept or done % self.lengths.save == 0:
             with self.news.pause():
-                self.checkpoints.save(done, state, iterator, kept)
+                self.checkpoints.save(done, state, kept)
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         with self.news.pause():

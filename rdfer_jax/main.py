@@ -15,6 +15,7 @@ the mode as its first word: rdfer predict --workdir=runs/mine --input=holiday.mp
 
 import json
 import logging
+import os
 import sys
 
 import jax
@@ -60,6 +61,10 @@ PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --
 
 #: Errors that the user can mend: shown without a stack trace.
 USER_ERRORS = (ValueError, OSError, NonFiniteLossError)
+#: What JAX's errors say when a process of the job does not answer.
+LOST = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
+#: After so many seconds without a sign of life a process counts as lost.
+HEARTBEAT = 30
 
 
 def main(argv: list[str]) -> None:
@@ -79,6 +84,22 @@ def main(argv: list[str]) -> None:
     except PreemptedError as stop:
         print(stop)
         sys.exit(stop.exit_status)
+    except RuntimeError as error:  # neither Grain nor JAX has classes for these
+        if "Worker process was terminated" in str(error):
+            sys.exit(
+                "error: a process that reads data was ended from outside, perhaps because memory ran "
+                "out: lower config.data.num_workers. Training goes on from its last checkpoint"
+            )
+        if jax.process_count() > 1 and any(sign in str(error) for sign in LOST):
+            print(
+                "error: another process of this job ended or cannot be reached: "
+                f"{str(error).splitlines()[0]}\nStart all of them again: training goes on from its last "
+                "checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)  # the usual way out would wait for that process
+        raise
     except USER_ERRORS as error:
         log.debug("", exc_info=True)
         sys.exit(f"error: {error}")
@@ -120,9 +141,11 @@ def run(config: Config) -> None:
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     if COORDINATOR.value:
-        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        jax.distributed.initialize(
+            COORDINATOR.value, PROCESSES.value, PROCESS.value, heartbeat_timeout_seconds=HEARTBEAT
+        )
     elif MULTIHOST.value:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
     if config.data.name == "synthetic_faces":
         # Built when missing, and refused when it was built with other options.
         if jax.process_index() == 0:

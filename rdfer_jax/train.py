@@ -65,17 +65,9 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     network = models.create(config, num_classes, mesh.devices.flat[0].platform)
     lengths = Lengths(config, len(train_split))
     step_fn, learning_rate = make_step(config, network, lengths, mesh)
-    batches = loader.train_loader(
-        train_split,
-        config.data,
-        seed=config.seed,
-        local_batch_size=sharding.local_batch_size(
-            config.data.batch_size, mesh, "config.data.batch_size"
-        ),
-        process=jax.process_index(),
-        processes=jax.process_count(),
+    local_batch_size = sharding.local_batch_size(
+        config.data.batch_size, mesh, "config.data.batch_size"
     )
-    iterator = iter(feed(batches, mesh, config.data.prefetch))
     evaluator = evaluate.Evaluator(config, network, mesh)
     first = jax.process_index() == 0
     data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
@@ -86,7 +78,7 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         set_aside_damaged(workdir)
     multihost_utils.sync_global_devices("the newest checkpoint is whole")
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
-        state = _start(config, network, checkpoints, iterator, num_classes, len(train_split), mesh)
+        state = _start(config, network, checkpoints, num_classes, len(train_split), mesh)
         if first:  # and not before config.init_from has proved right
             workdir_lib.write_config(workdir, config)
         start = int(state.step)
@@ -133,8 +125,20 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
                 news=News(writer, progress, learning_rate, lengths, config.data.batch_size),
                 profile=workdir / "profile" if config.profile and first else None,
             )
-            state = loop.run(state, iterator)
-        close(iterator)
+            batches = loader.train_loader(
+                train_split,
+                config.data,
+                seed=config.seed,
+                local_batch_size=local_batch_size,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+                start=start,
+            )
+            iterator = iter(feed(batches, mesh, config.data.prefetch))
+            try:
+                state = loop.run(state, iterator)
+            finally:
+                close(iterator)
         results = evaluate.report(
             evaluator, state, test_split, train_split, workdir, "last",
             # The last step was evaluated, on the test split if there is no validation part.
@@ -213,19 +217,18 @@ def _start(
     config: Config,
     network: models.Network,
     checkpoints: Checkpoints,
-    iterator: Any,
     num_classes: int,
     num_train: int,
     mesh: Mesh,
 ) -> TrainState:
-    """Returns the state of the newest checkpoint, and moves the data there; or a new state.
+    """Returns the state of the newest checkpoint, or a new state.
 
     config.init_from is read for a new state only.
     """
     if (step := checkpoints.latest()) is not None:
         log.info("resuming from step %d of %s", step, checkpoints.directory)
         shapes = evaluate.abstract_state(config, network, num_classes, num_train, mesh)
-        return checkpoints.restore(step, shapes, iterator)
+        return checkpoints.restore(step, shapes)
 
     def create(seed: jax.Array) -> TrainState:
         return evaluate.new_state(config, network, num_classes, num_train, seed)

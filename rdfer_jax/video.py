@@ -7,6 +7,8 @@ import dataclasses
 import functools
 import logging
 import math
+import os
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Protocol
@@ -26,6 +28,15 @@ LIST_SUFFIXES = (".txt", ".csv")
 
 #: Where nothing says how fast pictures follow each other.
 FALLBACK_FPS = 25.0
+#: Pixels of the largest frame that is read, about twice those of an 8K video: 200 MB in memory.
+MAX_PIXELS = 1 << 26
+
+_JPEG_START = b"\xff\xd8"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+#: Text files that FFmpeg takes for videos, and reads the files that they name.
+_PLAYLISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
+#: Characters of the longest path in a list.
+_LONGEST_PATH = 4096
 
 
 class VideoError(ValueError):
@@ -77,10 +88,15 @@ class VideoFile:
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
         """See Video. Frames that are left out are not converted, which saves most of their time."""
-        capture = cv2.VideoCapture(str(self.path))
+        if _read(self.path, 256).lstrip().startswith(_PLAYLISTS):
+            raise VideoError(f"{self.path}: a playlist, which names other files; a video is meant")
+        # FFmpeg by name: OpenCV would take a `%` in the file name for a numbered series of pictures.
+        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise VideoError(f"{self.path}: not a video that OpenCV can read")
         try:
+            height, width = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+            _check_size(int(capture.get(height)), int(capture.get(width)), self.path)
             fps = capture.get(cv2.CAP_PROP_FPS)
             fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else FALLBACK_FPS
             thin, time, number = _Thinner(max_fps), -1 / fps, 0
@@ -123,11 +139,7 @@ class Pictures:
         for number, path in enumerate(_pictures(self.path)):
             if not thin.keeps(number / self.fps):
                 continue
-            data = np.frombuffer(path.read_bytes(), np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-            if image is None:
-                raise VideoError(f"{path}: not a picture that OpenCV can read")
-            yield Frame(number, number / self.fps, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            yield Frame(number, number / self.fps, _picture(path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +184,13 @@ def find(path: epath.PathLike) -> list[Video]:
       VideoError: there is nothing, or nothing that is a video; the message names the path, and of a
         list the line.
     """
-    path = epath.Path(path)
+    try:
+        return _find(epath.Path(path))
+    except OSError as error:  # such as a name that is too long
+        raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _find(path: epath.Path) -> list[Video]:
     if not path.exists():
         raise VideoError(f"{path}: there is no such file or folder")
     if path.is_dir():
@@ -191,7 +209,9 @@ def find(path: epath.PathLike) -> list[Video]:
     return [VideoFile(path)]
 
 
-def _in_folder(folder: epath.Path) -> list[Video]:
+def _in_folder(folder: epath.Path, above: frozenset[str] = frozenset()) -> list[Video]:
+    """The videos of a folder that lies in those `above`, by their paths without links."""
+    above = above | {os.path.realpath(folder)}
     entries = sorted(
         (entry for entry in folder.iterdir() if not entry.name.startswith(".")),
         key=lambda entry: natural_key(entry.name),
@@ -201,7 +221,9 @@ def _in_folder(folder: epath.Path) -> list[Video]:
         found.append(Pictures(folder))
     for entry in entries:
         if entry.is_dir():
-            found += _in_folder(entry)
+            if os.path.realpath(entry) in above:
+                raise VideoError(f"{entry}: a link to a folder that it lies in; remove it")
+            found += _in_folder(entry, above)
         elif entry.suffix.lower() in VIDEO_SUFFIXES:
             found.append(VideoFile(entry))
     return found
@@ -209,8 +231,19 @@ def _in_folder(folder: epath.Path) -> list[Video]:
 
 def _in_list(path: epath.Path) -> list[Video]:
     found: list[Video] = []
-    text = path.read_bytes().decode("utf-8-sig", "replace")
-    for number, line in enumerate(text.splitlines(), 1):
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise VideoError(f"{path}, line {number}: not UTF-8; save the list as UTF-8") from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise VideoError(f"{path}, line {number}: a NUL byte, as UTF-16 has; save it as UTF-8")
+        if len(line) > _LONGEST_PATH:
+            raise VideoError(
+                f"{path}, line {number}: {len(line)} characters; a path has at most {_LONGEST_PATH}"
+            )
         name = (line.split(",")[0] if path.suffix.lower() == ".csv" else line).strip()
         if not name or name.startswith("#") or (number == 1 and name == "path"):
             continue
@@ -223,6 +256,78 @@ def _in_list(path: epath.Path) -> list[Video]:
     if not found:
         raise VideoError(f"{path}: names no video")
     return found
+
+
+def _read(path: epath.Path, size: int = -1) -> bytes:
+    """The first bytes of a file, or all.
+
+    Raises:
+      VideoError: there is no such file, or it is a pipe, say.
+    """
+    try:
+        local = pathlib.Path(path)
+        if local.exists() and not local.is_file():
+            raise VideoError(f"{path}: not a file")
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _picture(path: epath.Path) -> np.ndarray:
+    """Reads a picture as uint8 [H, W, 3], RGB.
+
+    Raises:
+      VideoError: it is no picture, cut off, or too large.
+    """
+    data = _read(path)
+    header = None
+    if data.startswith((_JPEG_START, _PNG_START)):
+        header = _header(data)
+        if not header:
+            raise VideoError(f"{path}: not a picture that OpenCV can read")
+        height, width, is_whole = header
+        _check_size(height, width, path)
+        if not is_whole:
+            raise VideoError(f"{path}: the picture is cut off after {len(data)} bytes")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise VideoError(f"{path}: not a picture that OpenCV can read")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _check_size(height: int, width: int, path: epath.Path) -> None:
+    """Raises VideoError when a frame has more than MAX_PIXELS."""
+    if height * width > MAX_PIXELS:
+        raise VideoError(
+            f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} are read. Make it smaller"
+        )
+
+
+def _header(data: bytes) -> tuple[int, int, bool] | None:
+    """Height and width that a JPEG or PNG claims, and whether it has an end; None if it claims none.
+
+    A small file can claim any size, and decoding it takes memory for all of that.
+    """
+    if data.startswith(_PNG_START):
+        width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+        return height, width, b"IEND" in data[-256:]
+    position, size = 2, None
+    # As libjpeg does, this passes over bytes between segments that belong to none.
+    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 4:
+        marker = data[position + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # no segment
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            size = [int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7)]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:  # the picture itself follows, up to the end marker
+            break
+    return (size[0], size[1], b"\xff\xd9" in data[position:]) if size else None
 
 
 def _pictures(folder: epath.Path) -> list[epath.Path]:

@@ -1,7 +1,6 @@
 """Checkpoints: whole or not at all, bit for bit, and findable."""
 
 import dataclasses
-import itertools
 import shutil
 
 import jax
@@ -12,9 +11,6 @@ import pytest
 from rdfer_jax import config as config_lib
 from rdfer_jax import optim, sharding
 from rdfer_jax.checkpoint import BEST_METRIC, CheckpointNotFoundError, Checkpoints, abstract
-from rdfer_jax.pipeline import loader, source
-from rdfer_jax.pipeline.feed import close, feed
-from rdfer_jax.pipeline.source import Split
 from rdfer_jax.state import TrainState
 
 
@@ -53,67 +49,44 @@ def assert_equal(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture(scope="module")
-def batches(tiny_data):
-    split = Split(source.find(tiny_data), "train")
-    return loader.train_loader(split, tiny_data, seed=0, local_batch_size=4, process=0, processes=1)
-
-
-@pytest.fixture
-def iterator(batches):
-    return iter(batches)
-
-
-def filled(workdir, iterator, scores, keep=2):
+def filled(workdir, scores, keep=2):
     """Checkpoints of steps 1, 2, ... with these metrics."""
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, score in enumerate(scores, 1):
             metrics = None if score is None else {BEST_METRIC: score}
-            checkpoints.save(step, make_state(step), iterator, metrics)
+            checkpoints.save(step, make_state(step), metrics)
     return Checkpoints(workdir, keep=keep)
 
 
-def test_state_and_position_come_back_as_they_were(tmp_path, batches):
-    mesh = one_device()
-    running = iter(feed(batches, mesh, prefetch=2))
-    for _ in range(3):
-        next(running)
+def test_a_state_comes_back_as_it_was(tmp_path):
     state = make_state(3)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(3, state, running, None)
-    expected = [batch for batch, _ in itertools.islice(running, 2)]
-    close(running)
-
-    fresh = iter(feed(batches, mesh, prefetch=2))
+        checkpoints.save(3, state, None)
     with Checkpoints(tmp_path) as checkpoints:
-        found = checkpoints.restore(3, shapes(state), fresh)
-        assert_equal(found, state)
-        assert_equal(checkpoints.restore(3, shapes(state)), state)  # without the data
-    assert_equal([batch for batch, _ in itertools.islice(fresh, 2)], expected)
-    close(fresh)
+        assert_equal(checkpoints.restore(3, shapes(state)), state)
 
 
-def test_a_state_without_teacher_and_memory_comes_back_too(tmp_path, iterator):
+def test_a_state_without_teacher_and_memory_comes_back_too(tmp_path):
     state = dataclasses.replace(make_state(1), teacher=None, memory=None)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, iterator, None)
+        checkpoints.save(1, state, None)
         found = checkpoints.restore(1, shapes(state))
     assert found.teacher is None and found.memory is None
     assert_equal(found, state)
 
 
-def test_a_state_moves_from_one_device_to_eight(tmp_path, iterator):
+def test_a_state_moves_from_one_device_to_eight(tmp_path):
     state, mesh = make_state(1), sharding.make_mesh()
     assert mesh.size == 8
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, iterator, None)
+        checkpoints.save(1, state, None)
         found = checkpoints.restore(1, shapes(state, mesh))
     assert_equal(found, state)
     assert all(x.sharding == sharding.replicated(mesh) for x in jax.tree.leaves(found))
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path, iterator):
-    with filled(tmp_path, iterator, [0.5, 0.9, 0.6, 0.7, None]) as checkpoints:
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    with filled(tmp_path, [0.5, 0.9, 0.6, 0.7, None]) as checkpoints:
         assert checkpoints.steps() == [2, 4, 5]
         assert checkpoints.latest() == checkpoints.find("last") == 5
         assert checkpoints.best() == checkpoints.find("best") == 2
@@ -121,15 +94,15 @@ def test_the_newest_and_the_best_are_kept(tmp_path, iterator):
         assert_equal(checkpoints.restore(2, shapes(make_state(2))), make_state(2))
 
 
-def test_a_better_one_takes_the_place_of_the_best(tmp_path, iterator):
-    with filled(tmp_path, iterator, [0.5, 0.4, 0.6, None, None], keep=1) as checkpoints:
+def test_a_better_one_takes_the_place_of_the_best(tmp_path):
+    with filled(tmp_path, [0.5, 0.4, 0.6, None, None], keep=1) as checkpoints:
         assert checkpoints.steps() == [3, 5] and checkpoints.best() == 3
 
 
-def test_a_step_is_saved_once(tmp_path, iterator):
+def test_a_step_is_saved_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, make_state(1), iterator, None)
-        checkpoints.save(1, make_state(2), iterator, None)
+        checkpoints.save(1, make_state(1), None)
+        checkpoints.save(1, make_state(2), None)
         assert_equal(checkpoints.restore(1, shapes(make_state(1))), make_state(1))
 
 
@@ -142,8 +115,8 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
                 checkpoints.find(which)
 
 
-def test_what_is_asked_for_but_not_there_is_named(tmp_path, iterator):
-    with filled(tmp_path, iterator, [None, None]) as checkpoints:
+def test_what_is_asked_for_but_not_there_is_named(tmp_path):
+    with filled(tmp_path, [None, None]) as checkpoints:
         with pytest.raises(
             CheckpointNotFoundError, match=r"no checkpoint of step 7, only of \[1, 2\]"
         ):
@@ -154,16 +127,16 @@ def test_what_is_asked_for_but_not_there_is_named(tmp_path, iterator):
             checkpoints.find("best")
 
 
-def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path, iterator):
+def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, make_state(1), iterator, {"test_war": 0.9})
+        checkpoints.save(1, make_state(1), {"test_war": 0.9})
         assert checkpoints.best() is None
         with pytest.raises(CheckpointNotFoundError, match=r"config.data.validation_percent"):
             checkpoints.find("best")
 
 
-def test_what_was_interrupted_while_being_written_is_no_checkpoint(tmp_path, iterator):
-    filled(tmp_path, iterator, [None, None]).__exit__()
+def test_what_was_interrupted_while_being_written_is_no_checkpoint(tmp_path):
+    filled(tmp_path, [None, None]).__exit__()
     folder = tmp_path / "checkpoints"
     (whole,) = [path for path in folder.iterdir() if path.name == "2"]
     unfinished = folder / "3.orbax-checkpoint-tmp"
@@ -171,6 +144,6 @@ def test_what_was_interrupted_while_being_written_is_no_checkpoint(tmp_path, ite
     next(path for path in unfinished.rglob("*") if path.is_file()).unlink()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1, 2] and checkpoints.find("last") == 2
-        checkpoints.save(3, make_state(3), iterator, None)
+        checkpoints.save(3, make_state(3), None)
         assert checkpoints.steps()[-1] == 3
         assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))

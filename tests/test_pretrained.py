@@ -21,7 +21,6 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import evaluate, loop, models, pretrained, sharding, train
 from rdfer_jax.checkpoint import CheckpointNotFoundError, Checkpoints, last_variables
 from rdfer_jax.models import trunks
-from rdfer_jax.pipeline import loader, source
 
 DEPTHS = {
     "resnet18": (2, 2, 2, 2),
@@ -580,13 +579,9 @@ def other_run(tiny_data, tmp_path_factory):
     network = models.create(config, 3, "cpu")
     state = jax.jit(lambda seed: evaluate.new_state(config, network, 3, 11, seed))(np.uint32(5))
     with Checkpoints(workdir, keep=2) as checkpoints:
-        split = source.Split(source.find(tiny_data), "train")
-        batches = loader.train_loader(
-            split, tiny_data, seed=0, local_batch_size=4, process=0, processes=1
-        )
         earlier = state.replace(params=jax.tree.map(np.zeros_like, state.params))
-        checkpoints.save(1, earlier, iter(batches), None)
-        checkpoints.save(2, state, iter(batches), None)
+        checkpoints.save(1, earlier, None)
+        checkpoints.save(2, state, None)
     return workdir, jax.device_get(state.variables)
 
 

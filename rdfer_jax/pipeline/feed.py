@@ -26,8 +26,7 @@ def feed(
 
     Returns:
       Pairs of the global Batch and of what stays on the host: a dict with this process's rows of
-      everything else, clip_id and votes for example. The state of its iterator is that of the batches
-      handed out, not of those read ahead.
+      everything else, clip_id and votes for example.
     """
     layout = sharding.split_batch(mesh)
 

@@ -17,6 +17,8 @@ from etils import epath
 log = logging.getLogger(__name__)
 
 COLUMNS = ("clip_id", "label")
+#: Characters of a value that a message shows.
+_SHOWN = 200
 _SETTING = "config.data.labels"
 
 
@@ -41,13 +43,13 @@ def read(path: epath.PathLike, classes: Sequence[str]) -> dict[str, int]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing, a class is unknown, or a clip is named twice.
+      ValueError: a class is unknown, or as in `read_names`.
     """
     index = {name: i for i, name in enumerate(classes)}
     given = read_names(path)
     for label, where in given.values():
         if label not in index:
-            raise ValueError(f"{where}: unknown class {label!r}. {_hint(label, classes)}")
+            raise ValueError(f"{where}: unknown class {_shown(label)}. {_hint(label, classes)}")
     return {clip_id: index[label] for clip_id, (label, _) in given.items()}
 
 
@@ -60,7 +62,8 @@ def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a column is missing, or a clip is named twice.
+      ValueError: it is no CSV file in UTF-8, a column is missing or there twice, or a clip has no name
+        or is named twice.
     """
     path = epath.Path(path)
     if not path.exists() or path.is_dir():
@@ -68,23 +71,57 @@ def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given
             f"{setting} = {str(path)!r}: there is no such file. Correct the path, write the file "
             f"with --mode=audit or python -m rdfer_jax.flips, or leave {setting} empty"
         )
-    text = path.read_bytes().decode("utf-8-sig", "replace")  # Excel writes a byte order mark
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    for column in COLUMNS:
-        if column not in (rows.fieldnames or ()):
-            raise ValueError(
-                f"{path}: no column {column!r} in its first line "
-                f"{','.join(rows.fieldnames or ())!r}. The first line must be "
-                f"{','.join(COLUMNS)}, in any order; further columns are allowed"
-            )
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
     found: dict[str, Given] = {}
-    for row in rows:
-        clip_id, label = (row[column] or "" for column in COLUMNS)
-        where = f"{path}, line {rows.line_num}, clip {clip_id!r}"
-        if clip_id in found:
-            raise ValueError(f"{where}: this clip has been named before. Keep one of its lines")
-        found[clip_id] = Given(label, where)
+    try:
+        _check_columns(rows.fieldnames or (), path)
+        for row in rows:
+            clip_id, label = (row[column] or "" for column in COLUMNS)
+            where = f"{path}, line {rows.line_num}, clip {_shown(clip_id)}"
+            if not clip_id:
+                raise ValueError(
+                    f"{where}: no clip is named. Fill in its clip_id, or drop the line"
+                )
+            if "\n" in clip_id or "\r" in clip_id:
+                raise ValueError(f"{where}: a line ends inside of the name. Close its quotes")
+            if clip_id in found:
+                raise ValueError(f"{where}: this clip has been named before. Keep one of its lines")
+            found[clip_id] = Given(label, where)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {rows.line_num + 1}: {error}. Is it a CSV file, are its quotes closed?"
+        ) from None
     return found
+
+
+def _text(path: epath.Path) -> str:
+    """The text of a file in UTF-8, with or without the byte order mark that Excel writes."""
+    data = path.read_bytes()
+    at, reason = data.find(b"\0"), "a NUL byte, as UTF-16 has"
+    if at < 0:
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            data, at, reason = error.object, error.start, error.reason  # without a mark
+    line = data[:at].count(b"\n") + 1
+    raise ValueError(f"{path}, line {line}: no text in UTF-8 ({reason}). Save it as CSV in UTF-8")
+
+
+def _check_columns(names: Sequence[str], path: epath.Path) -> None:
+    """Raises ValueError unless each of COLUMNS is there once."""
+    for column in COLUMNS:
+        if names.count(column) != 1:
+            raise ValueError(
+                f"{path}: {'two columns' if column in names else 'no column'} {column!r} in its first "
+                f"line {_shown(','.join(names))}. The first line must be {','.join(COLUMNS)}, in any "
+                "order; further columns are allowed"
+            )
+
+
+def _shown(text: str) -> str:
+    """A value for a message, cut where it is long."""
+    more = f"... ({len(text)} characters)" if len(text) > _SHOWN else ""
+    return f"{text[:_SHOWN]!r}{more}"
 
 
 def replace(
@@ -113,7 +150,7 @@ def replace(
     if strangers := sorted(given.keys() - set(clips)):
         raise ValueError(
             f"{path}: {len(strangers)} of the {len(given)} clips that it names are not in {split}: "
-            f"{', '.join(map(repr, strangers[:3]))}{', ...' if len(strangers) > 3 else ''}. "
+            f"{', '.join(map(_shown, strangers[:3]))}{', ...' if len(strangers) > 3 else ''}. "
             f"{_hint(strangers[0], clips)} Give {_SETTING} a file that was made for "
             "this config.data.name and config.data.train_split"
         )

@@ -75,9 +75,19 @@ class ToElement:
 
 
 def train_loader(
-    split: Split, data: Data, *, seed: int, local_batch_size: int, process: int, processes: int
+    split: Split,
+    data: Data,
+    *,
+    seed: int,
+    local_batch_size: int,
+    process: int,
+    processes: int,
+    start: int = 0,
 ) -> grain.IterDataset[Element]:
     """Returns endless batches: every epoch holds each video once, in an order of its own.
+
+    A step takes one global batch, so that the step says where in the data a run is, and a run can go on
+    with any number of workers, threads, devices and processes.
 
     Args:
       split: what to read.
@@ -86,11 +96,12 @@ def train_loader(
       local_batch_size: videos of a batch in one process.
       process: this process, of `processes`.
       processes: number of processes.
+      start: global batches that were taken before.
     """
     source = Padded(split, len(split))
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(ToElement(data, _where(split)))
-    return _batches(dataset, data, local_batch_size, process, processes)
+    return _batches(dataset, data, local_batch_size, process, processes, start)
 
 
 def eval_loader(
@@ -113,7 +124,12 @@ def _where(split: Split) -> str:
 
 
 def _batches(
-    dataset: grain.MapDataset, data: Data, local_batch_size: int, process: int, processes: int
+    dataset: grain.MapDataset,
+    data: Data,
+    local_batch_size: int,
+    process: int,
+    processes: int,
+    start: int = 0,
 ) -> grain.IterDataset[Element]:
     """Batches, keeps this process's share, and reads ahead.
 
@@ -121,8 +137,8 @@ def _batches(
     batch s.
     """
     dataset = dataset.batch(local_batch_size, drop_remainder=True)
-    if processes > 1:
-        dataset = dataset[process::processes]
+    if processes > 1 or start:
+        dataset = dataset[start * processes + process :: processes]
     batches = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.num_threads)
     )

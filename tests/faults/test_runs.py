@@ -1,0 +1,208 @@
+"""Whole runs that are hurt: each ends with a clear message, and goes on as if nothing had been."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import jobs
+import numpy as np
+import pytest
+
+from rdfer_jax.checkpoint import last_variables
+
+CONFIG = "configs/synthetic.py"
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    return (
+        jobs.SMALL
+        | jobs.DRAWN
+        | {
+            "data.dir": folder / "tfds",
+            "compile_cache": folder / "cache",
+            "train.duration": f"{STEPS} steps",
+            "train.eval_every": f"{STEPS} steps",
+            "train.save_every": "2 steps",
+            "train.keep": 3,
+            "train.tensorboard": False,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """The checkpoint of a run that was left alone."""
+    workdir = tmp_path_factory.mktemp("whole")
+    jobs.run(CONFIG, settings, workdir=workdir)
+    return jobs.checkpoint(workdir, STEPS)
+
+
+def assert_finishes(settings, workdir, whole):
+    """Starts the run again; it has to end as the one that was left alone."""
+    printed = jobs.run(CONFIG, settings, workdir=workdir)
+    found = jobs.checkpoint(workdir, STEPS)
+    assert found.keys() == whole.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    return printed
+
+
+def wait_for(step, workdir, *processes):
+    deadline = time.monotonic() + 200
+    while not any(row["step"] >= step for row in jobs.rows(workdir)):
+        assert time.monotonic() < deadline
+        for process in processes:
+            assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def assert_clear(printed):
+    """One line that says what is wrong, and no stack of calls."""
+    assert "Traceback" not in printed, printed
+    assert re.search(r"^error: ", printed, re.MULTILINE), printed
+
+
+def test_asked_to_end_it_saves_within_a_step_and_says_so(settings, whole, tmp_path):
+    process = jobs.start(CONFIG, settings | {"train.save_every": "1000 steps"}, workdir=tmp_path)
+    wait_for(3, tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "Traceback" not in printed
+    (step,) = map(
+        int, re.findall(r"stopped by SIGTERM after step (\d+) of 12, which is saved", printed)
+    )
+    newest = jobs.rows(tmp_path)[-1]["step"]
+    assert newest <= step <= newest + 1 < STEPS
+    assert f"resuming from step {step}" in assert_finishes(settings, tmp_path, whole)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(settings, whole, tmp_path):
+    process = jobs.start(CONFIG, settings, workdir=tmp_path)
+    jobs.kill_at(process, tmp_path, 7)
+    steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    damaged = tmp_path / "checkpoints" / str(steps[-1])
+    (damaged / "state" / "_METADATA").write_text("{}")
+    printed = assert_finishes(settings, tmp_path, whole)
+    assert f"checkpoint {steps[-1]} is damaged" in printed
+    assert f"resuming from step {steps[-2]}" in printed
+
+
+@pytest.mark.parametrize("workers", [(2, 0), (0, 1)])
+def test_another_number_of_workers_changes_nothing(settings, whole, tmp_path, workers):
+    before, after = ({"data.num_workers": number} for number in workers)
+    jobs.kill_at(jobs.start(CONFIG, settings | before, workdir=tmp_path), tmp_path, 5)
+    assert_finishes(settings | after, tmp_path, whole)
+
+
+def test_a_killed_reading_process_is_told_of(settings, whole, tmp_path):
+    process = jobs.start(
+        CONFIG, settings | {"data.num_workers": 1, "train.duration": "5000 steps"}, workdir=tmp_path
+    )
+    wait_for(3, tmp_path, process)
+    children = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+    ).stdout
+    (reader,) = re.findall(r"(\d+) .*spawn_main", children)
+    os.kill(int(reader), signal.SIGKILL)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert_clear(printed)
+    assert "a process that reads data was ended from outside" in printed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few megabytes, or a skip where none may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no file system may be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(settings, whole, small_disk):
+    process = jobs.start(CONFIG, settings, workdir=small_disk)
+    printed = process.communicate(timeout=200)[0]
+    assert process.returncode == 1
+    assert_clear(printed)
+    assert "could not be written" in printed and "No space left on device" in printed
+    (good,) = map(int, re.findall(r"the newest good one is (\d+)", printed))
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    assert f"resuming from step {good}" in assert_finishes(settings, small_disk, whole)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_of_before_any_work(settings, small_disk, whole):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    process = jobs.start(CONFIG, settings, workdir=small_disk)
+    printed = process.communicate(timeout=100)[0]
+    assert process.returncode == 1
+    assert_clear(printed)
+    assert "Read-only file system" in printed and str(small_disk) in printed
+    assert "videos to train on" not in printed
+
+
+def test_two_runs_in_one_folder_do_not_mix(settings, whole, tmp_path):
+    first = jobs.start(CONFIG, settings | {"train.duration": "5000 steps"}, workdir=tmp_path)
+    wait_for(2, tmp_path, first)
+    second = jobs.start(CONFIG, settings | {"train.duration": "5000 steps"}, workdir=tmp_path)
+    printed = second.communicate(timeout=100)[0]
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1
+    assert_clear(printed)
+    assert f"a run is under way there (process {first.pid} on " in printed
+
+
+def start_two(settings, workdir):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [
+        jobs.start(
+            CONFIG,
+            settings,
+            workdir=workdir,
+            coordinator=f"localhost:{port}",
+            processes=2,
+            process=p,
+        )
+        for p in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_within_a_minute_and_both_go_on(settings, tmp_path, victim):
+    alone = tmp_path / "alone"
+    if victim == 1:  # once is enough: that they end as if nothing had been
+        for process in start_two(settings, alone):
+            printed = process.communicate(timeout=200)[0]
+            assert process.returncode == 0, printed
+    hurt = tmp_path / "hurt"
+    pair = start_two(settings, hurt)
+    wait_for(5, hurt, *pair)
+    pair[victim].kill()
+    began = time.monotonic()
+    printed = pair[1 - victim].communicate(timeout=60)[0]
+    assert time.monotonic() - began < 60
+    pair[victim].communicate()
+    assert pair[1 - victim].returncode not in (0, None)
+    assert "another process of this job ended" in printed or "another task died" in printed
+    if victim == 1:
+        for process in start_two(settings, hurt):
+            printed = process.communicate(timeout=200)[0]
+            assert process.returncode == 0, printed
+            assert "resuming from step" in printed or "error" not in printed
+        one, other = (last_variables(folder) for folder in (alone, hurt))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+        assert one[0] == STEPS
