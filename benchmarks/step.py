@@ -54,11 +54,11 @@ class Contestant(NamedTuple):
     memory: int | None = None
 
 
-def paper_scale(name: str, frames: int, batch: int) -> Config:
+def paper_scale(name: str, frames: int, batch: int, remat: bool = False) -> Config:
     """Returns the settings of our default network, or of M3DFEL, for videos of so many frames."""
     settings = (dfew_m3dfel if name == "m3dfel" else dfew).get_config()
     settings.data.frames, settings.data.batch_size = frames, batch
-    settings.augment.size = SIZE
+    settings.augment.size, settings.model.remat = SIZE, remat
     settings.clips.frames = min(settings.clips.frames, frames) if name != "m3dfel" else frames
     return config_lib.resolve(settings)
 
@@ -207,8 +207,12 @@ def main(argv: Sequence[str]) -> None:
     rows = []
     for frames in map(int, options.frames):
         contestants = [
-            ours(title, paper_scale(name, frames, options.batch))
-            for name, title in (("rdfer", "rdfer_jax"), ("m3dfel", "M3DFEL, rdfer_jax"))
+            ours(title, paper_scale(name, frames, options.batch, remat))
+            for name, title, remat in (
+                ("rdfer", "rdfer_jax", False),
+                ("rdfer", "rdfer_jax, remat", True),
+                ("m3dfel", "M3DFEL, rdfer_jax", False),
+            )
         ]
         contestants += theirs(frames, options.batch)
         rows += measure(contestants, options.batch, options.rounds)
