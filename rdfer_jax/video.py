@@ -314,7 +314,12 @@ def _header(data: bytes) -> tuple[int, int, bool] | None:
     """
     if data.startswith(_PNG_START):
         width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
-        return height, width, b"IEND" in data[-256:]
+        # Parts of the picture, each with its length: OpenCV takes memory for what a part claims.
+        position, name = 8, b""
+        while name != b"IEND" and position + 12 <= len(data):
+            name = data[position + 4 : position + 8]
+            position += 12 + int.from_bytes(data[position : position + 4], "big")
+        return height, width, name == b"IEND" and position <= len(data)
     position, size = 2, None
     # As libjpeg does, this passes over bytes between segments that belong to none.
     while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 4:

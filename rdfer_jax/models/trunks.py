@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rdfer_jax.models.convolution import conv3d
+
 # He et al. 2015 (arXiv 1502.01852), the fan-out variant that torchvision uses for ResNets.
 _kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -59,6 +61,7 @@ def _conv(width: int, kernel: tuple[int, ...], strides: tuple[int, ...], dtype: 
         use_bias=False,
         dtype=dtype,
         kernel_init=_kaiming,
+        conv_general_dilated=conv3d if len(kernel) == 3 else None,
         name=name,
     )
 

@@ -1,0 +1,92 @@
+"""A convolution over time and space that is fast on a CPU too.
+
+XLA computes convolutions over three axes on a CPU several times more slowly than those over two, and their
+gradients up to twenty times (docs/performance.md). There, the frames that a kernel spans are laid side by
+side as channels, which leaves a convolution over two axes; elsewhere XLA's own is taken.
+
+Letters: N videos, F frames, H W I image with I channels, T kernel's frames, O channels that come out.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def conv3d(
+    x_NFHWI: jax.Array, kernel_THWIO: jax.Array, strides: Sequence[int], padding: Any, **_: Any
+) -> jax.Array:
+    """Convolves; takes the place of lax.conv_general_dilated in flax.linen.Conv.
+
+    Args:
+      x_NFHWI: frames of videos, or of snippets.
+      kernel_THWIO: one kernel for all; no dilation, no groups.
+      strides: along F, H and W.
+      padding: of F, H and W, with zeros before and behind.
+
+    Returns:
+      [N, F', H', W', O].
+    """
+    pads = tuple((int(before), int(behind)) for before, behind in padding)
+    return _conv3d(x_NFHWI, kernel_THWIO, tuple(strides), pads)
+
+
+# A rule of its own for the gradient, so that the choice is made once each way.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads) -> jax.Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(frames_as_channels, strides=strides, pads=pads),
+        default=functools.partial(plain, strides=strides, pads=pads),
+    )
+
+
+def _forward(x, kernel, strides, pads):
+    return _conv3d(x, kernel, strides, pads), (x, kernel)
+
+
+def _backward(strides, pads, kept, grad):
+    def of(convolve):
+        def pull(x, kernel, grad):
+            return jax.vjp(functools.partial(convolve, strides=strides, pads=pads), x, kernel)[1](
+                grad
+            )
+
+        return pull
+
+    return lax.platform_dependent(*kept, grad, cpu=of(frames_as_channels), default=of(plain))
+
+
+_conv3d.defvjp(_forward, _backward)
+
+
+def plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads) -> jax.Array:
+    """XLA's own."""
+    return lax.conv_general_dilated(
+        x, kernel, strides, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def frames_as_channels(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads
+) -> jax.Array:
+    """The same as a convolution over H and W, of T times as many channels."""
+    taps, height, width, cin, cout = kernel.shape
+    x = jnp.pad(x, ((0, 0), pads[0], (0, 0), (0, 0), (0, 0)))
+    frames = (x.shape[1] - taps) // strides[0] + 1
+    last = (frames - 1) * strides[0] + 1
+    x = jnp.concatenate([x[:, tap : tap + last : strides[0]] for tap in range(taps)], axis=-1)
+    y = lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[2:]),
+        jnp.moveaxis(kernel, 0, 2).reshape(height, width, taps * cin, cout),
+        strides[1:],
+        pads[1:],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(-1, frames, *y.shape[1:])
