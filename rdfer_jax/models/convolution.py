@@ -76,15 +76,22 @@ def plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads)
 def frames_as_channels(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads
 ) -> jax.Array:
-    """The same as a convolution over H and W, of T times as many channels."""
-    taps, height, width, cin, cout = kernel.shape
-    x = jnp.pad(x, ((0, 0), pads[0], (0, 0), (0, 0), (0, 0)))
-    frames = (x.shape[1] - taps) // strides[0] + 1
-    last = (frames - 1) * strides[0] + 1
-    x = jnp.concatenate([x[:, tap : tap + last : strides[0]] for tap in range(taps)], axis=-1)
+    """The same as a convolution over H and W, of T times as many channels.
+
+    Parts of the kernel that meet nothing but padding, such as two of three where there is one frame, are
+    left out.
+    """
+    (before, behind), stride, span = pads[0], strides[0], kernel.shape[0]
+    there = range(before, before + x.shape[1])
+    x = jnp.pad(x, ((0, 0), (before, behind), (0, 0), (0, 0), (0, 0)))
+    frames = (x.shape[1] - span) // stride + 1
+    last = (frames - 1) * stride + 1
+    taps = [tap for tap in range(span) if set(range(tap, tap + last, stride)) & set(there)]
+    x = jnp.concatenate([x[:, tap : tap + last : stride] for tap in taps], axis=-1)
+    kernel = kernel[taps[0] : taps[-1] + 1]
     y = lax.conv_general_dilated(
         x.reshape(-1, *x.shape[2:]),
-        jnp.moveaxis(kernel, 0, 2).reshape(height, width, taps * cin, cout),
+        jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, kernel.shape[-1]),
         strides[1:],
         pads[1:],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
