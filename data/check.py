@@ -99,7 +99,8 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
         )
         plan = recorded.relabelled(builder.plan(), config.labels)
         entries = [(split, entry) for split, clips in plan.splits.items() for entry in clips]
-        looks = _looks(pool, frames.look, [e.path for _, e in entries if e.path])
+        look = functools.partial(frames.look, root=plan.root)
+        looks = _looks(pool, look, [e.path for _, e in entries if e.path])
         missing = frames.Look(problems=("no folder or video of that name",))
         clips = [
             Clip(split, entry.clip_id, entry.label, next(looks) if entry.path else missing)

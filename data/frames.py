@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 import os
+import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -23,11 +24,18 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif"),
 )
 
+#: Pixels of the largest frame that is decoded, about twice those of an 8K video: 200 MB in memory.
+MAX_PIXELS = 1 << 26
+
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
 _TAIL_BYTES = 256
+#: In so many bytes a picture mostly says how large it is.
+_HEAD_BYTES = 4096
+#: Text files that FFmpeg takes for videos, and reads the files that they name.
+_PLAYLISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
 
 
 class FrameError(ValueError):
@@ -136,9 +144,10 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
     if not data.startswith(_JPEG_START):
         return None
     position, has_exif, size = 2, False, None
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    # As libjpeg does, this passes over bytes between segments that belong to none.
+    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 4:
         marker = data[position + 1]
-        if marker == 0xFF:  # padding
+        if marker in (0x00, 0xFF) or 0xD0 <= marker <= 0xD9 or marker == 0x01:  # no segment
             position += 1
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
@@ -156,15 +165,53 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
     return _JpegHeader(*size, has_exif=has_exif, is_complete=_JPEG_END in data[position:])
 
 
+def _is_whole_png(data: bytes) -> bool:
+    """Whether each part of a PNG is there, up to the end; OpenCV takes memory for what a part claims."""
+    position = len(_PNG_START)
+    while position + 12 <= len(data):
+        length, name = (
+            int.from_bytes(data[position : position + 4], "big"),
+            data[position + 4 : position + 8],
+        )
+        position += 12 + length
+        if name == _PNG_END:
+            return position <= len(data)
+    return False
+
+
+def _check_size(height: int, width: int, name: object) -> None:
+    """Raises FrameError when a frame has more than MAX_PIXELS."""
+    if height * width > MAX_PIXELS:
+        raise FrameError(
+            f"{name}: {width}x{height} pixels; at most {MAX_PIXELS} are read. Make it smaller"
+        )
+
+
+def _check_header(data: bytes, name: object) -> None:
+    """Raises FrameError when a JPEG or PNG says that it is too large; of others OpenCV reads 2^30 pixels.
+
+    A small file can claim any size, and decoding it takes memory for all of that.
+    """
+    if data.startswith(_PNG_START):
+        _check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), name)
+    elif header := _jpeg_header(data):
+        _check_size(header.height, header.width, name)
+
+
 def _decode(data: bytes, name: object) -> np.ndarray:
     """Decodes a picture of any kind to uint8 [H, W, 3], blue first."""
+    _check_header(data, name)
     header = _jpeg_header(data)
     # OpenCV decodes the first part of a cut-off picture and fills the rest with grey.
-    cut_png = data.startswith(_PNG_START) and _PNG_END not in data[-_TAIL_BYTES:]
+    cut_png = data.startswith(_PNG_START) and not _is_whole_png(data)
     if cut_png or (header is not None and not header.is_complete):
         raise FrameError(f"{name}: the picture is cut off after {len(data)} bytes")
+    # A JPEG that does not say its size may be of any.
+    is_hopeless = not data or (header is None and data.startswith(_JPEG_START))
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        image = (
+            None if is_hopeless else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        )
     except cv2.error:
         image = None
     if image is None:
@@ -219,10 +266,15 @@ def store_picture(data: bytes, name: object, short_side: int, jpeg_quality: int)
 
 
 def _open_video(path: epath.Path) -> cv2.VideoCapture:
+    with path.open("rb") as file:
+        if file.read(_TAIL_BYTES).lstrip().startswith(_PLAYLISTS):
+            raise FrameError(f"{path}: a playlist, which names other files; a video is meant")
     # FFmpeg by name: OpenCV would take a `%` in the file name for a numbered series of pictures.
     video = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not video.isOpened():
         raise FrameError(f"{path}: OpenCV cannot open this video")
+    height, width = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+    _check_size(int(video.get(height)), int(video.get(width)), path)
     video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # turn frames the way the file asks for
     return video
 
@@ -264,28 +316,57 @@ def video_frames(path: epath.Path, max_fps: float = 0.0) -> Iterator[np.ndarray]
 
 
 def _check_picture(path: epath.Path) -> None:
-    """Raises FrameError when a picture is plainly broken; reads its two ends only."""
+    """Raises FrameError when a picture is plainly broken or too large; reads its two ends only."""
     with path.open("rb") as file:
-        head = file.read(len(_PNG_START))
+        head = file.read(_HEAD_BYTES)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         tail = file.read()
+    _check_header(head, path)
     looks_whole = (head.startswith(_JPEG_START) and _JPEG_END in tail) or (
-        head == _PNG_START and _PNG_END in tail
+        head.startswith(_PNG_START) and _PNG_END in tail
     )
     if not looks_whole:
         _decode(path.read_bytes(), path)
 
 
-def probe(path: str) -> Probe:
+def _check_inside(path: epath.Path, root: str) -> None:
+    """Raises FrameError when a path leads out of a folder by a link, unless that is empty."""
+    if root and not epath.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise FrameError(f"{path}: a link that leads out of {root}; put the clip itself there")
+
+
+def _files(clip: epath.Path, root: str) -> list[epath.Path]:
+    """Returns the pictures of a clip, or the one video.
+
+    Raises:
+      FrameError: if there is none, a link leads out of the root, or one is no file, but a pipe, say.
+    """
+    _check_inside(clip, root)
+    files = frame_files(clip) if clip.is_dir() else [clip]
+    _check_inside(files[0].parent, root)
+    for file in files:
+        local = pathlib.Path(file)
+        if local.is_symlink():
+            _check_inside(file, root)
+        if local.exists() and not local.is_file():
+            raise FrameError(f"{file}: not a file")
+    return files
+
+
+def probe(path: str, root: str = "") -> Probe:
     """Looks at a clip without decoding all of it: is every frame there and whole?
 
     Of pictures the first and last bytes are read, of a video the header and the first frame.
+
+    Args:
+      path: folder of pictures, or video file.
+      root: folder out of which no link may lead; empty to follow every link.
     """
     clip = epath.Path(path)
     try:
+        files = _files(clip, root)
         if clip.is_dir():
-            files = frame_files(clip)
             for file in files:
                 _check_picture(file)
             return Probe(num_frames=len(files))
@@ -307,12 +388,13 @@ FINGERPRINT_BYTES = 32 * _PRINTED
 _FLAT = 4.0
 
 
-def look(path: str) -> Look:
-    """Decodes every frame of a clip, a folder of pictures or a video file."""
+def look(path: str, root: str = "") -> Look:
+    """Decodes every frame of a clip; arguments as of `probe`."""
     clip = epath.Path(path)
     try:
+        files = _files(clip, root)
         if clip.is_dir():
-            return look_at((file, file.read_bytes()) for file in frame_files(clip))
+            return look_at((file, file.read_bytes()) for file in files)
         thumbnails, problems = [], []
         try:
             for image in video_frames(clip):

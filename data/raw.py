@@ -4,10 +4,12 @@ Enters: paths below the user's root folder. Leaves: plain Python values. Every e
 the line where there is one, the value, and what to do about it.
 """
 
+import codecs
 import csv
 import dataclasses
 import posixpath
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,17 @@ from etils import epath
 from data import frames
 
 _LISTED = 20
+#: Characters of a value that a message shows.
+_SHOWN = 200
+#: Characters of the longest line that a list may have, well below what the csv module takes.
+_LONGEST_LINE = 65_536
+#: Bytes that an .xlsx file, which is compressed, may unpack to.
+_MOST_UNPACKED = 1 << 28
+#: Bytes of the longest name, and of the longest path, that file systems take.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+#: Control characters, line separators, halves of characters, and what could not be decoded.
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +54,62 @@ def listing(items: Sequence[Any]) -> str:
     return "\n".join(shown + ([f"  ... and {more} more"] if more else []))
 
 
+def listed(names: Sequence[str]) -> str:
+    """Returns the first names between commas, and how many more there are."""
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def shown(text: str) -> str:
+    """Returns a value for a message: between quotes, and cut where it is long."""
+    if len(text) <= _SHOWN:
+        return repr(text)
+    return f"{text[:_SHOWN]!r}... ({len(text)} characters)"
+
+
 def read_lines(path: epath.Path) -> list[Line]:
     """Reads a text file: UTF-8 with or without a mark, or else GBK; any kind of line end.
 
     Bytes that are neither (in a caption, say) become replacement characters.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is a folder, or no such text, or has a line of more than 65,536 characters.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, where a list is meant")
     data = path.read_bytes()
+    if data.startswith(_UTF16) or b"\0" in data:
+        number = data[: max(data.find(b"\0"), 0)].count(b"\n") + 1
+        raise ValueError(f"{path}:{number}: a NUL byte, or UTF-16; save this file as UTF-8")
     try:
         text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if data.startswith(codecs.BOM_UTF8):
+            number, byte = _place(error)
+            raise ValueError(
+                f"{path}:{number}: byte {byte:#x} is not UTF-8, though the file starts "
+                "with the mark of UTF-8; save it as UTF-8"
+            ) from None
         text = data.decode("gb18030", errors="replace")
     # Not str.splitlines, which also splits at characters that occur inside captions.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(
+                f"{path}:{number}: {len(line)} characters in one line, {shown(line[:20])}...; "
+                f"a list has at most {_LONGEST_LINE}. Is it the right file?"
+            )
     return [
         Line(f"{path}:{number}", number, line.strip(" "))
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
+
+
+def _place(error: UnicodeDecodeError) -> tuple[int, int]:
+    """The line, from 1, and the first byte that cannot be decoded; the error leaves out the mark."""
+    return error.object[: error.start].count(b"\n") + 1, error.object[error.start]
 
 
 def source_root(source_dir: str, markers: Sequence[str], name: str) -> epath.Path:
@@ -99,16 +151,37 @@ def visible(folder: epath.Path) -> list[epath.Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
+def plain(name: str, where: str) -> str:
+    """Returns the name of a clip or a class as it is.
+
+    Raises:
+      ValueError: if it holds control characters, or such as could not be decoded.
+    """
+    if odd := _ODD.search(name):
+        raise ValueError(
+            f"{where}: character {odd[0]!r} in {shown(name)}; names must be plain text. "
+            "Save the list as UTF-8, or correct the name"
+        )
+    return name
+
+
 def relative_path(value: str, where: str) -> str:
     """Returns a relative path in its shortest form.
 
     Raises:
-      ValueError: if it is empty, absolute, or leads out of the folder it is relative to.
+      ValueError: if it is empty, absolute, leads out of the folder it is relative to, or is no name
+        that a file can have.
     """
-    path = posixpath.normpath(value.strip().replace("\\", "/"))
+    path = posixpath.normpath(plain(value.strip(), where).replace("\\", "/"))
     is_outside = path.startswith(("/", "../")) or path in ("..", ".") or re.match("[A-Za-z]:", path)
     if not value.strip() or is_outside:
-        raise ValueError(f"{where}: path {value!r} must be relative and stay inside its folder")
+        raise ValueError(
+            f"{where}: path {shown(value)} must be relative and stay inside its folder"
+        )
+    if max(len(part.encode()) for part in path.split("/")) > _LONGEST_NAME:
+        raise ValueError(f"{where}: path {shown(value)} has a name of over {_LONGEST_NAME} bytes")
+    if len(path.encode()) > _LONGEST_PATH:
+        raise ValueError(f"{where}: path {shown(value)} has over {_LONGEST_PATH} bytes")
     return path
 
 
@@ -167,6 +240,11 @@ def number_names(number: str, width: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys((number.zfill(width), number, number.lstrip("0") or "0")))
 
 
+def is_number(text: str) -> bool:
+    """Whether a cell is a whole number of up to nine digits."""
+    return re.fullmatch("[0-9]{1,9}", text) is not None
+
+
 def csv_cells(text: str) -> list[str]:
     """Returns the cells of one line of comma-separated text, quotes and spaces taken off."""
     return [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
@@ -179,20 +257,42 @@ def read_tables(path: epath.Path) -> Iterator[list[Row]]:
     """Yields the sheets of an .xlsx file, or the one table of a .csv, as (where, cells) per row.
 
     Empty rows are left out. Cells of a .csv are text.
+
+    Raises:
+      ValueError: it cannot be read.
     """
     if path.suffix.lower() == ".csv":
         yield [(line.where, tuple(csv_cells(line.text))) for line in read_lines(path)]
         return
+    try:
+        sheets = _sheets(path)
+    except Exception as error:  # whatever openpyxl stumbles over
+        raise ValueError(
+            f"{path}: not a readable .xlsx file ({type(error).__name__}: {error}); "
+            "save it again, or as .csv"
+        ) from None
+    yield from sheets
+
+
+def _sheets(path: epath.Path) -> list[list[Row]]:
     with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _MOST_UNPACKED:
+            raise ValueError(f"it unpacks to {unpacked} bytes; at most {_MOST_UNPACKED} are read")
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        found = []
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # the size that a file declares is not always right
-            yield [
-                (f"{path}:{number}", tuple(row))
-                for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
-                if any(cell is not None for cell in row)
-            ]
+            found.append(
+                [
+                    (f"{path}:{number}", tuple(row))
+                    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
+                    if any(cell is not None for cell in row)
+                ]
+            )
         book.close()
+        return found
 
 
 def heading(cell: Any) -> str:

@@ -12,6 +12,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -36,15 +37,15 @@ class ClipOptions(tfds.core.BuilderConfig):
       source_dir: folder of the data set as it was distributed.
       short_side: short side of the stored frames, in pixels; smaller frames are not enlarged.
       jpeg_quality: quality of the stored frames, 1 to 100.
-      allow_missing: leave out clips that are missing or unreadable, and count them, instead of
-        stopping.
+      allow_missing: clips that may be missing or unreadable; so many are left out and counted, more
+        stop the build. True allows any number.
       labels: name of the class of some clips, by clip_id, in place of what the lists say.
     """
 
     source_dir: str = ""
     short_side: int = 128
     jpeg_quality: int = 95
-    allow_missing: bool = False
+    allow_missing: int = 0
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -52,6 +53,13 @@ class ClipOptions(tfds.core.BuilderConfig):
             raise ValueError(f"short_side={self.short_side}: use 16 pixels or more")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality={self.jpeg_quality}: use 1 to 100")
+        if self.allow_missing < 0:
+            raise ValueError(f"allow_missing={self.allow_missing}: use 0 or more, or True")
+
+    @property
+    def most_missing(self) -> float:
+        """The number that allow_missing stands for."""
+        return math.inf if self.allow_missing is True else self.allow_missing
 
     def content(self) -> dict[str, Any]:
         """Returns the options on which the records depend, as plain JSON values.
@@ -93,6 +101,8 @@ class Plan:
       notes: lines for the user, without paths of this machine: which folder was read, what was odd.
       facts: further numbers for the metadata, plain JSON values.
       max_fps: frames per second that videos are thinned to; 0 keeps all.
+      root: folder of the clips that lists name, out of which no link may lead; empty to follow every
+        link, where no list names the clips.
       full_split: a split in which every class needs a clip; empty for none.
     """
 
@@ -101,6 +111,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_fps: float = 0.0
+    root: str = ""
     full_split: str = ""
 
 
@@ -134,13 +145,6 @@ class MissingClipsError(FileNotFoundError):
     """Clips that the lists name are not there, or cannot be read."""
 
 
-def _raise_missing(missing: Sequence[str], total: int) -> None:
-    raise MissingClipsError(
-        f"{len(missing)} of {total} clips are missing or unreadable:\n{raw.listing(missing)}\n"
-        "Get them, or set allow_missing, which leaves them out and counts them."
-    )
-
-
 def _complaint(entry: Entry, problem: str) -> str:
     return f"{entry.clip_id}: {problem}" + (f" (listed in {entry.where})" if entry.where else "")
 
@@ -159,7 +163,8 @@ def look(plan: Plan, pool: workers.Pool) -> Looked:
         for split, entries in plan.splits.items()
     }
     found = [e.path for entries in ordered.values() for e in entries if e.path]
-    probes = pool.map(frames.probe, found, total=len(found))
+    probe = functools.partial(frames.probe, root=plan.root)
+    probes = pool.map(probe, found, total=len(found))
     probes = iter(tqdm.tqdm(probes, "checking", len(found), unit="clip", disable=None))
     missing = frames.Probe(problem="no folder or video of that name")
     return {
@@ -187,7 +192,8 @@ def check_full(classes: Sequence[str], split: str, clips: Sequence[int]) -> None
     """Raises ValueError when a split lacks a class."""
     empty = [name for name, count in zip(classes, clips, strict=True) if not count]
     if empty:
-        raise ValueError(f"no clip of {', '.join(empty)} in the {split} split; add some")
+        names = raw.listed(empty)
+        raise ValueError(f"no clip of {names} in the {split} split; add some")
 
 
 class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -223,7 +229,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         """Builds the data set; see tfds.core.DatasetBuilder.
 
         Raises:
-          MissingClipsError: if clips are missing or unreadable and allow_missing is off.
+          MissingClipsError: if more clips are missing or unreadable than allow_missing allows.
         """
         bar = tqdm.tqdm(desc="converting", unit="clip", disable=None, leave=False, delay=1)
         with workers.Pool() as self._pool, bar as self._bar:
@@ -273,8 +279,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         self.info.metadata.update(
             notes=list(plan.notes), **plan.facts, splits=splits, missing_clips=missing
         )
-        self._num_clips = _count(good)
-        self._bar.reset(total=self._num_clips)
+        self._bar.reset(total=_count(good))
         return {
             split: [functools.partial(self._records, plan, split, shard) for shard in shards(clips)]
             for split, clips in good.items()
@@ -298,14 +303,28 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             for split, clips in good.items()
         }
         print(self._report({"splits": planned, "notes": plan.notes}), flush=True)
-        if complaints and not self.builder_config.allow_missing:
-            _raise_missing(complaints, _count(found))
+        self._num_clips = _count(found)
+        self._complaints: list[str] = []
+        self._leave_out(complaints)
         for split, clips in good.items():
             if not clips:
                 raise MissingClipsError(f"{split}: not one of its clips is there and readable")
         if plan.full_split:
             check_full(plan.classes, plan.full_split, planned[plan.full_split]["clips"])
         return good
+
+    def _leave_out(self, complaints: Sequence[str]) -> None:
+        """Counts clips that cannot be stored and names them; raises when they are too many."""
+        self._complaints += complaints
+        number, allowed = len(self._complaints), self.builder_config.most_missing
+        if number > allowed:
+            raise MissingClipsError(
+                f"{number} of {self._num_clips} clips are missing or unreadable:\n"
+                f"{raw.listing(self._complaints)}\nGet them, or set allow_missing, now {allowed:g}, "
+                f"to {number} or more, which leaves so many out and counts them."
+            )
+        if complaints:
+            print(f"left out:\n{raw.listing(complaints)}", flush=True)
 
     def _records(
         self, plan: Plan, split: str, entries: Sequence[Entry]
@@ -323,8 +342,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         for entry, result in zip(entries, results, strict=True):
             self._bar.update()
             if result.problem:
-                if not options.allow_missing:
-                    _raise_missing([_complaint(entry, result.problem)], self._num_clips)
+                self._leave_out([_complaint(entry, result.problem)])
                 numbers["missing"] += 1
                 metadata["missing_clips"].append(entry.clip_id)
                 continue

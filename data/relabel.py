@@ -35,12 +35,13 @@ def indices(
     strangers = sorted(labels.keys() - set(clips))
     if strangers:
         raise ValueError(
-            f"labels: {len(strangers)} of {len(labels)} clips are not in the data set, such as "
-            f"{strangers[0]!r}; {hints.suggest(strangers[0], sorted(clips))}"
+            f"config.build.labels: {len(strangers)} of {len(labels)} clips are not in the data set, such "
+            f"as {strangers[0][:200]!r}; {hints.suggest(strangers[0], sorted(clips))}"
         )
     for clip, label in labels.items():
         if label not in classes:
             raise ValueError(
-                f"labels: clip {clip!r}: unknown class {label!r}; {hints.suggest(label, classes)}"
+                f"config.build.labels: clip {clip!r}: unknown class {label[:200]!r}; "
+                + hints.suggest(label, classes)
             )
     return {clip: list(classes).index(label) for clip, label in labels.items()}

@@ -5,6 +5,7 @@ records of data.schema, each clip once, in the fold that tests on it.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from etils import epath
@@ -31,6 +32,8 @@ _ANNOTATIONS = (
 )
 
 _N = len(schema.DFEW_CLASSES)
+#: No vote and no clip's number is as large.
+_LARGEST = 1e9
 
 
 def _published_counts(*numbers: int) -> dict[str, int]:
@@ -94,10 +97,12 @@ def read_list(path: epath.Path, label_base: int = 1) -> dict[str, tuple[int, str
     for i, line in enumerate(raw.read_lines(path)):
         cells = raw.csv_cells(line.text)
         name = cells[0].rsplit(".", 1)[0] if cells else ""
-        if len(cells) != 2 or not name.isdecimal() or not cells[1].isdecimal():
-            if i == 0 and not any(cell.isdecimal() for cell in cells):
+        if len(cells) != 2 or not raw.is_number(name) or not raw.is_number(cells[1]):
+            if i == 0 and not any(cell.isdecimal() for cell in cells) and cells[0] != "label":
                 continue  # the header
-            raise ValueError(f"{line.where}: expected `video_name,label`, got {line.text!r}")
+            raise ValueError(
+                f"{line.where}: expected `video_name,label`, got {raw.shown(line.text)}"
+            )
         rows.append((name.zfill(5), int(cells[1]), line))
     if not rows:
         raise ValueError(f"{path}: lists no clip")
@@ -127,9 +132,12 @@ def read_list(path: epath.Path, label_base: int = 1) -> dict[str, tuple[int, str
 
 def _number(cell: Any, where: str) -> float:
     try:
-        return float(cell) if cell not in (None, "") else 0.0
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: {cell!r} is not a number") from None
+        number = float(cell) if cell not in (None, "") else 0.0
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < _LARGEST:
+        raise ValueError(f"{where}: {raw.shown(str(cell))} is not a number from 0 on")
+    return number
 
 
 def read_votes(path: epath.Path) -> dict[str, tuple[tuple[float, ...], int]]:
@@ -142,7 +150,7 @@ def read_votes(path: epath.Path) -> dict[str, tuple[tuple[float, ...], int]]:
       no expression got enough votes.
 
     Raises:
-      ValueError: if a column is missing or a cell is not a number.
+      ValueError: if a column is missing, a cell is not a number from 0 on, or a clip has two rows.
     """
     names = (*schema.DFEW_CLASSES, "order", "label")
     header: tuple[Any, ...] = ()
@@ -156,9 +164,14 @@ def read_votes(path: epath.Path) -> dict[str, tuple[tuple[float, ...], int]]:
                 n: _number(cells[i] if i < len(cells) else 0, where) for n, i in place.items()
             }
             votes = tuple(values[name] for name in schema.DFEW_CLASSES)
-            result[str(int(values["order"])).zfill(5)] = (votes, int(values["label"]) - 1)
+            clip = str(int(values["order"])).zfill(5)
+            if clip in result and values["order"]:
+                raise ValueError(f"{where}: clip {clip} has had a row before; keep one of them")
+            result[clip] = (votes, int(values["label"]) - 1)
         return result
-    raise ValueError(f"{path}: no table with the columns {', '.join(names)}; found {list(header)}")
+    raise ValueError(
+        f"{path}: no table with the columns {', '.join(names)}; found {raw.shown(str(list(header)))}"
+    )
 
 
 def _vote_facts(
@@ -236,7 +249,7 @@ def read_plan(options: Options) -> recorded.Plan:
         ]
         for fold, rows in lists["test"].items()
     }
-    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts)
+    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts, root=str(folder))
 
 
 class Builder(recorded.ClipBuilder):

@@ -84,14 +84,14 @@ def read_list(path: epath.Path) -> list[Listed]:
             continue  # `path,id`: a header that the distributed lists do not have
         if len(cells) != 2:
             raise ValueError(
-                f"{line.where}: expected `Scene/Emotion/number label`, got {line.text!r}"
+                f"{line.where}: expected `Scene/Emotion/number label`, got {raw.shown(line.text)}"
             )
         clip = raw.relative_path(cells[0], line.where)
         parts = clip.split("/")
         if len(parts) != 3 or parts[1].lower() not in _CLASS_OF:
             raise ValueError(
                 f"{line.where}: expected Scene/Emotion/number with Emotion one of "
-                f"{', '.join(_FOLDERS)}, got {cells[0]!r}"
+                f"{', '.join(_FOLDERS)}, got {raw.shown(cells[0])}"
             )
         if clip in seen:
             raise ValueError(f"{line.where}: clip {clip} is listed again, first {seen[clip]}")
@@ -124,7 +124,7 @@ def class_of_labels(listed: list[Listed]) -> dict[str, int]:
             result[line.label] = _CLASS_OF[line.label.lower()]
         else:
             raise ValueError(
-                f"{line.where}: unknown label {line.label!r}; known: {', '.join(_FOLDERS)}"
+                f"{line.where}: unknown label {raw.shown(line.label)}; known: {', '.join(_FOLDERS)}"
             )
     numbers = [label for label in result if label.isdecimal()]
     if len({result[label] for label in numbers}) != len(numbers):
@@ -209,7 +209,7 @@ def read_plan(options: Options) -> recorded.Plan:
         for part, listed in lists.items()
     }
     facts = {"source": source, "label_folder_mismatches": len(mismatched)}
-    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts)
+    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts, root=str(folder))
 
 
 def _find(finder: raw.ClipFinder, clip: str) -> str:

@@ -66,7 +66,7 @@ def class_name(label: str, where: str) -> str:
     unknown = [part for part in parts if part not in CLASSES]
     if unknown or len(set(parts)) < len(parts):
         raise ValueError(
-            f"{where}: unknown label {label!r}; expected names joined by _, each at most once, of "
+            f"{where}: unknown label {raw.shown(label)}; expected names joined by _, each at most once, of "
             + ", ".join(CLASSES)
         )
     return "_".join(sorted(parts, key=CLASSES.index))
@@ -94,7 +94,7 @@ def read_list(path: epath.Path) -> dict[str, tuple[str, str]]:
         if i == 0 and not is_named and not any(c.isdecimal() for c in cells[0]):
             continue  # a header
         if not is_named or ("\t" not in line.text and len(cells) != 2):
-            raise ValueError(f"{line.where}: expected `file.mp4 label`, got {line.text!r}")
+            raise ValueError(f"{line.where}: expected `file.mp4 label`, got {raw.shown(line.text)}")
         name = raw.relative_path(name, line.where)
         if name in result:
             raise ValueError(f"{line.where}: clip {name} is listed again, first {result[name][1]}")
@@ -263,7 +263,7 @@ def read_plan(options: Options) -> recorded.Plan:
         for fold, rows in lists["test"].items()
     }
     facts = {"source": source, "clips_without_votes": len(known) - len(votes)}
-    return recorded.Plan(classes, splits, tuple(notes), facts)
+    return recorded.Plan(classes, splits, tuple(notes), facts, root=str(folder))
 
 
 class Builder(recorded.ClipBuilder):

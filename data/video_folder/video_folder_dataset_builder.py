@@ -77,6 +77,7 @@ def _clips_of_class(folder: epath.Path, root: epath.Path, split: str) -> Iterato
             )
         if path.is_dir() or suffix in frames.VIDEO_SUFFIXES:
             relative = path.relative_to(root).as_posix()
+            raw.plain(path.name, str(folder))
             num_clips += 1
             yield Found(relative, folder.name, split, relative)
     if not num_clips:
@@ -137,15 +138,18 @@ def from_list(root: epath.Path, name: str) -> list[Found]:
     seen: dict[str, str] = {}
     for i, line in enumerate(raw.read_lines(path)):
         cells = raw.csv_cells(line.text)
-        if i == 0 and [cell.lower() for cell in cells[:2]] == ["path", "label"]:
+        heads = [cell.lower() for cell in cells] if i == 0 else []
+        if heads[:2] == ["path", "label"]:
             continue
-        if len(cells) not in (2, 3) or not cells[1]:
-            raise ValueError(f"{line.where}: expected `path,label[,split]`, got {line.text!r}")
+        if len(cells) not in (2, 3) or not cells[1] or {"path", "label"} <= set(heads):
+            raise ValueError(
+                f"{line.where}: expected `path,label[,split]`, got {raw.shown(line.text)}"
+            )
         clip = raw.relative_path(cells[0], line.where)
         split = cells[2].lower() if len(cells) == 3 else ""
         if split and split not in _SPLITS:
             raise ValueError(
-                f"{line.where}: split {cells[2]!r}; known: train, validation (or val), test"
+                f"{line.where}: split {raw.shown(cells[2])}; known: train, validation (or val), test"
             )
         if clip in seen:
             raise ValueError(f"{line.where}: {clip} is listed again, first {seen[clip]}")
@@ -186,17 +190,25 @@ def class_names(found: Sequence[Found], wanted: Sequence[str]) -> tuple[str, ...
     """Returns the classes in order.
 
     Raises:
-      ValueError: if a label is not among the wanted classes, or there is one class only.
+      ValueError: if a label is not among the wanted classes or no plain text, or there is one class
+        only.
     """
+    for clip in found:
+        raw.plain(clip.label, clip.where)
     names = tuple(wanted) or tuple(sorted({clip.label for clip in found}))
-    unknown = [f"{clip.where}: label {clip.label!r}" for clip in found if clip.label not in names]
+    unknown = [
+        f"{clip.where}: label {raw.shown(clip.label)}" for clip in found if clip.label not in names
+    ]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} clips have a label that is none of {', '.join(names)}:\n"
+            f"{len(unknown)} clips have a label that is none of {raw.listed(names)}:\n"
             + raw.listing(unknown)
         )
     if len(names) < 2:
-        raise ValueError(f"one class only ({', '.join(names)}); a classifier needs two or more")
+        raise ValueError(
+            f"one class only ({raw.shown(names[0])}, as {found[0].where} has it); a classifier needs "
+            "two or more"
+        )
     return names
 
 
@@ -251,6 +263,7 @@ def read_plan(options: Options) -> recorded.Plan:
         {split: entries for split, entries in splits.items() if entries},
         tuple(notes),
         max_fps=options.max_fps,
+        root=str(root) if options.csv else "",
         full_split="train",
     )
 
