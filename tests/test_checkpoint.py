@@ -136,7 +136,7 @@ def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path):
 
 
 def test_what_was_interrupted_while_being_written_is_no_checkpoint(tmp_path):
-    filled(tmp_path, [None, None]).__exit__()
+    filled(tmp_path, [None, None]).__exit__(None, None, None)
     folder = tmp_path / "checkpoints"
     (whole,) = [path for path in folder.iterdir() if path.name == "2"]
     unfinished = folder / "3.orbax-checkpoint-tmp"
