@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from rdfer_jax.config import Data
+from rdfer_jax.pipeline import shared
 from rdfer_jax.pipeline.decode import FrameError, decode_frames
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
@@ -143,6 +144,7 @@ def _batches(
         grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.num_threads)
     )
     if data.num_workers:
+        shared.leave_nothing()
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_init_worker)
     return batches
@@ -152,3 +154,4 @@ def _init_worker(worker: int, workers: int) -> None:
     """One thread of OpenCV in each worker: the workers are the parallelism."""
     del worker, workers
     cv2.setNumThreads(1)
+    shared.mark()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rdfer_jax.checkpoint import last_variables
+from rdfer_jax.pipeline import shared
 
 CONFIG = "configs/synthetic.py"
 STEPS = 12
@@ -99,6 +100,25 @@ def test_another_number_of_workers_changes_nothing(settings, whole, tmp_path, wo
     before, after = ({"data.num_workers": number} for number in workers)
     jobs.kill_at(jobs.start(CONFIG, settings | before, workdir=tmp_path), tmp_path, 5)
     assert_finishes(settings | after, tmp_path, whole)
+
+
+@pytest.mark.skipif(not shared.FOLDER.is_dir(), reason="no folder of shared memory")
+def test_no_shared_memory_stays_behind(settings, tmp_path):
+    with_workers = settings | {"data.num_workers": 2, "train.duration": "5000 steps"}
+    killed = jobs.start(CONFIG, with_workers, workdir=tmp_path / "killed")
+    jobs.kill_at(killed, tmp_path / "killed", 3)
+    assert segments(killed.pid)
+    asked = jobs.start(CONFIG, with_workers, workdir=tmp_path / "asked")
+    wait_for(3, tmp_path / "asked", asked)
+    assert not segments(killed.pid) and segments(asked.pid)
+    asked.send_signal(signal.SIGTERM)
+    printed = asked.communicate(timeout=60)[0]
+    assert asked.returncode == 0, printed
+    assert not segments(asked.pid)
+
+
+def segments(pid):
+    return list(shared.FOLDER.glob(f"rd{pid:x}_*"))
 
 
 def test_a_killed_reading_process_is_told_of(settings, whole, tmp_path):

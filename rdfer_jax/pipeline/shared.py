@@ -1,0 +1,48 @@
+"""The shared memory through which reading processes hand over batches: none of it may stay behind.
+
+Grain leaves some batches in /dev/shm when reading ends before the data do, as training always does, and
+all of them when the process is killed; at full size that is gigabytes, until the machine is restarted. So
+the segments carry the number of the process that they are for, and are removed when it ends, or, if it was
+killed, when the next one starts to read.
+"""
+
+import atexit
+import contextlib
+import functools
+import multiprocessing
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from multiprocessing import shared_memory
+
+#: Where Linux keeps the segments; other systems have no such folder, and nothing is done there.
+FOLDER = pathlib.Path("/dev/shm")
+_NAME = re.compile(r"rd([0-9a-f]+)_")
+
+
+def mark() -> None:
+    """Makes this process, which reads for its parent, give its segments the parent's number."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and FOLDER.is_dir():
+        # There is no public way to say so. Python tries other names if one is taken.
+        shared_memory._SHM_NAME_PREFIX = f"rd{parent.pid:x}_"  # type: ignore[attr-defined]
+
+
+@functools.cache
+def leave_nothing() -> None:
+    """Removes the segments of processes that are no more, and, when this process ends, its own."""
+    _remove(lambda owner: not pathlib.Path(f"/proc/{owner}").exists())
+    this = os.getpid()
+    atexit.register(_remove, lambda owner: owner == this)
+
+
+def _remove(is_left: Callable[[int], bool]) -> None:
+    """Removes the segments for whose process is_left(its number) is true."""
+    for path in FOLDER.glob("rd*_*") if FOLDER.is_dir() else ():
+        match = _NAME.match(path.name)
+        if match and is_left(int(match[1], 16)):
+            with contextlib.suppress(
+                OSError
+            ):  # another process was faster, or it is another user's
+                path.unlink()
