@@ -227,12 +227,16 @@ def damage_archive(data: bytes, draw: random.Random) -> bytes:
             members[at] = (name, damage_binary(content, draw))
         else:
             members[at] = (name, content[:_HEADER] + damage_bytes(content[_HEADER:], draw))
+    return _packed(members, zipfile.ZIP_DEFLATED if draw.random() < 0.05 else zipfile.ZIP_STORED)
+
+
+def _packed(members: Sequence[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """Returns an archive of (name, content), the same at any time."""
     packed = io.BytesIO()
-    compression = zipfile.ZIP_DEFLATED if draw.random() < 0.05 else zipfile.ZIP_STORED
     with warnings.catch_warnings(), zipfile.ZipFile(packed, "w", compression) as archive:
         warnings.simplefilter("ignore")  # two members of one name
         for name, content in members:
-            archive.writestr(name or "x", content)
+            archive.writestr(zipfile.ZipInfo(name or "x"), content, compression)
     return packed.getvalue()
 
 
@@ -322,7 +326,9 @@ def _sheet_example() -> bytes:
         book.active.append(list(row))
     file = io.BytesIO()
     book.save(file)
-    return file.getvalue()
+    with zipfile.ZipFile(file) as archive:
+        # Without the time at which it was written.
+        return _packed([(n, archive.read(n)) for n in archive.namelist() if "core.xml" not in n])
 
 
 def _picture_examples() -> list[bytes]:

@@ -178,7 +178,7 @@ def digests(folder: epath.Path) -> dict[str, str]:
 
 def usage(pid: int) -> dict[str, int]:
     """What a process and its children hold: bytes of memory, processes, open files, shared memory."""
-    pids = [pid, *_children(pid)]
+    pids = [pid, *children(pid)]
     held = {"memory": 0, "processes": len(pids), "files": 0, "shared": 0}
     for one in pids:
         try:
@@ -192,12 +192,13 @@ def usage(pid: int) -> dict[str, int]:
     return held
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that a process started, and those that they did, by Linux."""
     found = []
     for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             for child in map(int, path.read_text().split()):
-                found += [child, *_children(child)]
+                found += [child, *children(child)]
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
@@ -214,7 +215,7 @@ def long_run(
     while (passed := time.monotonic() - began) < 60 * minutes and process.poll() is None:
         rows.append({"seconds": passed, **usage(process.pid)})
         time.sleep(every)
-    children, asked = _children(process.pid), time.monotonic()
+    children, asked = children(process.pid), time.monotonic()
     process.send_signal(signal.SIGTERM)
     status = process.wait(timeout=120)
     ended = time.monotonic() - asked

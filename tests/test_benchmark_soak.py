@@ -42,7 +42,7 @@ subprocess.run([sys.executable, "-c", "print('up', flush=True); import time; tim
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
     held = soak.usage(process.pid)
-    for child in soak._children(process.pid):
+    for child in soak.children(process.pid):
         os.kill(child, signal.SIGKILL)
     process.kill()
     process.communicate()

@@ -49,6 +49,16 @@ def test_equal_seeds_draw_equal_inputs_and_others_do_not():
         assert draws[0] != draws[1] and len(set(draws[0])) > 10
 
 
+def test_equal_seeds_draw_equal_inputs_at_any_time():
+    before = {
+        name: [parser.examples, fuzz.mutated(parser, name, 0, 1)]
+        for name, parser in fuzz.parsers().items()
+    }
+    time.sleep(2.1)  # archives write down the time, to two seconds
+    for name, parser in fuzz.parsers().items():
+        assert before[name] == [parser.examples, fuzz.mutated(parser, name, 0, 1)], name
+
+
 class _Harm:
     def __reduce__(self):
         return os.getcwd, ()

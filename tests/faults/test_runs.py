@@ -1,10 +1,12 @@
 """Whole runs that are hurt: each ends with a clear message, and goes on as if nothing had been."""
 
 import os
+import pathlib
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import jax
@@ -12,6 +14,7 @@ import jobs
 import numpy as np
 import pytest
 
+from benchmarks import soak
 from rdfer_jax.checkpoint import last_variables
 from rdfer_jax.pipeline import shared
 
@@ -121,16 +124,18 @@ def segments(pid):
     return list(shared.FOLDER.glob(f"rd{pid:x}_*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_a_killed_reading_process_is_told_of(settings, whole, tmp_path):
     process = jobs.start(
         CONFIG, settings | {"data.num_workers": 1, "train.duration": "5000 steps"}, workdir=tmp_path
     )
     wait_for(3, tmp_path, process)
-    children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
-    ).stdout
-    (reader,) = re.findall(r"(\d+) .*spawn_main", children)
-    os.kill(int(reader), signal.SIGKILL)
+    (reader,) = [
+        pid
+        for pid in soak.children(process.pid)
+        if "spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    os.kill(reader, signal.SIGKILL)
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert_clear(printed)
