@@ -215,13 +215,13 @@ def long_run(
     while (passed := time.monotonic() - began) < 60 * minutes and process.poll() is None:
         rows.append({"seconds": passed, **usage(process.pid)})
         time.sleep(every)
-    children, asked = children(process.pid), time.monotonic()
+    started, asked = children(process.pid), time.monotonic()
     process.send_signal(signal.SIGTERM)
     status = process.wait(timeout=120)
     ended = time.monotonic() - asked
     printed = (workdir / "output.txt").read_text()
     found = leaks([row for row in rows if row["processes"]], minutes * 60)
-    left = [pid for pid in children if pathlib.Path(f"/proc/{pid}").exists()]
+    left = [pid for pid in started if pathlib.Path(f"/proc/{pid}").exists()]
     shared_left = len(list(pathlib.Path("/dev/shm").iterdir())) - shared
     steps = max((row["step"] for row in read_metrics(workdir)), default=0)
     return found | {
