@@ -31,6 +31,7 @@ from etils import epath
 
 from benchmarks import cells
 from rdfer_jax.checkpoint import last_variables
+from rdfer_jax.pipeline import shared
 from rdfer_jax.writers import read_metrics
 
 CONFIG = "configs/synthetic.py"
@@ -188,8 +189,13 @@ def usage(pid: int) -> dict[str, int]:
             held["files"] += len(list(pathlib.Path(f"/proc/{one}/fd").iterdir()))
         except (FileNotFoundError, ProcessLookupError):
             held["processes"] -= 1  # it ended just now
-    held["shared"] = len(list(pathlib.Path("/dev/shm").iterdir()))
+    held["shared"] = segments(pid)
     return held
+
+
+def segments(pid: int) -> int:
+    """The segments of shared memory that reading processes made for a process."""
+    return len(list(shared.FOLDER.glob(f"{shared.prefix(pid)}*")))
 
 
 def children(pid: int) -> list[int]:
@@ -209,7 +215,6 @@ def long_run(
 ) -> dict[str, Any]:
     """Watches one run for so long and then ends it."""
     workdir = output / "long"
-    shared = len(list(pathlib.Path("/dev/shm").iterdir()))
     process = start("train", settings, workdir)
     began, rows = time.monotonic(), []
     while (passed := time.monotonic() - began) < 60 * minutes and process.poll() is None:
@@ -221,8 +226,9 @@ def long_run(
     ended = time.monotonic() - asked
     printed = (workdir / "output.txt").read_text()
     found = leaks([row for row in rows if row["processes"]], minutes * 60)
+    time.sleep(every)  # Python's own helper ends a moment later
     left = [pid for pid in started if pathlib.Path(f"/proc/{pid}").exists()]
-    shared_left = len(list(pathlib.Path("/dev/shm").iterdir())) - shared
+    shared_left = segments(process.pid)
     steps = max((row["step"] for row in read_metrics(workdir)), default=0)
     return found | {
         "minutes": minutes,
@@ -237,7 +243,7 @@ def long_run(
         and not status
         and "stopped by SIGTERM" in printed
         and not left
-        and shared_left <= 0,
+        and not shared_left,
         "rows": rows,
     }
 

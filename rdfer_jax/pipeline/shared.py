@@ -24,9 +24,14 @@ _NAME = re.compile(r"rd([0-9a-f]+)_")
 def mark() -> None:
     """Makes this process, which reads for its parent, give its segments the parent's number."""
     parent = multiprocessing.parent_process()
-    if parent is not None and FOLDER.is_dir():
+    if parent is not None and parent.pid is not None and FOLDER.is_dir():
         # There is no public way to say so. Python tries other names if one is taken.
-        shared_memory._SHM_NAME_PREFIX = f"rd{parent.pid:x}_"  # type: ignore[attr-defined]
+        shared_memory._SHM_NAME_PREFIX = prefix(parent.pid)  # type: ignore[attr-defined]
+
+
+def prefix(pid: int) -> str:
+    """How the names of the segments begin that are for a process."""
+    return f"rd{pid:x}_"
 
 
 @functools.cache

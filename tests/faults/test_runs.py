@@ -121,7 +121,7 @@ def test_no_shared_memory_stays_behind(settings, tmp_path):
 
 
 def segments(pid):
-    return list(shared.FOLDER.glob(f"rd{pid:x}_*"))
+    return list(shared.FOLDER.glob(f"{shared.prefix(pid)}*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
