@@ -155,3 +155,4 @@ def _init_worker(worker: int, workers: int) -> None:
     del worker, workers
     cv2.setNumThreads(1)
     shared.mark()
+    shared.end_with_parent()

@@ -1,4 +1,4 @@
-"""The shared memory through which reading processes hand over batches: none of it may stay behind.
+"""What reading processes must not leave behind: themselves, and shared memory.
 
 Grain leaves some batches in /dev/shm when reading ends before the data do, as training always does, and
 all of them when the process is killed; at full size that is gigabytes, until the machine is restarted. So
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable
 from multiprocessing import shared_memory
 
@@ -32,6 +33,18 @@ def mark() -> None:
 def prefix(pid: int) -> str:
     """How the names of the segments begin that are for a process."""
     return f"rd{pid:x}_"
+
+
+def end_with_parent() -> None:
+    """Makes this process end when its parent does, however that ends; otherwise it would wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @functools.cache

@@ -106,11 +106,18 @@ def test_another_number_of_workers_changes_nothing(settings, whole, tmp_path, wo
 
 
 @pytest.mark.skipif(not shared.FOLDER.is_dir(), reason="no folder of shared memory")
-def test_no_shared_memory_stays_behind(settings, tmp_path):
+def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path):
     with_workers = settings | {"data.num_workers": 2, "train.duration": "5000 steps"}
     killed = jobs.start(CONFIG, with_workers, workdir=tmp_path / "killed")
-    jobs.kill_at(killed, tmp_path / "killed", 3)
-    assert segments(killed.pid)
+    wait_for(3, tmp_path / "killed", killed)
+    readers = soak.children(killed.pid)
+    killed.kill()
+    killed.wait()
+    assert len(readers) >= 2 and segments(killed.pid)
+    deadline = time.monotonic() + 30
+    while any(pathlib.Path(f"/proc/{reader}").exists() for reader in readers):
+        assert time.monotonic() < deadline, "a reading process lives on"
+        time.sleep(0.1)
     asked = jobs.start(CONFIG, with_workers, workdir=tmp_path / "asked")
     wait_for(3, tmp_path / "asked", asked)
     assert not segments(killed.pid) and segments(asked.pid)
