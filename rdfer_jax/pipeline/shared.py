@@ -26,8 +26,9 @@ def mark() -> None:
     """Makes this process, which reads for its parent, give its segments the parent's number."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None and FOLDER.is_dir():
-        # There is no public way to say so. Python tries other names if one is taken.
-        shared_memory._SHM_NAME_PREFIX = prefix(parent.pid)  # type: ignore[attr-defined]
+        # There is no public way to say so. Python tries other names if one is taken. Without the slash
+        # its resource tracker would take the segment that is removed for another than was made.
+        shared_memory._SHM_NAME_PREFIX = f"/{prefix(parent.pid)}"  # type: ignore[attr-defined]
 
 
 def prefix(pid: int) -> str:
@@ -60,7 +61,8 @@ def _remove(is_left: Callable[[int], bool]) -> None:
     for path in FOLDER.glob("rd*_*") if FOLDER.is_dir() else ():
         match = _NAME.match(path.name)
         if match and is_left(int(match[1], 16)):
-            with contextlib.suppress(
-                OSError
-            ):  # another process was faster, or it is another user's
-                path.unlink()
+            with contextlib.suppress(OSError):  # another was faster, or it is another user's
+                # By its object, so that Python's resource tracker hears of it and does not warn.
+                segment = shared_memory.SharedMemory(path.name)
+                segment.close()
+                segment.unlink()
