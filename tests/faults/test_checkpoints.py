@@ -93,3 +93,14 @@ def test_a_process_that_was_killed_before_it_wrote_the_sums_left_a_good_checkpoi
     assert checkpoint.set_aside_damaged(workdir) == []
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))
+
+
+def test_what_a_killed_save_left_is_removed(workdir):
+    folder = workdir / "checkpoints"
+    (folder / "3").rename(folder / "4.orbax-checkpoint-tmp")
+    assert checkpoint.set_aside_damaged(workdir) == []
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        checkpoints.save(3, make_state(3), None)
+        assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))
+    assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}

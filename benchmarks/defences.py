@@ -1,0 +1,475 @@
+"""Takes each defence of docs/reliability.md out of the code, one by one, and looks whether a test notices.
+
+    python -m benchmarks.defences                 # all of them: some ten minutes
+    python -m benchmarks.defences --only=disk     # those with the word in their fault
+
+A defence is taken out in a copy of the project, by putting another text in place of its own. The tests
+named beside it have to pass before and to fail then; tests that are skipped on this machine say so.
+
+Prints a table, writes defences.json, and exits with 1 where a test did not notice.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import tqdm
+from absl import app, flags
+from absl import logging as absl_logging
+
+from benchmarks import cells
+
+ROOT = pathlib.Path(__file__).parents[1]
+RUNS, INPUTS = "tests/faults/test_runs.py", "tests/faults/test_inputs.py"
+CHECKPOINTS, RECORDS = "tests/faults/test_checkpoints.py", "tests/faults/test_records.py"
+#: What pytest says by its exit status.
+STATUS = {0: "passes", 1: "fails"}
+
+
+class Defence(NamedTuple):
+    """Something that keeps a fault from doing harm.
+
+    Attributes:
+      fault: what it is against.
+      file: where it is.
+      text: what is taken out; once in the file.
+      instead: what comes in its place.
+      test: what has to notice: a file of tests, and after :: the name of a test in it.
+    """
+
+    fault: str
+    file: str
+    text: str
+    instead: str
+    test: str
+
+
+DEFENCES = (
+    # Runs that are hurt.
+    Defence(
+        "SIGTERM",
+        "rdfer_jax/preemption.py",
+        "return self.received is not None",
+        "return False",
+        f"{RUNS}::test_asked_to_end_it_saves_within_a_step_and_says_so",
+    ),
+    Defence(
+        "SIGTERM: what was done is saved",
+        "rdfer_jax/loop.py",
+        "        self.checkpoints.save(done, state, None)\n        self._end_trace()",
+        "        self._end_trace()",
+        "tests/test_loop.py::test_saves_the_step_that_was_under_way_when_it_was_asked_to_end",
+    ),
+    Defence(
+        "disk full while saving",
+        "rdfer_jax/checkpoint.py",
+        "except (OSError, RuntimeError, ValueError) as error:\n            good",
+        "except ZeroDivisionError as error:\n            good",
+        f"{RUNS}::test_a_full_disk_leaves_the_older_checkpoints",
+    ),
+    Defence(
+        "checkpoint with other bytes",
+        "rdfer_jax/checkpoint.py",
+        "if _sum(path / name) != wanted:",
+        "if False:",
+        f"{CHECKPOINTS}::test_a_damaged_checkpoint_is_refused_and_the_file_is_named",
+    ),
+    Defence(
+        "checkpoint with a file missing",
+        "rdfer_jax/checkpoint.py",
+        "if not (path / name).exists():",
+        "if False:",
+        f"{CHECKPOINTS}::test_a_damaged_checkpoint_is_refused_and_the_file_is_named",
+    ),
+    Defence(
+        "checkpoint damaged: the one before is taken",
+        "rdfer_jax/train.py",
+        "        set_aside_damaged(workdir)\n",
+        "        pass\n",
+        f"{RUNS}::test_a_damaged_newest_checkpoint_costs_only_its_steps",
+    ),
+    Defence(
+        "checkpoint half written",
+        "rdfer_jax/checkpoint.py",
+        "cleanup_tmp_directories=True",
+        "cleanup_tmp_directories=False",
+        f"{CHECKPOINTS}::test_what_a_killed_save_left_is_removed",
+    ),
+    Defence(
+        "file of a run half written",
+        "rdfer_jax/workdir.py",
+        '    beside = path.with_name(f".{path.name}.new")\n',
+        "    beside = path\n",
+        "tests/test_workdir.py::test_a_file_is_written_whole_or_not_at_all",
+    ),
+    Defence(
+        "metrics of a killed run",
+        "rdfer_jax/writers.py",
+        'elif resume_step is None or row["step"] <= resume_step:',
+        "else:",
+        "tests/test_writers.py",
+    ),
+    Defence(
+        "record file missing or cut",
+        "rdfer_jax/pipeline/source.py",
+        "            list(pool.map(self._read, firsts))\n",
+        "            pass\n",
+        f"{RECORDS}::test_a_hurt_file_is_named_before_any_work",
+    ),
+    Defence(
+        "record damaged inside",
+        "rdfer_jax/pipeline/source.py",
+        "except (RuntimeError, ValueError, KeyError, OSError) as error:",
+        "except ZeroDivisionError as error:",
+        f"{RECORDS}::test_what_is_hurt_later_is_named_when_it_is_read",
+    ),
+    Defence(
+        "a reading process is killed",
+        "rdfer_jax/main.py",
+        'if "Worker process was terminated" in str(error):',
+        "if False:",
+        f"{RUNS}::test_a_killed_reading_process_is_told_of",
+    ),
+    Defence(
+        "run killed: its reading processes live on",
+        "rdfer_jax/pipeline/loader.py",
+        "    shared.end_with_parent()\n",
+        "",
+        f"{RUNS}::test_no_reading_process_and_no_shared_memory_stays_behind",
+    ),
+    Defence(
+        "run ended: its shared memory stays",
+        "rdfer_jax/pipeline/loader.py",
+        "        shared.leave_nothing()\n",
+        "",
+        f"{RUNS}::test_no_reading_process_and_no_shared_memory_stays_behind",
+    ),
+    Defence(
+        "one of two processes is killed",
+        "rdfer_jax/main.py",
+        "if jax.process_count() > 1 and any(sign in str(error) for sign in LOST):",
+        "if False:",
+        f"{RUNS}::test_a_killed_process_ends_the_other_within_a_minute_and_both_go_on",
+    ),
+    Defence(
+        "read-only folder",
+        "rdfer_jax/main.py",
+        "USER_ERRORS = (ValueError, OSError, NonFiniteLossError)",
+        "USER_ERRORS = (ValueError, NonFiniteLossError)",
+        f"{RUNS}::test_a_folder_that_cannot_be_written_to_is_told_of_before_any_work",
+    ),
+    Defence(
+        "two runs in one folder",
+        "rdfer_jax/workdir.py",
+        "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        f"{RUNS}::test_two_runs_in_one_folder_do_not_mix",
+    ),
+    Defence(
+        "other settings",
+        "rdfer_jax/workdir.py",
+        "    if differ:\n        raise ValueError(",
+        "    if False:\n        raise ValueError(",
+        "tests/test_workdir.py::test_settings_that_change_what_is_learned_must_stay",
+    ),
+    Defence(
+        "other data",
+        "rdfer_jax/workdir.py",
+        'if known.get("fingerprint") and known["fingerprint"] != fingerprint:',
+        "if False:",
+        "tests/test_workdir.py::test_data_of_a_run_must_stay",
+    ),
+    Defence(
+        "other labels",
+        "rdfer_jax/pipeline/source.py",
+        "        digest.update(epath.Path(data.labels).read_bytes())\n",
+        "        pass\n",
+        f"{RECORDS}::test_the_fingerprint_tells_data_from_other_data",
+    ),
+    Defence(
+        "other number of workers: the data go on where they were",
+        "rdfer_jax/pipeline/loader.py",
+        "dataset = dataset[start * processes + process :: processes]",
+        "dataset = dataset[process::processes]",
+        f"{RUNS}::test_another_number_of_workers_changes_nothing",
+    ),
+    Defence(
+        "loss not finite",
+        "rdfer_jax/loop.py",
+        'if newest is None or np.isfinite(newest[1]["loss"]):',
+        "if True:",
+        "tests/test_loop.py::test_stops_on_a_loss_that_is_no_number_before_saving_it",
+    ),
+    Defence(
+        "gradient too large",
+        "rdfer_jax/optim.py",
+        "    if settings.clip_norm:\n",
+        "    if False:\n",
+        "tests/test_optim.py::test_a_step_is_that_of_adamw_with_the_gradient_clipped",
+    ),
+    Defence(
+        "class absent from the test split",
+        "rdfer_jax/metrics.py",
+        'return float(recall_C[occurs_C].mean()) if occurs_C.any() else float("nan")',
+        "return float(recall_C.mean())",
+        "tests/test_metrics.py::test_absent_class_has_no_recall_and_is_left_out_of_uar",
+    ),
+    # What users supply.
+    Defence(
+        "label out of range",
+        "data/dfew/dfew_dataset_builder.py",
+        "if not label_base <= label < label_base + _N:",
+        "if False:",
+        "tests/data/test_dfew.py",
+    ),
+    Defence(
+        "clip named twice",
+        "data/dfew/dfew_dataset_builder.py",
+        "        if name in result:\n",
+        "        if False:\n",
+        "tests/data/test_dfew.py",
+    ),
+    Defence(
+        "clip in two folds",
+        "data/raw.py",
+        "            if clip in first_fold:\n",
+        "            if False:\n",
+        "tests/data/test_dfew.py::test_a_clip_tested_in_two_folds_is_an_error",
+    ),
+    Defence(
+        "class unknown",
+        "rdfer_jax/pipeline/labels.py",
+        "if label not in index:",
+        "if False:",
+        "tests/pipeline/test_labels.py",
+    ),
+    Defence(
+        "header wrong",
+        "rdfer_jax/pipeline/labels.py",
+        "if names.count(column) != 1:",
+        "if column not in names:",
+        f"{INPUTS}::test_a_line_that_means_harm_is_refused_and_named",
+    ),
+    Defence(
+        "encoding wrong",
+        "data/raw.py",
+        'if data.startswith(_UTF16) or b"\\0" in data:',
+        "if False:",
+        f"{INPUTS}::test_a_file_in_no_known_form_is_refused_and_named",
+    ),
+    Defence(
+        "line ends of another system",
+        "data/raw.py",
+        '.replace("\\r\\n", "\\n").replace("\\r", "\\n")',
+        "",
+        f"{INPUTS}::test_a_lone_carriage_return_ends_a_line",
+    ),
+    Defence(
+        "path out of the folder",
+        "data/raw.py",
+        "if not value.strip() or is_outside:",
+        "if not value.strip():",
+        f"{INPUTS}::test_a_line_that_means_harm_is_refused_and_named",
+    ),
+    Defence(
+        "link out of the folder",
+        "data/frames.py",
+        "if root and not epath.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):",
+        "if False:",
+        f"{INPUTS}::test_a_link_out_of_the_root_is_refused_where_a_list_names_clips",
+    ),
+    Defence(
+        "pipe instead of a frame",
+        "data/frames.py",
+        "if local.exists() and not local.is_file():",
+        "if False:",
+        f"{INPUTS}::test_a_pipe_is_no_clip",
+    ),
+    Defence(
+        "clip without frames",
+        "data/frames.py",
+        '        raise FrameError(f"{path}: the video has no readable frame")\n    if count',
+        "        pass\n    if count",
+        "tests/data/test_frames.py",
+    ),
+    Defence(
+        "frame cut off",
+        "data/frames.py",
+        "if cut_png or (header is not None and not header.is_complete):",
+        "if False:",
+        "tests/data/test_frames.py",
+    ),
+    Defence(
+        "picture that claims to be enormous",
+        "data/frames.py",
+        "    if height * width > MAX_PIXELS:\n",
+        "    if False:\n",
+        f"{INPUTS}::test_a_picture_that_claims_too_many_pixels_is_refused_unread",
+    ),
+    Defence(
+        "video that lies about its length",
+        "data/frames.py",
+        "    if count < declared / 2:\n",
+        "    if False:\n",
+        f"{INPUTS}::test_a_video_that_lies_about_its_length_gives_what_it_has",
+    ),
+    Defence(
+        "spreadsheet that unpacks to gigabytes",
+        "data/raw.py",
+        "if unpacked > _MOST_UNPACKED:",
+        "if False:",
+        f"{INPUTS}::test_a_spreadsheet_that_cannot_be_read_is_named",
+    ),
+    Defence(
+        "more clips missing than allowed",
+        "data/recorded.py",
+        "        if number > allowed:\n",
+        "        if False:\n",
+        f"{INPUTS}::test_allow_missing_is_a_budget",
+    ),
+    Defence(
+        "build cut short",
+        "rdfer_jax/pipeline/source.py",
+        'if (p / "dataset_info.json").exists()',
+        "if p.is_dir()",
+        "tests/pipeline/test_source.py",
+    ),
+    # Files from strangers.
+    Defence(
+        "pickle in predictions",
+        "rdfer_jax/prediction_files.py",
+        "allow_pickle=False",
+        "allow_pickle=True",
+        f"{INPUTS}::test_damaged_predictions_are_refused_and_named",
+    ),
+    Defence(
+        "pickle in weights",
+        "rdfer_jax/pretrained.py",
+        'map_location="cpu", weights_only=True',
+        'map_location="cpu", weights_only=False',
+        "tests/test_pretrained.py::test_a_pickle_by_another_name_is_not_run",
+    ),
+    Defence(
+        "markup in names",
+        "rdfer_jax/pages/__init__.py",
+        "autoescape=True",
+        "autoescape=False",
+        "tests/test_report.py",
+    ),
+    Defence(
+        "script in names",
+        "rdfer_jax/pages/__init__.py",
+        "        text = text.replace(character, escaped)\n",
+        "        pass\n",
+        "tests/test_report.py::test_embedded_json_cannot_end_its_script",
+    ),
+)
+
+
+def without(defence: Defence, code: str) -> str:
+    """Returns the code of the defence's file without it.
+
+    Raises:
+      ValueError: it is not there exactly once: the code has changed, and this list has to follow.
+    """
+    if (count := code.count(defence.text)) != 1:
+        raise ValueError(
+            f"{defence.file}: {count} times {defence.text!r}, defence against {defence.fault}"
+        )
+    return code.replace(defence.text, defence.instead)
+
+
+def copy(root: pathlib.Path) -> None:
+    """Copies the files of the project that git knows of, as they are now."""
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy2(ROOT / name, root / name)
+    if (ROOT.parent / "shared").is_dir():
+        (root.parent / "shared").symlink_to(ROOT.parent / "shared")
+
+
+def run(tests: Iterable[str], root: pathlib.Path) -> tuple[str, Mapping[str, int]]:
+    """Runs tests in a copy of the project.
+
+    Returns:
+      passes, fails, or what else came of it; and how many passed, failed and were skipped.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=root, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    counts = {
+        word: int(number)
+        for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
+    }
+    status = STATUS.get(done.returncode, f"exit status {done.returncode}")
+    return ("skipped" if status == "passes" and "passed" not in counts else status), counts
+
+
+def look(defences: Sequence[Defence], root: pathlib.Path) -> list[dict[str, str | float]]:
+    """Takes each of the defences out of a copy, runs its tests, and puts it back."""
+    before = {
+        test: run([test], root)[0]
+        for test in tqdm.tqdm(sorted({d.test for d in defences}), "as it is", disable=None)
+    }
+    rows: list[dict[str, str | float]] = []
+    for defence in tqdm.tqdm(defences, "without", disable=None):
+        path = root / defence.file
+        code = path.read_text()
+        path.write_text(without(defence, code))
+        began = time.monotonic()
+        try:
+            after, _ = run([defence.test], root)
+        finally:
+            path.write_text(code)
+        rows.append(
+            {
+                "fault": defence.fault,
+                "file": defence.file,
+                "test": defence.test.removeprefix("tests/"),
+                "with": before[defence.test],
+                "without": after,
+                "seconds": time.monotonic() - began,
+            }
+        )
+    return rows
+
+
+def main(argv: Sequence[str]) -> None:
+    """Looks at all of them, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    chosen = [d for d in DEFENCES if flags.FLAGS.only in d.fault]
+    if not chosen:
+        raise app.UsageError(f"--only={flags.FLAGS.only}: in no fault")
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder) / "project"
+        copy(root)
+        rows = look(chosen, root)
+    names = ("fault", "test", "with", "without")
+    print(cells.table([names, *([str(row[name]) for name in names] for row in rows)]))
+    noticed = [row for row in rows if (row["with"], row["without"]) == ("passes", "fails")]
+    print(f"{len(noticed)} of {len(rows)} were noticed")
+    output = pathlib.Path(flags.FLAGS.output)
+    output.mkdir(parents=True, exist_ok=True)
+    report = {"hardware": cells.hardware(), "commit": cells.commit(), "found": rows}
+    (output / "defences.json").write_text(cells.to_json(report))
+    sys.exit(len(noticed) < len(rows))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("only", "", "Only faults with this text.")
+    flags.DEFINE_string("output", "runs/defences", "Folder for defences.json.")
+    app.run(main)
