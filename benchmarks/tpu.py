@@ -141,17 +141,17 @@ def analyze(compiled: Compiled, chip: Chip | None, num_videos: int) -> dict[str,
       videos_per_second. Numbers that cannot be had are None.
     """
     cost: Any = compiled.cost_analysis()
-    memory = _memory(compiled)
+    held = memory(compiled)
     compute_seconds = memory_seconds = roofline_seconds = fits = None
     if chip is not None:
-        fits = memory["total"] <= chip.hbm_bytes
+        fits = held["total"] <= chip.hbm_bytes
         compute_seconds = cost["flops"] / chip.flops_per_second
         memory_seconds = cost["bytes accessed"] / chip.bytes_per_second
         roofline_seconds = max(compute_seconds, memory_seconds)
     optimal_seconds = cost.get("optimal_seconds", 0.0)
     hlo = compiled.as_text() or ""
     return {
-        "memory": memory,
+        "memory": held,
         "hbm_bytes": None if chip is None else chip.hbm_bytes,
         "fits": fits,
         "flops": cost["flops"],
@@ -167,7 +167,8 @@ def analyze(compiled: Compiled, chip: Chip | None, num_videos: int) -> dict[str,
     }
 
 
-def _memory(compiled: Compiled) -> dict[str, int]:
+def memory(compiled: Compiled) -> dict[str, int]:
+    """Returns the bytes of one device that an executable needs, by what for, and in total."""
     stats: Any = compiled.memory_analysis()
     parts = {
         "arguments": stats.argument_size_in_bytes,

@@ -1,9 +1,13 @@
 """Evaluation: every video of a split once -> predictions.npz, results.json, pictures."""
 
+import contextlib
 import dataclasses
+import itertools
 import logging
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
+import grain
 import jax
 import numpy as np
 from etils import epath
@@ -16,7 +20,7 @@ from rdfer_jax import workdir as workdir_lib
 from rdfer_jax.checkpoint import Checkpoints, abstract
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import loader, sampling, source
-from rdfer_jax.pipeline.feed import feed
+from rdfer_jax.pipeline.feed import close, placer
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import make_predict_step
 
@@ -56,11 +60,28 @@ class Predictions:
 
 
 class Evaluator:
-    """Predicts every clip of a split, on any number of devices and processes."""
+    """Predicts every clip of a split, on any number of devices and processes.
 
-    def __init__(self, config: Config, network: models.Network, mesh: Mesh):
-        """Prepares the step, which is compiled once for all splits and states."""
-        self._config, self._mesh = config, mesh
+    Use as a context manager where a split is watched.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: models.Network,
+        mesh: Mesh,
+        watched: source.Split | None = None,
+    ):
+        """Prepares the step, which is compiled once for all splits and states.
+
+        Args:
+          config: all settings.
+          network: predicts.
+          mesh: of the devices.
+          watched: a split that will be predicted again and again. What reads it is started once, and
+            has the first batches ready when they are asked for.
+        """
+        self._config, self._watched = config, watched
         self._local = sharding.local_batch_size(
             config.data.eval_batch_size, mesh, "config.data.eval_batch_size"
         )
@@ -69,23 +90,29 @@ class Evaluator:
             in_shardings=(sharding.replicated(mesh), sharding.split_batch(mesh)),
             out_shardings=sharding.replicated(mesh),
         )
+        self._place = placer(mesh)
+        self._watching: Iterator[loader.Element] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._watching is not None:
+            close(self._watching)
+            self._watching = None
 
     def __call__(self, state: TrainState, split: source.Split) -> Predictions:
         """Returns the predictions; complete in every process."""
-        batches = loader.eval_loader(
-            split,
-            self._config.data,
-            local_batch_size=self._local,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
+        batches = loader.eval_batches(len(split), self._local * jax.process_count())
         predicted, known, pending = [], [], None
-        for batch, host in feed(batches, self._mesh, self._config.data.prefetch):
-            known.append(host)
-            ahead = self._predict(state, batch)
-            if pending is not None:
-                predicted.append(jax.device_get(pending))
-            pending = ahead
+        with self._reading(split) as elements:
+            for element in itertools.islice(elements, batches):
+                batch, host = self._place(element)
+                known.append(host)
+                ahead = self._predict(state, batch)
+                if pending is not None:
+                    predicted.append(jax.device_get(pending))
+                pending = ahead
         predicted.append(jax.device_get(pending))
         outputs = _stack(
             [
@@ -97,6 +124,30 @@ class Evaluator:
         if "key_instants" in rows:
             rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
         return Predictions(split.title, split.classes, rows)
+
+    @contextlib.contextmanager
+    def _reading(self, split: source.Split) -> Iterator[Iterator[loader.Element]]:
+        """Gives this process's rows of each batch of the split."""
+        if split is self._watched:
+            # Wherever in its round it is, so many batches hold every video once.
+            self._watching = self._watching or iter(self._loader(split, rounds=None))
+            yield self._watching
+            return
+        elements = iter(self._loader(split, rounds=1))
+        try:
+            yield elements
+        finally:
+            close(elements)
+
+    def _loader(self, split: source.Split, rounds: int | None) -> grain.IterDataset[loader.Element]:
+        return loader.eval_loader(
+            split,
+            self._config.data,
+            local_batch_size=self._local,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            rounds=rounds,
+        )
 
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
         """Positions in the buffer -> frames of the video."""

@@ -68,7 +68,8 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     local_batch_size = sharding.local_batch_size(
         config.data.batch_size, mesh, "config.data.batch_size"
     )
-    evaluator = evaluate.Evaluator(config, network, mesh)
+    watched = validation or test_split
+    evaluator = evaluate.Evaluator(config, network, mesh, watched)
     first = jax.process_index() == 0
     data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
     fingerprint = source.fingerprint(directory, config.data)
@@ -77,7 +78,7 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     if first:
         set_aside_damaged(workdir)
     multihost_utils.sync_global_devices("the newest checkpoint is whole")
-    with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
+    with Checkpoints(workdir, keep=config.train.keep) as checkpoints, evaluator:
         state = _start(config, network, checkpoints, num_classes, len(train_split), mesh)
         if first:  # and not before config.init_from has proved right
             workdir_lib.write_config(workdir, config)
@@ -101,12 +102,11 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
             ) as writer,
             Progress(lengths.total, start_step=start, enabled=first) as progress,
         ):
-            watched = "validation" if validation else "test"
             newest: Predictions | None = None
 
             def watch(state: TrainState) -> Predictions:
                 nonlocal newest
-                newest = evaluator(state, validation or test_split)
+                newest = evaluator(state, watched)
                 return newest
 
             def record(epoch: int, state: TrainState) -> None:
@@ -120,7 +120,7 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
                 step_fn=step_fn,
                 checkpoints=checkpoints,
                 evaluate=watch,
-                watched=watched,
+                watched="validation" if validation else "test",
                 record=record,
                 news=News(writer, progress, learning_rate, lengths, config.data.batch_size),
                 profile=workdir / "profile" if config.profile and first else None,

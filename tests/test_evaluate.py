@@ -10,7 +10,7 @@ import tiny
 from rdfer_jax import evaluate, models, sharding
 from rdfer_jax import state as state_lib
 from rdfer_jax.evaluate import Predictions
-from rdfer_jax.pipeline import source
+from rdfer_jax.pipeline import loader, source
 from rdfer_jax.types import Outputs
 
 N = len(tiny.CLASSES)
@@ -45,6 +45,52 @@ def test_a_network_that_looks_for_no_key_expression_is_evaluated_too(tiny_data, 
     summary = evaluate.summary(found)
     assert ("key_frames_inside" in summary) == with_key
     assert {"war", "war_easy", "war_hard"} <= set(summary)
+
+
+@pytest.fixture
+def watching(tiny_data):
+    """An evaluator, the state, and the split that it watches, whose last batch is not full."""
+    config = tiny.config(
+        data={"dir": tiny_data.dir, "eval_batch_size": 4}, augment={"size": 16, "crop_area": (1, 1)}
+    )
+    network = stub(config.clips.number, with_key=False)
+    state = state_lib.create(config, network, optax.sgd(0.1), num_classes=N, num_train=5)
+    split = source.Split(source.find(tiny_data), "test")
+    assert len(split) % 4
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with evaluate.Evaluator(config, network, mesh, watched=split) as evaluator:
+        yield evaluator, state, split
+
+
+def test_a_split_that_is_watched_is_read_by_one_reader_round_after_round(watching, monkeypatch):
+    evaluator, state, split = watching
+    started, eval_loader = [], loader.eval_loader
+    monkeypatch.setattr(
+        loader, "eval_loader", lambda *a, **k: started.append(k["rounds"]) or eval_loader(*a, **k)
+    )
+    once = evaluator(state, split.select(np.arange(len(split))))
+    assert started == [1]
+    for _ in range(3):
+        again = evaluator(state, split)
+        for name, array in once.arrays.items():
+            np.testing.assert_array_equal(again[name], array, err_msg=name)
+    assert started == [1, None]
+
+
+def test_an_evaluation_after_one_that_failed_is_whole(watching, monkeypatch):
+    evaluator, state, split = watching
+    whole = evaluator(state, split)
+    predict, calls = evaluator._predict, iter(range(9))
+
+    def fails(state, batch):
+        if next(calls) == 0:
+            raise ValueError("once")
+        return predict(state, batch)
+
+    monkeypatch.setattr(evaluator, "_predict", fails)
+    with pytest.raises(ValueError, match="once"):
+        evaluator(state, split)
+    np.testing.assert_array_equal(evaluator(state, split)["clip_id"], whole["clip_id"])
 
 
 def predictions(**known):

@@ -1,6 +1,6 @@
 """Batches on the host -> batches on the devices, a few ahead of the step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -25,8 +25,18 @@ def feed(
       prefetch: batches that wait on the devices.
 
     Returns:
-      Pairs of the global Batch and of what stays on the host: a dict with this process's rows of
-      everything else, clip_id and votes for example.
+      What `placer` makes of each.
+    """
+    return grain.experimental.ThreadPrefetchIterDataset(
+        batches.map(placer(mesh)), prefetch_buffer_size=prefetch
+    )
+
+
+def placer(mesh: Mesh) -> Callable[[Element], tuple[Batch, dict[str, Any]]]:
+    """Returns what places a batch on the devices, spread along the mesh's axis, without waiting for it.
+
+    It takes this process's rows of a global batch, and returns the global Batch and what stays on the
+    host: a dict with this process's rows of everything else, clip_id and votes for example.
     """
     layout = sharding.split_batch(mesh)
 
@@ -40,9 +50,7 @@ def feed(
             )
         return Batch(**arrays), {key: value for key, value in element.items() if key != "frames"}
 
-    return grain.experimental.ThreadPrefetchIterDataset(
-        batches.map(place), prefetch_buffer_size=prefetch
-    )
+    return place
 
 
 def close(iterator: Iterator) -> None:

@@ -106,18 +106,34 @@ def train_loader(
 
 
 def eval_loader(
-    split: Split, data: Data, *, local_batch_size: int, process: int, processes: int
+    split: Split,
+    data: Data,
+    *,
+    local_batch_size: int,
+    process: int,
+    processes: int,
+    rounds: int | None = 1,
 ) -> grain.IterDataset[Element]:
     """Returns batches in which every video comes exactly once, over all processes together.
 
     The last batch is filled up with elements whose mask is False. All processes get equally many
-    batches. Arguments as in train_loader.
+    batches, `eval_batches`. Arguments as in train_loader, but for
+
+    Args:
+      rounds: how often the whole split comes, one round after the other; None is for ever.
     """
     batch_size = local_batch_size * processes
-    length = -(-len(split) // batch_size) * batch_size
+    length = eval_batches(len(split), batch_size) * batch_size
     dataset = grain.MapDataset.source(Padded(split, length))
     dataset = dataset.map(ToElement(data, _where(split)).evaluate)
+    if rounds != 1:
+        dataset = dataset.repeat(rounds)
     return _batches(dataset, data, local_batch_size, process, processes)
+
+
+def eval_batches(videos: int, batch_size: int) -> int:
+    """Returns the number of global batches that a round of `eval_loader` has."""
+    return -(-videos // batch_size)
 
 
 def _where(split: Split) -> str:

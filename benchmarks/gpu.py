@@ -1,0 +1,243 @@
+"""Compiles the train step for GPUs that are not there, and says what they would make of it.
+
+    python -m benchmarks.gpu --config=configs/dfew.py --gpus=h200:1 [--json=PATH]
+        [--config.data.batch_size=256 ...]
+
+The CUDA plugin carries the compiler, which runs on any x86-64 Linux machine without a driver: `pip install
+'rdfer-jax[cuda12]'`. Nothing can be timed without the GPU: cuDNN's algorithms, which are chosen by trying
+them there, are not chosen, and the memory that they work in is not counted. What is told is whether the
+step compiles, the memory of its arrays, in which types and layouts its convolutions run, and what its
+GPUs tell each other. Where there is a GPU, `benchmarks.step` measures.
+
+GPUs are a kind and their number in one machine: a100:1, h100:8, h200:1.
+"""
+
+import collections
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from absl import app, flags
+from etils import epath
+from jax.experimental import topologies
+from ml_collections import config_flags
+
+from benchmarks import tpu
+from rdfer_jax import config as config_lib
+from rdfer_jax import sharding, train
+
+
+class Gpu(NamedTuple):
+    """What the compiler has to know of a GPU, from NVIDIA's data sheets and CUDA's device queries.
+
+    Attributes:
+      name: as its driver says it.
+      capability: the first number of its compute capability.
+      memory: bytes of it.
+      bandwidth: of the memory, bytes a second.
+      cores: multiprocessors.
+      lanes: floating-point units of each of them.
+      shared: bytes of shared memory of each of them.
+      cache: bytes of its second-level cache.
+      clock: GHz.
+    """
+
+    name: str
+    capability: int
+    memory: int
+    bandwidth: int
+    cores: int
+    lanes: int
+    shared: int
+    cache: int
+    clock: float
+
+
+GPUS: Mapping[str, Gpu] = {
+    "a100": Gpu(
+        "NVIDIA A100-SXM4-80GB", 8, 85_100_068_864, 2_039_040_000_000, 108, 64, 167_936, 41_943_040, 1.41
+    ),
+    "h100": Gpu(
+        "NVIDIA H100 80GB HBM3", 9, 84_942_979_072, 3_352_320_000_000, 132, 128, 233_472, 52_428_800, 1.98
+    ),
+    "h200": Gpu(
+        "NVIDIA H200", 9, 151_397_597_184, 4_800_000_000_000, 132, 128, 233_472, 52_428_800, 1.98
+    ),
+}  # fmt: skip
+
+#: A GpuTargetConfigProto of XLA (xla/stream_executor/device_description.proto).
+_TARGET = """
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: {optin}
+  shared_memory_per_core: {gpu.shared}
+  threads_per_core_limit: 2048
+  core_count: {gpu.cores}
+  fpus_per_core: {gpu.lanes}
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: {gpu.bandwidth}
+  l2_cache_size: {gpu.cache}
+  clock_rate_ghz: {gpu.clock}
+  device_memory_size: {gpu.memory}
+  cuda_compute_capability {{ major: {gpu.capability} }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 12 minor: 9 patch: 0 }}
+device_description_str: "{gpu.name}"
+"""
+
+
+class GPUError(Exception):
+    """What was asked for cannot be compiled; the message says why and what to do."""
+
+
+def devices(gpus: str) -> tuple[Gpu, Sequence[jax.Device]]:
+    """Returns GPUs for a mesh to compile for; nothing can run on them.
+
+    Args:
+      gpus: such as "h200:1".
+
+    Raises:
+      GPUError: they are none of GPUS, or the compiler is not installed.
+    """
+    kind, _, number = gpus.partition(":")
+    if kind not in GPUS or not number.isdecimal() or not int(number):
+        raise GPUError(
+            f"--gpus={gpus}: say {', '.join(GPUS)}, a colon and how many, such as h200:1"
+        )
+    # Without a driver the plugin's look at it would fail.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    gpu = GPUS[kind]
+    target = _TARGET.format(gpu=gpu, optin=gpu.shared - 1024)
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=target, topology=f"1x1x{number}"
+        )
+    except (NotImplementedError, RuntimeError) as error:
+        raise GPUError(
+            "the compiler for GPUs is not installed: pip install 'rdfer-jax[cuda12]' "
+            f"({str(error).partition(chr(10))[0]})"
+        ) from error
+    return gpu, topology.devices
+
+
+_CONVOLUTION = re.compile(
+    r"= \(?(?P<type>\w+)\[(?P<shape>[\d,]*)\].*dim_labels=(?P<labels>\S+),.*"
+    r'custom_call_target="__cudnn\$conv(?P<what>\w+)"'
+)
+
+
+def convolutions(hlo: str) -> dict[str, int]:
+    """Counts cuDNN's convolutions by direction, number of axes, type and layout.
+
+    Args:
+      hlo: the text of a compiled module.
+
+    Returns:
+      Such as {"Forward 2-D bf16 b01f": 20}; b is the batch, f the channels, 0 and 1 rows and columns.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    for line in hlo.splitlines():
+        if match := _CONVOLUTION.search(line):
+            layout = match["labels"].partition("_")[0]
+            what = re.sub("(?<!^)(?=[A-Z])", " ", match["what"]).lower()
+            found[f"{what}, {len(layout) - 2}-D {match['type']} {layout}"] += 1
+    return dict(sorted(found.items()))
+
+
+def run(
+    make_step: Callable[[jax.sharding.Mesh], tuple[Any, Sequence[Any]]], gpus: str, num_videos: int
+) -> dict[str, Any]:
+    """Compiles a step for GPUs and returns the report.
+
+    Args:
+      make_step: from a mesh to a jitted step and its abstract arguments, with shardings.
+      gpus: such as "h200:1".
+      num_videos: videos in a step, over all GPUs.
+
+    Raises:
+      GPUError: see `devices`.
+    """
+    gpu, found = devices(gpus)
+    compiled, seconds = tpu.compile_step(*make_step(sharding.make_mesh(found)))
+    memory, hlo = tpu.memory(compiled), compiled.as_text() or ""
+    return {
+        "gpus": gpus,
+        "name": gpu.name,
+        "num_videos": num_videos,
+        "compile_wall_seconds": seconds,
+        "memory": memory,
+        "memory_of_a_gpu": gpu.memory,
+        "fits": memory["total"] <= gpu.memory,
+        "convolutions": convolutions(hlo),
+        "loops": tpu.count_loops(hlo),
+        "collectives": tpu.collectives(hlo),
+    }
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Returns a report as text for people."""
+    rows = [
+        ("GPUs", f"{report['gpus']}, {report['name']}"),
+        ("batch", f"{report['num_videos']} videos a step"),
+        ("compiled in", f"{report['compile_wall_seconds']:.1f} s"),
+        ("", ""),
+        *((f"memory: {n}", f"{size / tpu.GIB:.3f} GiB") for n, size in report["memory"].items()),
+        ("memory of a GPU", f"{report['memory_of_a_gpu'] / tpu.GIB:.1f} GiB"),
+        ("fits, without cuDNN's own", "yes" if report["fits"] else "NO"),
+        ("", ""),
+        *((f"convolution {what}", str(count)) for what, count in report["convolutions"].items()),
+        ("loops", str(report["loops"])),
+        *(
+            (kind, f"{entry['count']}, together {entry['bytes'] / 1e6:.3f} MB")
+            for kind, entry in report["collectives"].items()
+        ),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
+    return "\n".join(["The train step, on each GPU:", "", *lines])
+
+
+def main(_: Sequence[str]) -> None:
+    """Compiles, prints the table, writes the JSON."""
+    options = flags.FLAGS
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        config = config_lib.resolve(options.config)
+        report = run(
+            lambda mesh: train.abstract_step(
+                config, mesh, num_classes=options.num_classes, num_train=options.num_train
+            ),
+            options.gpus,
+            config.data.batch_size,
+        )
+    except (GPUError, tpu.TPUError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(table(report))
+    if options.json:
+        path = epath.Path(options.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", None, "file with the settings, such as configs/dfew.py", lock_config=True
+    )
+    flags.DEFINE_string("gpus", "h200:1", "kind and number of the GPUs to compile for")
+    flags.DEFINE_integer("num_classes", 7, "classes of the data set, which is not read")
+    flags.DEFINE_integer("num_train", 10_000, "videos to train on")
+    flags.DEFINE_string("json", None, "file to write the report to")
+    flags.mark_flag_as_required("config")
+    app.run(main)
