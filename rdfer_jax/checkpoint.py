@@ -20,6 +20,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from rdfer_jax.models import Variables
+from rdfer_jax.preemption import tells_of_lost_process
 from rdfer_jax.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Checkpoints:
 
         Raises:
           CheckpointNotSavedError: the disk is full, or the folder cannot be written to.
+          RuntimeError: another process of the job is lost.
         """
         newest = self.latest()
         if step == newest:
@@ -104,6 +106,8 @@ class Checkpoints:
                     step, {"state": state}, metrics=dict(metrics) if metrics else None
                 )
         except (OSError, RuntimeError, ValueError) as error:
+            if tells_of_lost_process(error):
+                raise
             good = "there is none" if newest is None else f"the newest good one is {newest}"
             raise CheckpointNotSavedError(
                 f"checkpoint {step} could not be written to {self.directory}, {good}: "

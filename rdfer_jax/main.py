@@ -30,7 +30,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.build import build, check
 from rdfer_jax.config import Config
 from rdfer_jax.loop import NonFiniteLossError
-from rdfer_jax.preemption import PreemptedError
+from rdfer_jax.preemption import PreemptedError, tells_of_lost_process
 
 log = logging.getLogger("rdfer_jax")
 
@@ -61,8 +61,6 @@ PROCESS = flags.DEFINE_integer("process", None, "Number of this process, with --
 
 #: Errors that the user can mend: shown without a stack trace.
 USER_ERRORS = (ValueError, OSError, NonFiniteLossError)
-#: What JAX's errors say when a process of the job does not answer.
-LOST = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
 #: After so many seconds without a sign of life a process counts as lost.
 HEARTBEAT = 30
 
@@ -84,13 +82,9 @@ def main(argv: list[str]) -> None:
     except PreemptedError as stop:
         print(stop)
         sys.exit(stop.exit_status)
-    except RuntimeError as error:  # neither Grain nor JAX has classes for these
-        if "Worker process was terminated" in str(error):
-            sys.exit(
-                "error: a process that reads data was ended from outside, perhaps because memory ran "
-                "out: lower config.data.num_workers. Training goes on from its last checkpoint"
-            )
-        if jax.process_count() > 1 and any(sign in str(error) for sign in LOST):
+    except Exception as error:
+        log.debug("", exc_info=True)
+        if tells_of_lost_process(error):
             print(
                 "error: another process of this job ended or cannot be reached: "
                 f"{str(error).splitlines()[0]}\nStart all of them again: training goes on from its last "
@@ -99,10 +93,14 @@ def main(argv: list[str]) -> None:
                 flush=True,
             )
             os._exit(1)  # the usual way out would wait for that process
+        if "Worker process was terminated" in str(error):  # Grain has no class for it
+            sys.exit(
+                "error: a process that reads data was ended from outside, perhaps because memory ran "
+                "out: lower config.data.num_workers. Training goes on from its last checkpoint"
+            )
+        if isinstance(error, USER_ERRORS):
+            sys.exit(f"error: {error}")
         raise
-    except USER_ERRORS as error:
-        log.debug("", exc_info=True)
-        sys.exit(f"error: {error}")
 
 
 def read_run(mode: str) -> None:

@@ -1,4 +1,7 @@
-"""Whether somebody wants this process to end, as clusters and preemptible machines say it: SIGTERM."""
+"""Whether somebody wants this process to end, and whether another one of its job has ended.
+
+Clusters and preemptible machines say the first by SIGTERM; of the second, JAX's errors tell.
+"""
 
 import signal
 import threading
@@ -7,6 +10,14 @@ from typing import Any, Self
 
 import jax
 from jax.experimental import multihost_utils
+
+#: What JAX's errors say when a process of the job does not answer.
+_LOST = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
+
+
+def tells_of_lost_process(error: BaseException) -> bool:
+    """Whether an error means that another process of this job ended or cannot be reached."""
+    return jax.process_count() > 1 and any(sign in str(error) for sign in _LOST)
 
 
 class PreemptedError(RuntimeError):

@@ -3,11 +3,12 @@
 import json
 import pathlib
 
+import jax
 import pytest
 from test_checkpoint import assert_equal, make_state, shapes
 
 from rdfer_jax import checkpoint
-from rdfer_jax.checkpoint import Checkpoints, DamagedCheckpointError
+from rdfer_jax.checkpoint import CheckpointNotSavedError, Checkpoints, DamagedCheckpointError
 
 
 def flip(folder):
@@ -104,3 +105,25 @@ def test_what_a_killed_save_left_is_removed(workdir):
         checkpoints.save(3, make_state(3), None)
         assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))
     assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("processes", "said", "error"),
+    [
+        (2, "INTERNAL: Gloo AllGather failed: Connection reset by peer", RuntimeError),
+        (2, "Barrier failed: Task 1 heartbeat timeout", RuntimeError),
+        (2, "No space left on device", CheckpointNotSavedError),
+        (1, "UNAVAILABLE: a disk far away", CheckpointNotSavedError),
+    ],
+)
+def test_a_lost_process_is_no_fault_of_the_disk(workdir, monkeypatch, processes, said, error):
+    with Checkpoints(workdir, keep=3) as checkpoints:
+
+        def fails(*_, **__):
+            raise RuntimeError(said)
+
+        monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables", fails)
+        with monkeypatch.context() as several, pytest.raises(error, match=said) as raised:
+            several.setattr(jax, "process_count", lambda: processes)
+            checkpoints.save(4, make_state(4), None)
+        assert type(raised.value) is error

@@ -239,3 +239,16 @@ def test_a_killed_process_ends_the_other_within_a_minute_and_both_go_on(settings
         one, other = (last_variables(folder) for folder in (alone, hurt))
         jax.tree.map(np.testing.assert_array_equal, one, other)
         assert one[0] == STEPS
+
+
+def test_the_other_process_says_at_once_that_one_is_lost(settings, tmp_path):
+    """While both step. While they save, one waits for the other until JAX misses its heartbeat."""
+    steps = {"train.duration": "5000 steps", "train.save_every": "5000 steps"}
+    pair = start_two(settings | steps, tmp_path)
+    wait_for(5, tmp_path, *pair)
+    pair[1].kill()
+    printed = pair[0].communicate(timeout=10)[0]
+    pair[1].communicate()
+    assert pair[0].returncode == 1
+    assert_clear(printed)
+    assert "error: another process of this job ended or cannot be reached: " in printed
