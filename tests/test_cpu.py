@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from rdfer_jax import memory
+
 TOUCHES = """
 import resource, threading
 from rdfer_jax import memory
@@ -24,6 +26,31 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 thread.start()
 thread.join()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+ARENAS = """
+import ctypes, re, tempfile, threading
+from rdfer_jax import memory
+
+if {kept}:
+    assert memory.keep_freed()
+held = threading.Barrier(17)
+
+def work():
+    kept = bytearray(100_000)
+    held.wait()
+    held.wait()
+
+for _ in range(16):
+    threading.Thread(target=work).start()
+held.wait()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile() as file:
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(len(re.findall(b"<heap nr=", file.read())))
+held.wait()
 """
 DEVICES = """
 import jax
@@ -52,6 +79,12 @@ def test_memory_that_was_freed_is_not_mapped_again():
     if plain < 10 * pages:
         pytest.skip("this system gives huge pages unasked")
     assert kept < 3 * pages
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_threads_take_memory_from_few_pools():
+    plain, kept = (printed(ARENAS.format(kept=kept)) for kept in (False, True))
+    assert kept <= memory.ARENAS < plain
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the cores are not known")
