@@ -19,7 +19,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,8 +67,12 @@ COLLECTIVES = (
 )
 
 
-class TPUError(Exception):
+class CompilerError(Exception):
     """What was asked for cannot be compiled; the message says why and what to do."""
+
+
+class TPUError(CompilerError):
+    """It cannot be compiled for a TPU."""
 
 
 def topology_devices(topology: str) -> Sequence[jax.Device]:
@@ -105,12 +109,15 @@ def topology_devices(topology: str) -> Sequence[jax.Device]:
     return description.devices
 
 
-def compile_step(step: Any, arguments: Sequence[Any]) -> tuple[Compiled, float]:
+def compile_step(
+    step: Any, arguments: Sequence[Any], options: Mapping[str, Any] | None = None
+) -> tuple[Compiled, float]:
     """Compiles a jitted function; the shardings of its arguments name the devices.
 
     Args:
       step: what jax.jit returned.
       arguments: trees of jax.ShapeDtypeStruct with shardings.
+      options: of XLA, by name.
 
     Returns:
       The executable, and the seconds that tracing and compiling took.
@@ -120,7 +127,7 @@ def compile_step(step: Any, arguments: Sequence[Any]) -> tuple[Compiled, float]:
     """
     start = time.monotonic()
     try:
-        compiled = step.lower(*arguments).compile()
+        compiled = step.lower(*arguments).compile(compiler_options=dict(options or {}))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -386,11 +393,10 @@ def run(
 
 
 def define_flags() -> None:
-    """Defines the flags of the command line: not at import, where they would clash with others."""
+    """Defines the flags of both command lines: not at import, where they would clash with others."""
     config_flags.DEFINE_config_file(
         "config", None, "file with the settings, such as configs/dfew.py", lock_config=True
     )
-    flags.DEFINE_string("topology", "v5e:2x4", "chip and grid of chips to compile for")
     flags.DEFINE_integer("num_classes", 7, "classes of the data set, which is not read")
     flags.DEFINE_integer(
         "num_train", 10_000, "videos to train on: rows of the memory of predictions, if it is on"
@@ -399,8 +405,16 @@ def define_flags() -> None:
     flags.mark_flag_as_required("config")
 
 
-def main(_: Sequence[str]) -> None:
-    """Compiles, prints the table, writes the JSON."""
+def command(
+    run: Callable[..., dict[str, Any]], table: Callable[[dict[str, Any]], str], chips: str
+) -> None:
+    """Compiles the train step, prints the table, writes the JSON.
+
+    Args:
+      run: what compiles it, such as this module's.
+      table: what makes text of its report.
+      chips: what to compile for, as the user says it.
+    """
     options = flags.FLAGS
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -409,10 +423,10 @@ def main(_: Sequence[str]) -> None:
             lambda mesh: train.abstract_step(
                 config, mesh, num_classes=options.num_classes, num_train=options.num_train
             ),
-            options.topology,
+            chips,
             config.data.batch_size,
         )
-    except (TPUError, ValueError) as error:
+    except (CompilerError, ValueError) as error:
         sys.exit(f"error: {error}")
     print(table(report))
     if options.json:
@@ -423,4 +437,5 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    flags.DEFINE_string("topology", "v5e:2x4", "chip and grid of chips to compile for")
+    app.run(lambda _: command(run, table, flags.FLAGS.topology))
