@@ -213,6 +213,13 @@ DEFENCES = (
         "tests/test_loop.py::test_stops_on_a_loss_that_is_no_number_before_saving_it",
     ),
     Defence(
+        "clock jumps",
+        "rdfer_jax/loop.py",
+        "taken = max(time.monotonic() - self._clock, 1e-9)",
+        "taken = max(time.time() - self._clock, 1e-9)",
+        "tests/test_loop.py::test_a_clock_that_jumps_changes_nothing_but_the_times_that_are_written",
+    ),
+    Defence(
         "gradient too large",
         "rdfer_jax/optim.py",
         "    if settings.clip_norm:\n",

@@ -1,8 +1,10 @@
 """The loop around the train step: when it evaluates, saves, stops, and what it tells."""
 
 import dataclasses
+import itertools
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -194,3 +196,20 @@ class Clock:
             return do(*args, **kwargs)
 
         return late
+
+
+def test_a_clock_that_jumps_changes_nothing_but_the_times_that_are_written(tmp_path, monkeypatch):
+    due = {"eval_every": "3 steps", "save_every": "2 steps"}
+    losses = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    calm, expected = run(tmp_path / "calm", losses, **due)
+    jumps = itertools.cycle([1e9, -1e9, 4e9, 0.0])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    hurt, rows = run(tmp_path / "hurt", losses, **due)
+    assert hurt.saved == calm.saved
+    measured = ("time", "steps_per_second", "videos_per_second", "input_wait")
+    told = [
+        [{k: v for k, v in row.items() if k not in measured} for row in r] for r in (rows, expected)
+    ]
+    assert told[0] == told[1] and len({row["time"] for row in rows}) > 1
+    rates = [row["steps_per_second"] for row in rows if "steps_per_second" in row]
+    assert rates and all(0 < rate < 1e7 for rate in rates)
