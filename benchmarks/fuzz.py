@@ -87,50 +87,12 @@ class Found:
 # Damage.
 
 _HURTS = (
-    *(
-        "",
-        " ",
-        "0",
-        "-1",
-        "8",
-        "nan",
-        "inf",
-        "1e999",
-        "0x10",
-        "9" * 5000,
-        "1" * 12,
-        "1_0",
-        "٣",
-        "²",
-    ),
-    *(
-        "..",
-        ".",
-        "/",
-        "../../x",
-        "/etc/passwd",
-        "C:\\x",
-        "\\\\host\\x",
-        "~",
-        "a/../../../etc",
-        "//x",
-    ),
-    *("gs://x/y", "file:///etc/passwd", "x" * 300, "y" * 70_000, "%s%n", "{0}", "$HOME", "=1+1"),
-    *('"', '""', "'", "#", ",", "\t", "\0", "\r", "\x1b[2J", "\x85", "\u2028", "\u202e", "\ufeff"),
-    *(
-        "\ufffd",
-        "é",
-        "e\u0301",
-        "😀",
-        "他",
-        "happy",
-        "anger_fear",
-        "00001",
-        "label",
-        "path",
-        "train",
-    ),
-)
+    "", " ", "0", "-1", "8", "nan", "inf", "1e999", "0x10", "9" * 5000, "1" * 12, "1_0", "٣", "²",
+    "..", ".", "/", "../../x", "/etc/passwd", "C:\\x", "\\\\host\\x", "~", "a/../../../etc", "//x",
+    "gs://x/y", "file:///etc/passwd", "x" * 300, "y" * 70_000, "%s%n", "{0}", "$HOME", "=1+1",
+    '"', '""', "'", "#", ",", "\t", "\0", "\r", "\x1b[2J", "\x85", "\u2028", "\u202e", "\ufeff",
+    "\ufffd", "é", "e\u0301", "😀", "他", "happy", "anger_fear", "00001", "label", "path", "train",
+)  # fmt: skip
 #: Bytes of the header of a small array in an .npz file.
 _HEADER = 128
 _SEPARATORS = (",", "\t", " ", "/", "_")
@@ -429,13 +391,13 @@ class HangError(BaseException):
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = (
-    *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"),
-    *("os.chmod", "os.chown", "os.utime"),
-)
+    "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate",
+    "os.chmod", "os.chown", "os.utime",
+)  # fmt: skip
 _LEAVES = (
-    *("subprocess.Popen", "os.system", "os.fork", "os.posix_spawn", "os.exec", "socket.connect"),
-    *("pickle.find_class", "ctypes.dlopen"),
-)
+    "subprocess.Popen", "os.system", "os.fork", "os.posix_spawn", "os.exec", "socket.connect",
+    "pickle.find_class", "ctypes.dlopen",
+)  # fmt: skip
 
 
 class Watch:

@@ -132,7 +132,7 @@ def devices(gpus: str) -> tuple[Gpu, Sequence[jax.Device]]:
 
 
 _CONVOLUTION = re.compile(
-    r"= \(?(?P<type>\w+)\[(?P<shape>[\d,]*)\].*dim_labels=(?P<labels>\S+),.*"
+    r"= \(?(?P<type>\w+)\[.*dim_labels=(?P<labels>\S+),.*"
     r'custom_call_target="__cudnn\$conv(?P<what>\w+)"'
 )
 
@@ -144,7 +144,7 @@ def convolutions(hlo: str) -> dict[str, int]:
       hlo: the text of a compiled module.
 
     Returns:
-      Such as {"Forward 2-D bf16 b01f": 20}; b is the batch, f the channels, 0 and 1 rows and columns.
+      Such as {"forward, 2-D bf16 b01f": 20}; b is the batch, f the channels, 0 and 1 rows and columns.
     """
     found: collections.Counter[str] = collections.Counter()
     for line in hlo.splitlines():
@@ -166,7 +166,7 @@ def run(
       num_videos: videos in a step, over all GPUs.
 
     Raises:
-      GPUError: see `devices`.
+      CompilerError: as `devices` says, or the step does not fit.
     """
     gpu, found = devices(gpus)
     step, arguments = make_step(sharding.make_mesh(found))
@@ -193,20 +193,15 @@ def table(report: Mapping[str, Any]) -> str:
         ("batch", f"{report['num_videos']} videos a step"),
         ("compiled in", f"{report['compile_wall_seconds']:.1f} s"),
         ("", ""),
-        *((f"memory: {n}", f"{size / tpu.GIB:.3f} GiB") for n, size in report["memory"].items()),
+        *tpu.memory_rows(report["memory"]),
         ("memory of a GPU", f"{report['memory_of_a_gpu'] / tpu.GIB:.1f} GiB"),
         ("fits, without cuDNN's own", "yes" if report["fits"] else "NO"),
         ("", ""),
         *((f"convolution {what}", str(count)) for what, count in report["convolutions"].items()),
         ("loops", str(report["loops"])),
-        *(
-            (kind, f"{entry['count']}, together {entry['bytes'] / 1e6:.3f} MB")
-            for kind, entry in report["collectives"].items()
-        ),
+        *tpu.collective_rows(report["collectives"]),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
-    return "\n".join(["The train step, on each GPU:", "", *lines])
+    return tpu.aligned("The train step, on each GPU:", rows)
 
 
 if __name__ == "__main__":

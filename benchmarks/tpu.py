@@ -322,7 +322,7 @@ def table(report: dict[str, Any]) -> str:
         ("batch", f"{report['num_videos']} videos a step"),
         ("compiled in", f"{report['compile_wall_seconds']:.1f} s"),
         ("", ""),
-        *((f"memory: {name}", f"{size / GIB:.3f} GiB") for name, size in memory.items()),
+        *memory_rows(memory),
         (
             "memory of a chip",
             "not known here" if hbm_bytes is None else f"{hbm_bytes / GIB:.0f} GiB",
@@ -332,10 +332,7 @@ def table(report: dict[str, Any]) -> str:
         ("computes", _short(report["flops"], "FLOP")),
         ("reads and writes", _short(report["bytes_accessed"], "B")),
         ("loops, counted as one turn", str(report["loops"])),
-        *(
-            (kind, f"{entry['count']}, together {_short(entry['bytes'], 'B')}")
-            for kind, entry in report["collectives"].items()
-        ),
+        *collective_rows(report["collectives"]),
         ("", ""),
         ("least time to compute", _milliseconds(report["compute_seconds"])),
         ("least time to move bytes", _milliseconds(report["memory_seconds"])),
@@ -343,9 +340,30 @@ def table(report: dict[str, Any]) -> str:
         ("compiler's estimate", _milliseconds(report["compiler_seconds"])),
         ("at the roofline", _rate(report["videos_per_second"])),
     ]
+    return aligned("The train step, on each chip:", rows)
+
+
+Row = tuple[str, str]
+
+
+def aligned(title: str, rows: Sequence[Row]) -> str:
+    """Returns a title and, below each other, names and values."""
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}".rstrip() for name, value in rows]
-    return "\n".join(["The train step, on each chip:", "", *lines])
+    return "\n".join([title, "", *lines])
+
+
+def memory_rows(held: Mapping[str, int]) -> list[Row]:
+    """What `memory` returns, for people."""
+    return [(f"memory: {name}", f"{size / GIB:.3f} GiB") for name, size in held.items()]
+
+
+def collective_rows(found: Mapping[str, Mapping[str, int]]) -> list[Row]:
+    """What `collectives` returns, for people."""
+    return [
+        (kind, f"{entry['count']}, together {_short(entry['bytes'], 'B')}")
+        for kind, entry in found.items()
+    ]
 
 
 def _short(value: float, unit: str) -> str:

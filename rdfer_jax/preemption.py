@@ -17,7 +17,8 @@ _LOST = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
 
 def tells_of_lost_process(error: BaseException) -> bool:
     """Whether an error means that another process of this job ended or cannot be reached."""
-    return jax.process_count() > 1 and any(sign in str(error) for sign in _LOST)
+    # In this order: to count processes JAX looks for its devices, which not every mode needs.
+    return any(sign in str(error) for sign in _LOST) and jax.process_count() > 1
 
 
 class PreemptedError(RuntimeError):

@@ -16,7 +16,8 @@ def test_each_is_in_the_code_and_has_a_test(defence):
     assert changed != code
     ast.parse(changed)
     name, _, test = defence.test.partition("::")
-    assert f"def {test}(" in (defences.ROOT / name).read_text() if test else name
+    tests = (defences.ROOT / name).read_text()
+    assert f"def {test}(" in tests if test else "def test_" in tests
 
 
 def test_code_that_has_changed_is_told_of():
@@ -26,7 +27,7 @@ def test_code_that_has_changed_is_told_of():
 
 
 def test_a_test_that_does_not_notice_is_told_apart(tmp_path):
-    (tmp_path / "code.py").write_text(
+    (tmp_path / "code_.py").write_text(
         "def half(x):\n    if not x:\n        return None\n    return 1 / x\n"
     )
     (tmp_path / "test_it.py").write_text(
@@ -34,7 +35,6 @@ def test_a_test_that_does_not_notice_is_told_apart(tmp_path):
         "def test_idle():\n    assert code.half(1)\n\n\n"
         "def test_left_out():\n    import pytest\n\n    pytest.skip('not here')\n"
     )
-    (tmp_path / "code.py").rename(tmp_path / "code_.py")
     found = defences.look(
         [
             Defence("zero", "code_.py", "if not x:", "if False:", f"test_it.py::{name}")

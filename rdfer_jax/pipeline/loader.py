@@ -125,9 +125,7 @@ def eval_loader(
     batch_size = local_batch_size * processes
     length = eval_batches(len(split), batch_size) * batch_size
     dataset = grain.MapDataset.source(Padded(split, length))
-    dataset = dataset.map(ToElement(data, _where(split)).evaluate)
-    if rounds != 1:
-        dataset = dataset.repeat(rounds)
+    dataset = dataset.map(ToElement(data, _where(split)).evaluate).repeat(rounds)
     return _batches(dataset, data, local_batch_size, process, processes)
 
 

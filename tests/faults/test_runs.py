@@ -113,23 +113,19 @@ def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path
     readers = soak.children(killed.pid)
     killed.kill()
     killed.wait()
-    assert len(readers) >= 2 and segments(killed.pid)
+    assert len(readers) >= 2 and soak.segments(killed.pid)
     deadline = time.monotonic() + 30
     while any(pathlib.Path(f"/proc/{reader}").exists() for reader in readers):
         assert time.monotonic() < deadline, "a reading process lives on"
         time.sleep(0.1)
     asked = jobs.start(CONFIG, with_workers, workdir=tmp_path / "asked")
     wait_for(3, tmp_path / "asked", asked)
-    assert not segments(killed.pid) and segments(asked.pid)
+    assert not soak.segments(killed.pid) and soak.segments(asked.pid)
     asked.send_signal(signal.SIGTERM)
     printed = asked.communicate(timeout=60)[0]
     assert asked.returncode == 0, printed
     assert "resource_tracker" not in printed and "ignored" not in printed
-    assert not segments(asked.pid)
-
-
-def segments(pid):
-    return list(shared.FOLDER.glob(f"{shared.prefix(pid)}*"))
+    assert not soak.segments(asked.pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
