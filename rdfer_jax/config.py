@@ -55,6 +55,11 @@ class Data:
     fit: str = _field(
         "crop", "how a frame that is not square becomes so", choices=("crop", "stretch")
     )
+    frame_cache: str = _field(
+        "",
+        "folder on a disk of this machine for frames that are decoded once: image_size^2 x 3 bytes each, "
+        "some ten times their JPEGs; empty: decode them each time",
+    )
     batch_size: int = _field(128, "videos in a training step, over all devices", low=1)
     eval_batch_size: int = _field(128, "videos in an evaluation step, over all devices", low=1)
     num_workers: int = _field(0, "processes that read and decode; 0: threads of this one", low=0)
@@ -474,6 +479,11 @@ def _check_together(config: Config) -> None:
             parts(config.data.fold)
         except ValueError as error:
             raise ValueError(f"config.data.fold: {error}") from None
+    if "://" in config.data.frame_cache:
+        raise ValueError(
+            f"config.data.frame_cache = {config.data.frame_cache!r}: needs a folder on a disk of this "
+            "machine, such as /dev/shm/frames"
+        )
     augment = config.augment
     for name, most in (("crop_area", 1.0), ("crop_aspect", math.inf)):
         low, high = getattr(augment, name)

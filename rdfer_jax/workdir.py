@@ -22,10 +22,10 @@ PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 
 #: Settings that may change between the parts of a resumed run: they do not change what is learned.
 FREE_TO_CHANGE = (
-    "profile", "compile_cache", "cpu_devices", "build", "data.dir", "data.num_workers", "data.num_threads",
-    "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every", "train.save_every",
-    "train.record_every", "train.log_every", "train.keep", "train.tensorboard", "model.remat",
-    "predict.",
+    "profile", "compile_cache", "cpu_devices", "build", "data.dir", "data.frame_cache", "data.num_workers",
+    "data.num_threads", "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every",
+    "train.save_every", "train.record_every", "train.log_every", "train.keep", "train.tensorboard",
+    "model.remat", "predict.",
 )  # fmt: skip
 
 

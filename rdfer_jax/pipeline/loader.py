@@ -16,6 +16,7 @@ import numpy as np
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import shared
 from rdfer_jax.pipeline.decode import FrameError, decode_frames
+from rdfer_jax.pipeline.frame_cache import Frames
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
 
@@ -53,10 +54,13 @@ class ToElement:
         """Returns frames uint8 [F, H, W, 3], label, index, mask, clip_id, votes, and the truth."""
         clip_id = record["clip_id"]
         clip_id = clip_id.decode() if isinstance(clip_id, bytes) else str(clip_id)
-        jpegs = record["frames"]
+        stored = record["frames"]
         try:
-            indices_F = frame_indices(len(jpegs), self.data.frames, generator)
-            frames = decode_frames(jpegs, indices_F, self.data.image_size, self.data.fit)
+            indices_F = frame_indices(len(stored), self.data.frames, generator)
+            if isinstance(stored, Frames):
+                frames = stored.take(indices_F)
+            else:
+                frames = decode_frames(stored, indices_F, self.data.image_size, self.data.fit)
         except (FrameError, ValueError) as error:
             raise ValueError(f"{self.where}: clip {clip_id!r}: {error}") from None
         element = {
@@ -65,7 +69,7 @@ class ToElement:
             "index": record["index"],
             "mask": record["mask"],
             "clip_id": clip_id,
-            "num_frames": np.int32(len(jpegs)),
+            "num_frames": np.int32(len(stored)),
             "votes": np.asarray(record["votes"], np.float32),
         }
         return element | {key: np.asarray(record[key]) for key in TRUTH_KEYS if key in record}

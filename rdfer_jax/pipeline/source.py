@@ -4,6 +4,8 @@ Enters: a directory that data/build.py wrote. Leaves: records, as data/schema.py
 builder's code is not needed, nor TensorFlow.
 """
 
+import copy
+import dataclasses
 import difflib
 import hashlib
 import logging
@@ -18,7 +20,9 @@ from etils import epath
 
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Data
+from rdfer_jax.pipeline import frame_cache
 from rdfer_jax.pipeline import labels as labels_lib
+from rdfer_jax.pipeline.stored import StoredSplit
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +40,6 @@ _READERS = 16
 
 class DatasetNotFoundError(FileNotFoundError):
     """There is no finished data set where the configuration says."""
-
-
-class RecordError(ValueError):
-    """A file of a built data set is missing or damaged."""
 
 
 def find(data: Data) -> epath.Path:
@@ -80,31 +80,21 @@ class Split(Sequence[Mapping[str, Any]]):
         or because other labels are given, beside which the stored ones count as true.
     """
 
-    def __init__(
-        self,
-        directory: epath.Path,
-        name: str,
-        positions: np.ndarray | None = None,
-        labels: np.ndarray | None = None,
-        title: str = "",
-    ):
+    def __init__(self, directory: epath.Path, name: str):
         """Opens the splits.
 
         Args:
           directory: of a finished data set.
           name: splits, joined by +.
-          positions: int [n], the records to use; all, if None.
-          labels: int [n], the labels to give these records; as stored, if None.
-          title: what results call it; the name, if empty.
 
         Raises:
           ValueError: there is no such split, or it is empty.
         """
         builder = tfds.builder_from_directory(directory)
-        self.directory, self.name, self.title = directory, name, title or name
+        self.directory, self.name, self.title = directory, name, name
         self.classes = tuple(builder.info.features["label"].names)
         self.has_truth = TRUTH_KEYS[0] in builder.info.features
-        self.knows_flips = self.has_truth or labels is not None
+        self.knows_flips = self.has_truth
         parts = [part.strip() for part in name.split("+")]
         for part in parts:
             if part not in builder.info.splits:
@@ -112,19 +102,20 @@ class Split(Sequence[Mapping[str, Any]]):
                 close = difflib.get_close_matches(part, known, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(known)}"
                 raise ValueError(f"{directory} has no split {part!r}. {hint}")
-        self._infos = [builder.info.splits[part] for part in parts]
-        self._sources = [builder.as_data_source(split=part) for part in parts]
-        self._starts = np.cumsum([0] + [len(source) for source in self._sources])
-        self._positions = np.arange(self._starts[-1]) if positions is None else positions
-        self._labels = labels
-        if not len(self._positions):
-            raise ValueError(f"split {name!r} of {directory} is empty")
+        self._names = tuple(builder.info.splits)
+        self._stored = [StoredSplit(builder, part) for part in parts]
+        self._records: list[Sequence[dict[str, Any]]] = list(self._stored)
+        self._starts = np.cumsum([0] + [len(stored) for stored in self._stored])
+        self._positions = np.arange(self._starts[-1])
+        self._labels: np.ndarray | None = None
+        self._check_length()
 
     def __len__(self) -> int:
         return len(self._positions)
 
     def __getitem__(self, item: SupportsIndex) -> dict[str, Any]:  # type: ignore[override]
-        record = self._read(int(self._positions[item]))
+        part, place = self._locate(int(self._positions[item]))
+        record = self._records[part][place]
         if self._labels is None:
             return record
         label, true_label = int(self._labels[item]), record.get("true_label", record["label"])
@@ -137,35 +128,59 @@ class Split(Sequence[Mapping[str, Any]]):
         Raises:
           RecordError: a file cannot be read.
         """
-        firsts = [
-            int(start + first)
-            for start, info in zip(self._starts, self._infos, strict=False)
-            for first, length in zip(
-                np.cumsum([0, *info.shard_lengths]), info.shard_lengths, strict=False
-            )
-            if length
-        ]
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(self._read, firsts))
+            for stored in self._stored:
+                list(pool.map(stored.read, stored.firsts()))
         return self
 
     def select(self, positions: np.ndarray, title: str = "") -> "Split":
-        """Returns the part with the given positions, int [n]; its title stays, unless there is another."""
-        labels = None if self._labels is None else self._labels[positions]
-        kept = self._positions[positions]
-        return Split(self.directory, self.name, kept, labels, title or self.title)
+        """Returns the part with the given positions, int [n]; its title stays, unless there is another.
+
+        Raises:
+          ValueError: it is empty.
+        """
+        part = copy.copy(self)
+        part._positions = self._positions[positions]
+        part._labels = None if self._labels is None else self._labels[positions]
+        part.title = title or self.title
+        part._check_length()
+        return part
 
     def with_labels(self, labels: np.ndarray) -> "Split":
         """Returns this split with other given labels, int [n].
 
         Its records have true_label (as stored, or else the stored label) and is_flipped.
         """
-        return Split(self.directory, self.name, self._positions, labels, self.title)
+        other = copy.copy(self)
+        other._labels, other.knows_flips = labels, True
+        return other
+
+    def with_cache(self, data: Data) -> "Split":
+        """Returns this split with frames that were decoded once, where config.data.frame_cache says so.
+
+        Decodes them now, if they are not there.
+
+        Raises:
+          OSError: the folder cannot be written to, or has no room.
+          ValueError: a frame cannot be decoded.
+        """
+        if not data.frame_cache:
+            return self
+        stored_data = fingerprint(self.directory, dataclasses.replace(data, labels=""))
+        version, variant, name = (
+            path.name for path in (self.directory, *self.directory.parents[:2])
+        )
+        data_set = f"{name}-{variant}-{version}-{stored_data}"
+        other = copy.copy(self)
+        other._records = [
+            frame_cache.cached(stored, data, data_set, stored.name) for stored in self._stored
+        ]
+        return other
 
     def others(self) -> "Split | None":
         """Returns the rest of the data set: its other splits together, or None where there are none."""
         parts = {part.strip() for part in self.name.split("+")}
-        names = [name for name in self._sources[0].dataset_info.splits if name not in parts]
+        names = [name for name in self._names if name not in parts]
         return Split(self.directory, "+".join(names)) if names else None
 
     def stored(self, *keys: str) -> dict[str, np.ndarray]:
@@ -182,11 +197,12 @@ class Split(Sequence[Mapping[str, Any]]):
         Raises:
           KeyError: the data set has no such field.
         """
-        known = self._sources[0].dataset_info.features
+        known = self._stored[0].features
         wanted = tfds.features.FeaturesDict({key: known[key] for key in keys})
 
         def read(position: int) -> dict[str, Any]:
-            return self._read(position, wanted)
+            part, place = self._locate(position)
+            return self._stored[part].read(place, wanted)
 
         with ThreadPoolExecutor(_READERS) as pool:
             rows = list(pool.map(read, self._positions.tolist()))
@@ -194,30 +210,14 @@ class Split(Sequence[Mapping[str, Any]]):
         texts = {key for key, column in columns.items() if column.dtype.kind == "S"}
         return columns | {key: np.char.decode(columns[key], "utf-8") for key in texts}
 
-    def _read(
-        self, position: int, features: tfds.features.FeaturesDict | None = None
-    ) -> dict[str, Any]:
-        """Reads a record of the joined splits, or some features of it.
+    def _check_length(self) -> None:
+        if not len(self):
+            raise ValueError(f"split {self.name!r} of {self.directory} is empty")
 
-        Raises:
-          RecordError: that cannot be done.
-        """
+    def _locate(self, position: int) -> tuple[int, int]:
+        """Returns which of the joined splits holds a position, and the place there."""
         part = int(np.searchsorted(self._starts, position, side="right")) - 1
-        place = position - int(self._starts[part])
-        source = self._sources[part]
-        try:
-            if features is None:
-                return source[place]
-            return features.deserialize_example_np(source.data_source[place])
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
-            ends = np.cumsum(self._infos[part].shard_lengths)
-            shard = int(np.searchsorted(ends, place, side="right"))
-            first = int(ends[shard - 1]) if shard else 0
-            raise RecordError(
-                f"{self._infos[part].filepaths[shard]}: record {place - first} cannot be read: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Copy the data set "
-                "again, or delete its folder and build it anew"
-            ) from None
+        return part, position - int(self._starts[part])
 
 
 def fingerprint(directory: epath.Path, data: Data) -> str:
@@ -286,13 +286,16 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     With config.data.fold, both are parts of the training split: see `part_of`.
 
     Raises:
+      OSError: decoded frames cannot be kept in config.data.frame_cache.
       FileNotFoundError: there is no such file of labels.
       RecordError: a file of the data set is missing or cut short.
       ValueError: there is no such split, or the file of labels does not fit it.
     """
     train = training_split(directory, data).check()
+    test = train if data.fold else Split(directory, data.test_split).check()
+    train, test = (split.with_cache(data) for split in (train, test))
     if not data.fold:
-        return train, Split(directory, data.test_split).check()
+        return train, test
     part, parts = config_lib.parts(data.fold)
     in_part = part_of(train.stored("label")["label"], parts) == part
     if in_part.all() or not in_part.any():

@@ -1,0 +1,61 @@
+"""One split as TFDS stores it: records by position, and clear words on those that cannot be read."""
+
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class RecordError(ValueError):
+    """A file of a built data set is missing or damaged."""
+
+
+class StoredSplit(Sequence[dict[str, Any]]):
+    """The records of a split of a built data set, as data/schema.py describes them.
+
+    Attributes:
+      name: of the split.
+      features: what a record holds, by name.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, name: str):
+        """Opens a split that the builder knows."""
+        self.name = name
+        self.features: tfds.features.FeaturesDict = builder.info.features
+        self._info = builder.info.splits[name]
+        self._source = builder.as_data_source(split=name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, place: SupportsIndex) -> dict[str, Any]:  # type: ignore[override]
+        return self.read(int(place))
+
+    def firsts(self) -> list[int]:
+        """Returns the position of the first record of each file that has any."""
+        lengths = self._info.shard_lengths
+        starts = np.cumsum([0, *lengths])[:-1]
+        return [int(start) for start, length in zip(starts, lengths, strict=True) if length]
+
+    def read(
+        self, place: int, features: tfds.features.FeaturesDict | None = None
+    ) -> dict[str, Any]:
+        """Reads a record, or some features of it, which takes less time where they are small.
+
+        Raises:
+          RecordError: that cannot be done.
+        """
+        try:
+            if features is None:
+                return self._source[place]
+            return features.deserialize_example_np(self._source.data_source[place])
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            ends = np.cumsum(self._info.shard_lengths)
+            shard = int(np.searchsorted(ends, place, side="right"))
+            first = int(ends[shard - 1]) if shard else 0
+            raise RecordError(
+                f"{self._info.filepaths[shard]}: record {place - first} cannot be read: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Copy the data set "
+                "again, or delete its folder and build it anew"
+            ) from None
