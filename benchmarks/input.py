@@ -8,6 +8,7 @@ kept, and at the short side of --stored, as the configurations of the published 
 Then the same frames are read at --size by
 - bare decoding: as many processes as there are cores, bytes in memory, decode and shrink: the limit;
 - rdfer_jax: records, sampling, batches, by so many worker processes (0: threads of this process);
+- rdfer_jax with config.data.frame_cache, that is, frames decoded once, before;
 - PyTorch's DataLoader with PIL, as the published code of this field does it: a file for each frame.
 They take turns. Prints a table and writes input.json. What is not installed (torch) is left out, and said
 so.
@@ -200,8 +201,8 @@ def rows(rates: dict[str, float]) -> list[dict[str, Any]]:
     """Returns a row for each reading of ours: its rate, share of the limit, and ratio to the peer.
 
     Args:
-      rates: frames a second by "<side>, bare", "<side>, <workers>" and "PyTorch, <workers>". The peer of
-        threads is the fastest of PyTorch's.
+      rates: frames a second by "<side>, bare", "<side>, <workers>", "<side> cached, <workers>" and
+        "PyTorch, <workers>". The peer of threads is the fastest of PyTorch's.
     """
     peers = {name.split(", ")[1]: rate for name, rate in rates.items() if "PyTorch" in name}
     found = []
@@ -209,11 +210,13 @@ def rows(rates: dict[str, float]) -> list[dict[str, Any]]:
         side, workers = name.split(", ")
         if side == "PyTorch" or workers == "bare":
             continue
-        limit = rates[f"{side}, bare"]
+        stored, _, cached = side.partition(" ")
+        limit = rates[f"{stored}, bare"]
         peer = max(peers.values(), default=None) if workers == "0" else peers.get(workers)
         found.append(
             {
-                "stored_side": int(side),
+                "stored_side": int(stored),
+                "cached": bool(cached),
                 "workers": int(workers),
                 "frames_per_second": rate,
                 "limit": limit,
@@ -235,7 +238,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         )
         lines.append(
             [
-                f"{row['stored_side']} px",
+                f"{row['stored_side']} px" + ", decoded once" * row["cached"],
                 str(row["workers"] or "threads"),
                 f"{row['frames_per_second']:.0f}",
                 f"{row['limit']:.0f}",
@@ -267,6 +270,11 @@ def main(argv: Sequence[str]) -> None:
         split = built(root, side, output / "tfds")
         contestants[f"{side}, bare"] = Bare(split.directory, data, cores)
         contestants |= {f"{side}, {count}": ours(split, data, count) for count in workers}
+        if side == options.side:
+            cached = split.with_cache(dataclasses.replace(data, frame_cache=str(output / "frames")))
+            contestants |= {
+                f"{side} cached, {count}": ours(cached, data, count) for count in workers
+            }
     if cells.has_torch():
         contestants |= {f"PyTorch, {count}": theirs(root, data, count) for count in workers}
     rates = measure(contestants, options.rounds)

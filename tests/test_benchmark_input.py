@@ -1,5 +1,6 @@
 """The input benchmark: that all read the same frames, and what its table says."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -38,6 +39,10 @@ def test_every_contestant_reads_whole_epochs(written):
     reading = bench.ours(split, DATA, 0)
     assert reading() == reading() == bench.EPOCHS * 14 * 4
     reading.close()
+    cached = split.with_cache(dataclasses.replace(DATA, frame_cache=str(root.parent / "frames")))
+    reading = bench.ours(cached, DATA, 0)
+    assert reading() == bench.EPOCHS * 14 * 4
+    reading.close()
     if importlib.util.find_spec("torch"):
         assert bench.theirs(root, DATA, 0)() == bench.EPOCHS * 14 * 4
 
@@ -57,16 +62,18 @@ def test_rows_compare_with_the_limit_of_their_frames_and_with_as_many_workers():
         "256, 1": 90.0,
         "128, bare": 400.0,
         "128, 0": 300.0,
+        "128 cached, 1": 600.0,
     }
     peers = {"PyTorch, 0": 20.0, "PyTorch, 1": 30.0}
     found = bench.rows(rates | peers)
-    assert [row["share_of_limit"] for row in found] == [0.75, 0.45, 0.75]
-    assert [row["times_peer"] for row in found] == [5.0, 3.0, 10.0]
-    assert [row["times_peer"] for row in bench.rows(rates)] == [None] * 3
+    assert [row["share_of_limit"] for row in found] == [0.75, 0.45, 0.75, 1.5]
+    assert [row["times_peer"] for row in found] == [5.0, 3.0, 10.0, 20.0]
+    assert [row["times_peer"] for row in bench.rows(rates)] == [None] * 4
     assert bench.table(found).splitlines()[2:] == [
         "| 256 px | threads | 150 | 200 | 75% | 30 | 5.00 |",
         "| 256 px | 1 | 90 | 200 | 45% | 30 | 3.00 |",
         "| 128 px | threads | 300 | 400 | 75% | 30 | 10.00 |",
+        "| 128 px, decoded once | 1 | 600 | 400 | 150% | 30 | 20.00 |",
     ]
     assert bench.table(bench.rows(rates)).splitlines()[2] == (
         "| 256 px | threads | 150 | 200 | 75% |  |  |"
