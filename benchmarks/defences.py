@@ -28,6 +28,7 @@ from benchmarks import cells
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUNS, INPUTS = "tests/faults/test_runs.py", "tests/faults/test_inputs.py"
+FRAMES = "tests/pipeline/test_frame_cache.py"
 CHECKPOINTS, RECORDS = "tests/faults/test_checkpoints.py", "tests/faults/test_records.py"
 
 
@@ -117,16 +118,58 @@ DEFENCES = (
     Defence(
         "record file missing or cut",
         "rdfer_jax/pipeline/source.py",
-        "            list(pool.map(self._read, firsts))\n",
-        "            pass\n",
+        "                list(pool.map(stored.read, stored.firsts()))\n",
+        "                pass\n",
         f"{RECORDS}::test_a_hurt_file_is_named_before_any_work",
     ),
     Defence(
         "record damaged inside",
-        "rdfer_jax/pipeline/source.py",
+        "rdfer_jax/pipeline/stored.py",
         "except (RuntimeError, ValueError, KeyError, OSError) as error:",
         "except ZeroDivisionError as error:",
         f"{RECORDS}::test_what_is_hurt_later_is_named_when_it_is_read",
+    ),
+    Defence(
+        "decoded frames cut short",
+        "rdfer_jax/pipeline/frame_cache.py",
+        ".st_size) != wanted:",
+        ".st_size) < 0:",
+        f"{FRAMES}::test_what_is_damaged_is_made_anew_and_told",
+    ),
+    Defence(
+        "decoded frames cut short while they are read",
+        "rdfer_jax/pipeline/frame_cache.py",
+        "if got != frame.nbytes:",
+        "if False:",
+        f"{FRAMES}::test_a_file_that_is_cut_while_it_is_read_is_named",
+    ),
+    Defence(
+        "decoded frames of other data",
+        "rdfer_jax/pipeline/frame_cache.py",
+        "or not np.array_equal(",
+        "or None in (",
+        f"{FRAMES}::test_frames_of_another_data_set_are_not_taken",
+    ),
+    Defence(
+        "decoded frames that are being written",
+        "rdfer_jax/pipeline/frame_cache.py",
+        "fcntl.flock(file, fcntl.LOCK_EX)",
+        "pass",
+        f"{FRAMES}::test_one_fills_and_the_others_wait",
+    ),
+    Defence(
+        "no room for decoded frames",
+        "rdfer_jax/pipeline/frame_cache.py",
+        "if needed > free:",
+        "if False:",
+        f"{FRAMES}::test_no_room_is_told_early_and_leaves_nothing",
+    ),
+    Defence(
+        "disk full while frames are decoded",
+        "rdfer_jax/pipeline/frame_cache.py",
+        "        shutil.rmtree(beside, ignore_errors=True)\n        raise",
+        "        raise",
+        f"{FRAMES}::test_a_full_disk_is_told_and_leaves_nothing",
     ),
     Defence(
         "a reading process is killed",

@@ -33,6 +33,7 @@ from benchmarks import cells
 from data import build
 from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
+from rdfer_jax import memory
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.decode import decode_frames
@@ -72,7 +73,7 @@ def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
 
 
 class Bare:
-    """Decodes the sampled frames of every clip in as many processes as there are cores, all at once."""
+    """Decodes the sampled frames of EPOCHS epochs in as many processes as there are cores, all at once."""
 
     def __init__(self, directory: epath.Path, data: Data, cores: int):
         self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -85,7 +86,7 @@ class Bare:
         self()
 
     def __call__(self) -> int:
-        """Decodes them once in every process, and says how many frames those were in all."""
+        """Decodes them in every process, and says how many frames those were in all."""
         return sum(self._pool.map(_decode, range(self._cores)))
 
     def close(self) -> None:
@@ -105,9 +106,10 @@ def _load(directory: str, data: Data) -> None:
 
 
 def _decode(_: int) -> int:
-    for jpegs, indices_F, data in _loaded:
-        decode_frames(jpegs, indices_F, data.image_size, data.fit)
-    return sum(len(np.unique(indices_F)) for _, indices_F, _ in _loaded)
+    for _ in range(EPOCHS):
+        for jpegs, indices_F, data in _loaded:
+            decode_frames(jpegs, indices_F, data.image_size, data.fit)
+    return EPOCHS * sum(len(np.unique(indices_F)) for _, indices_F, _ in _loaded)
 
 
 def ours(split: source.Split, data: Data, workers: int) -> "Reading":
@@ -254,6 +256,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
+    memory.keep_freed()  # as rdfer_jax.main does
     options = flags.FLAGS
     output, cores = epath.Path(options.output), cells.cores()
     root = output / f"clips{options.clips}x{options.length}at{options.side}"

@@ -57,8 +57,8 @@ class Data:
     )
     frame_cache: str = _field(
         "",
-        "folder on a disk of this machine for frames that are decoded once: image_size^2 x 3 bytes each, "
-        "some ten times their JPEGs; empty: decode them each time",
+        "folder on a disk of this machine in which training keeps decoded frames, image_size^2 x 3 bytes "
+        "each, some ten times their JPEGs; empty: decode them each time",
     )
     batch_size: int = _field(128, "videos in a training step, over all devices", low=1)
     eval_batch_size: int = _field(128, "videos in an evaluation step, over all devices", low=1)

@@ -44,7 +44,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
       NonFiniteLossError: training diverged.
       PreemptedError: the process was asked to end; the state is saved.
       FileNotFoundError: config.init_from is no file and no run.
-      OSError: the folder cannot be written to, or the disk is full.
+      OSError: the folder, or that of config.data.frame_cache, cannot be written to, or the disk is full.
       RecordError: a file of the data set is missing or damaged.
       ValueError: the settings do not fit the data, the devices, the run to be resumed, or the weights to
         start from; or another run is under way in the folder.
@@ -68,13 +68,16 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     local_batch_size = sharding.local_batch_size(
         config.data.batch_size, mesh, "config.data.batch_size"
     )
-    watched = validation or test_split
-    evaluator = evaluate.Evaluator(config, network, mesh, watched)
     first = jax.process_index() == 0
     data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
     fingerprint = source.fingerprint(directory, config.data)
     workdir_lib.check_config(workdir, config)
     workdir_lib.check_data(workdir, data_set, fingerprint)
+    # Every frame may have to be decoded now. What was decoded stays, should anything be refused later.
+    train_split, test_split = (s.with_cache(config.data) for s in (train_split, test_split))
+    validation = validation and validation.with_cache(config.data)
+    watched = validation or test_split
+    evaluator = evaluate.Evaluator(config, network, mesh, watched)
     if first:
         set_aside_damaged(workdir)
     multihost_utils.sync_global_devices("the newest checkpoint is whole")

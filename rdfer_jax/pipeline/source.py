@@ -286,16 +286,13 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     With config.data.fold, both are parts of the training split: see `part_of`.
 
     Raises:
-      OSError: decoded frames cannot be kept in config.data.frame_cache.
       FileNotFoundError: there is no such file of labels.
       RecordError: a file of the data set is missing or cut short.
       ValueError: there is no such split, or the file of labels does not fit it.
     """
     train = training_split(directory, data).check()
-    test = train if data.fold else Split(directory, data.test_split).check()
-    train, test = (split.with_cache(data) for split in (train, test))
     if not data.fold:
-        return train, test
+        return train, Split(directory, data.test_split).check()
     part, parts = config_lib.parts(data.fold)
     in_part = part_of(train.stored("label")["label"], parts) == part
     if in_part.all() or not in_part.any():

@@ -105,6 +105,13 @@ def test_another_number_of_workers_changes_nothing(settings, whole, tmp_path, wo
     assert_finishes(settings | after, tmp_path, whole)
 
 
+def test_decoded_frames_change_nothing(settings, whole, tmp_path):
+    run = tmp_path / "run"
+    jobs.kill_at(jobs.start(CONFIG, settings, workdir=run), run, 5)
+    printed = assert_finishes(settings | {"data.frame_cache": str(tmp_path / "frames")}, run, whole)
+    assert "frames decoded" in printed
+
+
 @pytest.mark.skipif(not shared.FOLDER.is_dir(), reason="no folder of shared memory")
 def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path):
     with_workers = settings | {"data.num_workers": 2, "train.duration": "5000 steps"}

@@ -23,7 +23,7 @@ def data(tiny_data, tmp_path):
 
 
 def opened(data):
-    return source.open_splits(source.find(data), data)
+    return [split.with_cache(data) for split in source.open_splits(source.find(data), data)]
 
 
 def folder(data, split="train"):
