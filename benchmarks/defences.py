@@ -132,13 +132,6 @@ DEFENCES = (
     Defence(
         "decoded frames cut short",
         "rdfer_jax/pipeline/frame_cache.py",
-        ".st_size) != wanted:",
-        ".st_size) < 0:",
-        f"{FRAMES}::test_what_is_damaged_is_made_anew_and_told",
-    ),
-    Defence(
-        "decoded frames cut short while they are read",
-        "rdfer_jax/pipeline/frame_cache.py",
         "if got != frame.nbytes:",
         "if False:",
         f"{FRAMES}::test_a_file_that_is_cut_while_it_is_read_is_named",
