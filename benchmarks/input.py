@@ -115,12 +115,15 @@ def _decode(_: int) -> int:
 def ours(split: source.Split, data: Data, workers: int) -> "Reading":
     """Returns what reads batches of an endless stream, EPOCHS of them at a time."""
     data = dataclasses.replace(data, num_workers=workers)
+    clips = len(split)
+    # As many as real data sets have: of a hundred, Grain takes 0.14 ms to find the next one of an epoch.
+    split = split.select(np.tile(np.arange(clips), -(-10_000 // clips)))
     batches = loader.train_loader(
         split, data, seed=0, local_batch_size=data.batch_size, process=0, processes=1
     )
     iterator = iter(batches)
     next(iterator)  # the workers have started
-    return Reading(iterator, EPOCHS * max(1, len(split) // data.batch_size))
+    return Reading(iterator, EPOCHS * max(1, clips // data.batch_size))
 
 
 class Reading:
