@@ -83,7 +83,8 @@ def draw_occlusion(rng: np.random.Generator, t: np.ndarray, skin: np.ndarray) ->
     """Returns what hides a part of the face for a while; nothing in most clips."""
     occluded, kind = rng.random() < 0.2, rng.integers(3)
     start, length = rng.uniform(0.0, 0.8), rng.uniform(0.15, 0.45)
-    side, height, angle = rng.choice([-1, 1]), rng.uniform(-0.1, 0.9), rng.uniform(-0.4, 0.4)
+    side, height = int(rng.choice([-1, 1])), rng.uniform(-0.1, 0.9)
+    angle = rng.uniform(-0.4, 0.4)
     colour = rng.uniform(20, 230, 3)
     if not occluded:
         return []
