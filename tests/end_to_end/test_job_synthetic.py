@@ -109,6 +109,9 @@ def test_two_processes_learn_the_same_as_one(settings, tmp_path):
         address = f"localhost:{server.getsockname()[1]}"
     three = settings | {"train.duration": "3 steps", "optim.warmup": "1 steps"}
     three |= {"train.save_every": "3 steps", "train.eval_every": "3 steps"}
+    # Sums in another order can turn over a ReLU whose input is zero, and Adam makes whole steps of it: so
+    # short ones, and a look at the gradients themselves (docs/performance.md, "Several devices").
+    three |= {"optim.learning_rate": 1e-5, "optim.final_learning_rate": 1e-5}
     jobs.run(CONFIG, three, workdir=tmp_path / "one")
     processes = [
         jobs.start(
@@ -119,12 +122,13 @@ def test_two_processes_learn_the_same_as_one(settings, tmp_path):
     for process in processes:
         printed, _ = process.communicate(timeout=400)
         assert process.returncode == 0, printed
-    losses = [
-        [row["loss"] for row in jobs.rows(tmp_path / name) if "loss" in row]
-        for name in ("one", "two")
-    ]
-    assert len(losses[0]) == 3
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    for key, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3)):
+        one, two = (
+            [row[key] for row in jobs.rows(tmp_path / name) if key in row]
+            for name in ("one", "two")
+        )
+        assert len(one) == 3
+        np.testing.assert_allclose(two, one, rtol=tolerance, err_msg=key)
     one, two = (dict(np.load(tmp_path / n / "predictions.npz")) for n in ("one", "two"))
     np.testing.assert_array_equal(two["clip_id"], one["clip_id"])
     assert len(set(two["clip_id"])) == 21
