@@ -82,6 +82,9 @@ def main(argv: list[str]) -> None:
     except PreemptedError as stop:
         print(stop)
         sys.exit(stop.exit_status)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         log.debug("", exc_info=True)
         if tells_of_lost_process(error):

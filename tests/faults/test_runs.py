@@ -105,6 +105,19 @@ def test_another_number_of_workers_changes_nothing(settings, whole, tmp_path, wo
     assert_finishes(settings | after, tmp_path, whole)
 
 
+def test_ctrl_c_where_there_is_nothing_to_save(tmp_path):
+    built = {"data.dir": tmp_path, "build.num_train": 50_000}
+    process = jobs.start(CONFIG, jobs.SMALL | jobs.DRAWN | built, mode="build")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/*/*incomplete*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, printed
+    assert printed.splitlines()[-1] == "stopped by Ctrl-C" and "Traceback" not in printed
+
+
 def test_decoded_frames_change_nothing(settings, whole, tmp_path):
     run = tmp_path / "run"
     jobs.kill_at(jobs.start(CONFIG, settings, workdir=run), run, 5)
