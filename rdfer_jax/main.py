@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak up for warnings only
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     log.setLevel(logging.INFO)
+    ended: int | str | None = None
     try:
         if MODE.value in READ_ONLY:
             read_run(MODE.value)
@@ -81,10 +82,10 @@ def main(argv: list[str]) -> None:
             run(config_lib.resolve(CONFIG.value))
     except PreemptedError as stop:
         print(stop)
-        sys.exit(stop.exit_status)
+        ended = stop.exit_status
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        ended = 130
     except Exception as error:
         log.debug("", exc_info=True)
         if tells_of_lost_process(error):
@@ -97,13 +98,17 @@ def main(argv: list[str]) -> None:
             )
             os._exit(1)  # the usual way out would wait for that process
         if "Worker process was terminated" in str(error):  # Grain has no class for it
-            sys.exit(
+            ended = (
                 "error: a process that reads data was ended from outside, perhaps because memory ran "
                 "out: lower config.data.num_workers. Training goes on from its last checkpoint"
             )
-        if isinstance(error, USER_ERRORS):
-            sys.exit(f"error: {error}")
-        raise
+        elif isinstance(error, USER_ERRORS):
+            ended = f"error: {error}"
+        else:
+            raise
+    # Not above, where the exception would keep alive, until Python's very end, what still reads data.
+    if ended is not None:
+        sys.exit(ended)
 
 
 def read_run(mode: str) -> None:
