@@ -230,7 +230,7 @@ DEFENCES = (
     Defence(
         "other labels",
         "rdfer_jax/pipeline/source.py",
-        "        digest.update(epath.Path(data.labels).read_bytes())\n",
+        "        digest.update(epath.Path(labels).read_bytes())\n",
         "        pass\n",
         f"{RECORDS}::test_the_fingerprint_tells_data_from_other_data",
     ),

@@ -58,24 +58,23 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
 def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     mesh = sharding.make_mesh()
+    local_batch_size = sharding.local_batch_size(
+        config.data.batch_size, mesh, "config.data.batch_size"
+    )
     directory = source.find(config.data)
     whole, test_split = source.open_splits(directory, config.data)
+    first = jax.process_index() == 0
+    data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
+    fingerprint = source.fingerprint(directory, config.data.labels)
+    workdir_lib.check_config(workdir, config)
+    workdir_lib.check_data(workdir, data_set, fingerprint)
+    # Every frame may have to be decoded now. What was decoded stays, should anything be refused later.
+    whole, test_split = (split.with_cache(config.data) for split in (whole, test_split))
     train_split, validation = source.hold_out(whole, config.data.validation_percent)
     num_classes = len(train_split.classes)
     network = models.create(config, num_classes, mesh.devices.flat[0].platform)
     lengths = Lengths(config, len(train_split))
     step_fn, learning_rate = make_step(config, network, lengths, mesh)
-    local_batch_size = sharding.local_batch_size(
-        config.data.batch_size, mesh, "config.data.batch_size"
-    )
-    first = jax.process_index() == 0
-    data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
-    fingerprint = source.fingerprint(directory, config.data)
-    workdir_lib.check_config(workdir, config)
-    workdir_lib.check_data(workdir, data_set, fingerprint)
-    # Every frame may have to be decoded now. What was decoded stays, should anything be refused later.
-    train_split, test_split = (s.with_cache(config.data) for s in (train_split, test_split))
-    validation = validation and validation.with_cache(config.data)
     watched = validation or test_split
     evaluator = evaluate.Evaluator(config, network, mesh, watched)
     if first:

@@ -21,6 +21,7 @@ import tqdm
 
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline.decode import FrameError, decode_frames
+from rdfer_jax.pipeline.stored import StoredSplit
 
 log = logging.getLogger(__name__)
 
@@ -99,18 +100,15 @@ class CachedSplit(Sequence[dict[str, Any]]):
         return record | {"frames": Frames(self, first, end - first)}
 
 
-def cached(
-    stored: Sequence[dict[str, Any]], data: Data, data_set: str, split: str
-) -> Sequence[dict[str, Any]]:
+def cached(stored: StoredSplit, data: Data, data_set: str) -> Sequence[dict[str, Any]]:
     """Returns a split's records with decoded frames, which are decoded now if they are not there.
 
     One process of a machine decodes, the others wait for it.
 
     Args:
-      stored: the records, as data/schema.py describes them.
+      stored: the split.
       data: the settings; frame_cache is the folder that holds the folders of all splits.
       data_set: name and fingerprint of the data set.
-      split: name of the split.
 
     Raises:
       OSError: the folder cannot be written to, or has no room.
@@ -119,11 +117,11 @@ def cached(
     if not len(stored):
         return stored
     root = pathlib.Path(data.frame_cache) / data_set
-    folder = root / f"{split}-{data.image_size}-{data.fit}"
+    folder = root / f"{stored.name}-{data.image_size}-{data.fit}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root / f"{folder.name}.lock"):
-            return _opened(folder, stored, data) or _filled(folder, stored, data, split)
+            return _opened(folder, stored, data) or _filled(folder, stored, data)
     except OSError as error:
         raise OSError(
             f"{folder}: decoded frames cannot be kept there: {error}. Point config.data.frame_cache at "
@@ -133,20 +131,21 @@ def cached(
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process of this machine holds the lock; without POSIX locks, does not."""
+    """Waits until no other process of this machine holds the lock.
+
+    Raises:
+      OSError: the system is none with POSIX locks, nor has it what `Frames` reads with.
+    """
     try:
         import fcntl
     except ImportError:
-        yield
-        return
+        raise OSError("this system has no POSIX locks") from None
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _opened(
-    folder: pathlib.Path, stored: Sequence[dict[str, Any]], data: Data
-) -> CachedSplit | None:
+def _opened(folder: pathlib.Path, stored: StoredSplit, data: Data) -> CachedSplit | None:
     """Opens what an earlier run left, if it did and it is right as far as a look at both ends tells."""
     if not folder.exists():
         return None
@@ -168,9 +167,7 @@ def _opened(
     return found
 
 
-def _filled(
-    folder: pathlib.Path, stored: Sequence[dict[str, Any]], data: Data, split: str
-) -> CachedSplit:
+def _filled(folder: pathlib.Path, stored: StoredSplit, data: Data) -> CachedSplit:
     """Decodes every frame of a split, on all cores, and writes them; whole, or not at all."""
     beside = folder.with_name(f"{folder.name}.part")
     for old in (beside, folder):
@@ -178,13 +175,18 @@ def _filled(
             shutil.rmtree(old)
     beside.mkdir()
     threads = os.cpu_count() or 1
-    decoded = grain.MapDataset.source(stored).map(_Decode(data, split))
+    decoded = grain.MapDataset.source(stored).map(_Decode(data, stored.where))
     reading = decoded.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=2 * threads))
     lengths, rows = [0], []
     try:
         with open(beside / "frames", "wb") as file:
             for record in tqdm.tqdm(
-                reading, f"decoding {split}", len(stored), unit="clip", disable=None, leave=False
+                reading,
+                f"decoding {stored.name}",
+                len(stored),
+                unit="clip",
+                disable=None,
+                leave=False,
             ):
                 frames = record.pop("frames")
                 file.write(frames.data)
@@ -219,8 +221,8 @@ def _check_room(folder: pathlib.Path, needed: float, written: float) -> None:
 class _Decode:
     """Record -> the same with all frames decoded, uint8 [n, size, size, 3]."""
 
-    def __init__(self, data: Data, split: str):
-        self._data, self._split = data, split
+    def __init__(self, data: Data, where: str):
+        self._data, self._where = data, where
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         jpegs = record["frames"]
@@ -229,5 +231,5 @@ class _Decode:
             frames = decode_frames(jpegs, every, self._data.image_size, self._data.fit)
         except FrameError as error:
             clip = record["clip_id"].decode()
-            raise ValueError(f"split {self._split}: clip {clip!r}: {error}") from None
+            raise ValueError(f"{self._where}: clip {clip!r}: {error}") from None
         return record | {"frames": frames}

@@ -5,7 +5,6 @@ builder's code is not needed, nor TensorFlow.
 """
 
 import copy
-import dataclasses
 import difflib
 import hashlib
 import logging
@@ -166,15 +165,12 @@ class Split(Sequence[Mapping[str, Any]]):
         """
         if not data.frame_cache:
             return self
-        stored_data = fingerprint(self.directory, dataclasses.replace(data, labels=""))
         version, variant, name = (
             path.name for path in (self.directory, *self.directory.parents[:2])
         )
-        data_set = f"{name}-{variant}-{version}-{stored_data}"
+        data_set = f"{name}-{variant}-{version}-{fingerprint(self.directory)}"
         other = copy.copy(self)
-        other._records = [
-            frame_cache.cached(stored, data, data_set, stored.name) for stored in self._stored
-        ]
+        other._records = [frame_cache.cached(stored, data, data_set) for stored in self._stored]
         return other
 
     def others(self) -> "Split | None":
@@ -220,7 +216,7 @@ class Split(Sequence[Mapping[str, Any]]):
         return part, position - int(self._starts[part])
 
 
-def fingerprint(directory: epath.Path, data: Data) -> str:
+def fingerprint(directory: epath.Path, labels: str = "") -> str:
     """Returns what tells this data, as it is trained on, from other data: 16 hexadecimal digits.
 
     Over the description of the data set, the names and sizes of its files, and the file of labels; not
@@ -231,8 +227,8 @@ def fingerprint(directory: epath.Path, data: Data) -> str:
         digest.update((directory / name).read_bytes())
     for path in sorted(directory.glob("*.array_record-*")):
         digest.update(f"{path.name} {path.stat().length}\n".encode())
-    if data.labels:
-        digest.update(epath.Path(data.labels).read_bytes())
+    if labels:
+        digest.update(epath.Path(labels).read_bytes())
     return digest.hexdigest()[:16]
 
 

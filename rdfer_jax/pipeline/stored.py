@@ -16,12 +16,13 @@ class StoredSplit(Sequence[dict[str, Any]]):
 
     Attributes:
       name: of the split.
+      where: directory of the data set and name, for people.
       features: what a record holds, by name.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, name: str):
         """Opens a split that the builder knows."""
-        self.name = name
+        self.name, self.where = name, f"{builder.data_path}, split {name}"
         self.features: tfds.features.FeaturesDict = builder.info.features
         self._info = builder.info.splits[name]
         self._source = builder.as_data_source(split=name)
