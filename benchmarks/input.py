@@ -29,16 +29,16 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from benchmarks import cells
-from data import build
+from data import builder
 from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
-from rdfer_jax import memory
+from experiments import grid
 from rdfer_jax.config import Data
-from rdfer_jax.pipeline import loader, shared, source
+from rdfer_jax.pipeline import loader, source, workers
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
 from rdfer_jax.pipeline.sampling import frame_indices
+from rdfer_jax.training import malloc
 
 #: Epochs that a loader reads at a time: many more batches than it reads ahead.
 EPOCHS = 8
@@ -63,7 +63,7 @@ def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
 
 def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
     """Builds the written clips at a short side, where it is their own with their bytes kept; opens them."""
-    directory = build.build(
+    directory = builder.build(
         "video_folder",
         data_dir,
         variant=f"side{side}",
@@ -99,7 +99,7 @@ _loaded: list[Any] = []
 
 def _load(directory: str, data: Data) -> None:
     cv2.setNumThreads(1)
-    shared.end_with_parent()
+    workers.end_with_parent()
     rng = np.random.default_rng(0)
     for record in source.Split(epath.Path(directory), "train"):
         jpegs = record["frames"]
@@ -252,7 +252,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
                 *peer,
             ]
         )
-    return cells.table(lines)
+    return grid.table(lines)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -260,9 +260,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    memory.keep_freed()  # as rdfer_jax.main does
+    malloc.keep_freed()  # as rdfer_jax.main does
     options = flags.FLAGS
-    output, cores = epath.Path(options.output), cells.cores()
+    output, cores = epath.Path(options.output), grid.cores()
     root = output / f"clips{options.clips}x{options.length}at{options.side}"
     write_clips(root, options.clips, options.length, options.side)
     data = Data(
@@ -282,15 +282,15 @@ def main(argv: Sequence[str]) -> None:
             contestants |= {
                 f"{side} cached, {count}": ours(cached, data, count) for count in workers
             }
-    if cells.has_torch():
+    if grid.has_torch():
         contestants |= {f"PyTorch, {count}": theirs(root, data, count) for count in workers}
     rates = measure(contestants, options.rounds)
     for reading in contestants.values():
         reading.close()
     found = rows(rates)
-    print(f"{cells.hardware()}\n\n{table(found)}")
-    report = {"hardware": cells.hardware(), "commit": cells.commit(), "rates": rates, "rows": found}
-    (output / "input.json").write_text(cells.to_json(report))
+    print(f"{grid.hardware()}\n\n{table(found)}")
+    report = {"hardware": grid.hardware(), "commit": grid.commit(), "rates": rates, "rows": found}
+    (output / "input.json").write_text(grid.to_json(report))
 
 
 if __name__ == "__main__":

@@ -27,27 +27,29 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from benchmarks import cells
 from data.synthetic_faces import film, labels
-from rdfer_jax import evaluate, faces, models, predict, prediction_files, sharding, video
-from rdfer_jax import workdir as workdir_lib
-from rdfer_jax.checkpoint import Checkpoints
+from experiments import grid
+from rdfer_jax import models, sharding
 from rdfer_jax.config import Config
-from rdfer_jax.video import VideoFile
-from rdfer_jax.writers import bar
+from rdfer_jax.media import video
+from rdfer_jax.media.video import VideoFile
+from rdfer_jax.predict import faces, files, predictor
+from rdfer_jax.training import evaluate, run_dir
+from rdfer_jax.training.checkpoint import Checkpoints
+from rdfer_jax.training.writers import bar
 
 #: Height and width of the films.
 SIZE = (1080, 1920)
 
 #: The parts of a prediction, by the functions that do them, none of which calls another.
 PARTS: dict[str, tuple[Any, ...]] = {
-    "load the network": (predict.Predictor.__init__,),
+    "load the network": (predictor.Predictor.__init__,),
     "decode, twice": (VideoFile.frames,),
     "find faces": (faces._Haar.__call__, faces._YuNet.__call__),
     "follow them": (faces.track,),
     "cut them out": (faces.crop,),
-    "run the network": (predict.Predictor._predict,),
-    "write the files": (prediction_files.write,),
+    "run the network": (predictor.Predictor._predict,),
+    "write the files": (files.write,),
 }
 
 
@@ -107,12 +109,12 @@ def write_untrained(config: Config, workdir: epath.Path) -> None:
     Raises:
       ValueError: the folder holds a run with other settings.
     """
-    workdir_lib.write_config(workdir, config)
+    run_dir.write_config(workdir, config)
     classes, num_train = labels.CLASSES, 1
     platform = sharding.make_mesh().devices.flat[0].platform
     network = models.create(config, len(classes), platform)
     state = jax.jit(lambda: evaluate.new_state(config, network, len(classes), num_train))()
-    workdir_lib.write_data(workdir, "none", classes, num_train)
+    run_dir.write_data(workdir, "none", classes, num_train)
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(0, state, None)
 
@@ -251,8 +253,8 @@ def run(
     return {
         "films": rows,
         "profile": parts(pstats.Stats(str(profile))),
-        "hardware": cells.hardware(),
-        "commit": cells.commit(),
+        "hardware": grid.hardware(),
+        "commit": grid.commit(),
     }
 
 
@@ -263,7 +265,7 @@ def main(_: Sequence[str]) -> None:
     output = epath.Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        config = cells.load(options.config, cells.base(output, {}, options.set))
+        config = grid.load(options.config, grid.base(output, {}, options.set))
         workdir = epath.Path(options.workdir or output / "untrained")
         if not options.workdir:
             write_untrained(config, workdir)
@@ -277,13 +279,13 @@ def main(_: Sequence[str]) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(table(report))
-    (output / "predict.json").write_text(cells.to_json(report))
+    (output / "predict.json").write_text(grid.to_json(report))
     print(f"report in {output / 'predict.json'}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("video", None, "Video that the films play; a drawn one, if none.")
-    flags.DEFINE_list("minutes", "1,10", "Lengths of the films.")
+    flags.DEFINE_list("minutes", "1,10", "StepCounts of the films.")
     flags.DEFINE_string("workdir", None, "Folder of a run; an untrained one, if none.")
     flags.DEFINE_string(
         "config",

@@ -21,12 +21,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from benchmarks import cells
 from configs import dfew, dfew_m3dfel
+from experiments import grid
 from rdfer_jax import config as config_lib
-from rdfer_jax import evaluate, models, sharding, train
+from rdfer_jax import models, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.steps import make_predict_step
+from rdfer_jax.training import evaluate, train
 from rdfer_jax.types import Batch
 
 SIZE = 112
@@ -104,7 +105,7 @@ def ours(name: str, config: Config) -> Contestant:
 
 def theirs(frames: int, batch: int) -> Iterator[Contestant]:
     """Yields M3DFEL in PyTorch, on a GPU compiled, if PyTorch is installed."""
-    if not cells.has_torch():
+    if not grid.has_torch():
         return
     from benchmarks import torch_m3dfel
 
@@ -195,7 +196,7 @@ def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
                 cell(None if memory is None else memory / 2**20, ".0f"),
             ]
         )
-    return f"{cells.table(lines)}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
+    return f"{grid.table(lines)}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -218,16 +219,16 @@ def main(argv: Sequence[str]) -> None:
         rows += measure(contestants, options.batch, options.rounds)
     rate = matmul_rate()
     rows = compare(rows, rate)
-    print(f"{cells.hardware()}\n\n{table(rows, rate)}")
+    print(f"{grid.hardware()}\n\n{table(rows, rate)}")
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     found = {
-        "hardware": cells.hardware(),
-        "commit": cells.commit(),
+        "hardware": grid.hardware(),
+        "commit": grid.commit(),
         "matmul_flops_per_second": rate,
         "rows": rows,
     }
-    output.write_text(cells.to_json(found))
+    output.write_text(grid.to_json(found))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from jax.stages import Compiled
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding, train
+from rdfer_jax import sharding
+from rdfer_jax.training import train
 
 GIB = 2**30
 

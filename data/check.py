@@ -19,7 +19,8 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from data import build, counts, frames, raw, recorded, workers
+from . import builder as builder_lib
+from . import counts, frames, raw, recorded, workers
 
 #: Two clips look alike when so few of the 1,024 bits of their fingerprints differ. Of 300 drawn clips, no
 #: two were nearer than 158; halved in size each was within 60 of itself, doubled 99 of 100 within 71.
@@ -85,16 +86,16 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
     """Checks a data set as it was distributed; writes nothing.
 
     Args:
-      name: which data set, a key of `build.BUILDERS`.
+      name: which data set, a key of `builder_lib.BUILDERS`.
       options: of its builder, among them source_dir.
 
     Raises:
       FileNotFoundError: a folder or a list is missing.
       ValueError: an option does not fit, or a list is malformed.
     """
-    config = build.make_config(name, options=options)
-    with build.quiet(), tempfile.TemporaryDirectory() as scratch, _workers() as pool:
-        builder = importlib.import_module(build.BUILDERS[name]).Builder(
+    config = builder_lib.make_config(name, options=options)
+    with builder_lib.quiet(), tempfile.TemporaryDirectory() as scratch, _workers() as pool:
+        builder = importlib.import_module(builder_lib.BUILDERS[name]).Builder(
             data_dir=scratch, config=config
         )
         plan = recorded.relabelled(builder.plan(), config.labels)
@@ -119,7 +120,7 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
     """Checks a built data set.
 
     Args:
-      name: which data set, a key of `build.BUILDERS`.
+      name: which data set, a key of `builder_lib.BUILDERS`.
       data_dir: where data sets lie.
       variant: which build of it.
 
@@ -127,8 +128,8 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
       FileNotFoundError: it has not been built.
       ValueError: there is no such data set.
     """
-    build.make_config(name, variant=variant)
-    module = importlib.import_module(build.BUILDERS[name])
+    builder_lib.make_config(name, variant=variant)
+    module = importlib.import_module(builder_lib.BUILDERS[name])
     data_dir = epath.Path(data_dir).expanduser()
     directory = data_dir / name / variant / str(module.Builder.VERSION)
     if not (directory / "dataset_info.json").exists():
@@ -138,8 +139,8 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
         )
     metadata = tfds.builder_from_directory(directory).info.metadata or {}
     stored = {key: value for key, value in metadata["options"].items() if key != "labels"}
-    config = build.make_config(name, variant=variant, options=stored)
-    with build.quiet():
+    config = builder_lib.make_config(name, variant=variant, options=stored)
+    with builder_lib.quiet():
         builder = module.Builder(data_dir=data_dir, config=config)
     places = [
         (str(directory), split, i)
@@ -183,7 +184,7 @@ def _look_built(place: tuple[str, str, int]) -> Clip:
 
 @contextlib.contextmanager
 def _workers() -> Iterator[workers.Pool]:
-    with build.without_main(), workers.Pool() as pool:
+    with builder_lib.without_main(), workers.Pool() as pool:
         yield pool
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import openpyxl
 from etils import epath
 
-from data import frames
+from . import frames
 
 _LISTED = 20
 #: Characters of a value that a message shows.

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from data import counts, frames, raw, relabel, schema, workers
+from . import counts, frames, raw, relabel, schema, workers
 
 #: Frames in one shard, about 100 MB at a short side of 128 pixels.
 _FRAMES_PER_SHARD = 16_384

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from data import hints
+from . import hints
 
 
 def content(labels: Mapping[str, str]) -> dict[str, Any]:

@@ -22,17 +22,17 @@ class Verdict:
       agreement: float32 [B] in [0, 1], 1 where all clips predict the same.
       consensus: int32 [B], the class the clips favour together.
       probs: float32 [B, N], mean of the clips' distributions, or of the memory where there is one.
-      noise: float32 [B] in [0, 1], how likely the clips find it that the label is wrong.
+      noise_score: float32 [B] in [0, 1], how likely the clips find it that the label is wrong.
     """
 
     agreement: jax.Array
     consensus: jax.Array
     probs: jax.Array
-    noise: jax.Array
+    noise_score: jax.Array
 
 
 @struct.dataclass
-class Mask:
+class Partition:
     """Exactly one of the three is True for each video. bool [B] each."""
 
     clean: jax.Array
@@ -118,7 +118,7 @@ def judge(
         agreement=agreement_B,
         consensus=jnp.argmax(probs_BN, axis=-1).astype(jnp.int32),
         probs=probs_BN,
-        noise=noise_B,
+        noise_score=noise_B,
     )
 
 
@@ -130,7 +130,7 @@ def at_label(values_N: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(values_N * jax.nn.one_hot(label, values_N.shape[-1]), axis=-1)
 
 
-def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Mask:
+def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Partition:
     """Calls each video clean, noisy or hard.
 
     clean: the clips agree (A >= tau) on the label. noisy: they agree on another class, and the noise
@@ -143,14 +143,14 @@ def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Ma
     agrees_B = verdict.agreement >= tau
     on_label_B = verdict.consensus == label_B
     clean_B = agrees_B & on_label_B
-    noisy_B = agrees_B & ~on_label_B & (verdict.noise > settings.noise_threshold)
-    return Mask(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
+    noisy_B = agrees_B & ~on_label_B & (verdict.noise_score > settings.noise_threshold)
+    return Partition(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
 
 
-def all_clean(num: int) -> Mask:
+def all_clean(num: int) -> Partition:
     """The mask while agreement means nothing yet: every video is clean."""
     yes = jnp.ones(num, bool)
-    return Mask(clean=yes, noisy=~yes, hard=~yes)
+    return Partition(clean=yes, noisy=~yes, hard=~yes)
 
 
 def update_memory(

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from rdfer_jax.config import Config
-from rdfer_jax.pipeline import labels
+from rdfer_jax.pipeline import label_files
 
 
 def build(config: Config) -> epath.Path:
@@ -15,7 +15,7 @@ def build(config: Config) -> epath.Path:
       FileNotFoundError: there is no such file as config.build.labels.
       ValueError: an option does not fit, or the data set was built with other options.
     """
-    import data.build as builder
+    import data.builder as builder
 
     return builder.build(
         config.data.name, config.data.dir, variant=config.data.variant, options=_options(config)
@@ -45,6 +45,6 @@ def _options(config: Config) -> dict[str, Any]:
     options = dict(config.build)
     path = options.pop("labels", "")
     if path:
-        given = labels.read_names(path, "config.build.labels")
+        given = label_files.read_names(path, "config.build.labels")
         options["labels"] = {clip_id: name for clip_id, (name, _) in given.items()}
     return options

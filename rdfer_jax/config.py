@@ -253,7 +253,7 @@ class Train:
     save_every: str = _field("1 epochs", "between checkpoints")
     record_every: str = _field(
         "",
-        "between predictions of the whole training split, kept in epochs/ for benchmarks.analysis; "
+        "between predictions of the whole training split, kept in epochs/ for experiments.analysis; "
         "empty: none",
     )
     log_every: str = _field("20 steps", "between lines of metrics.jsonl")

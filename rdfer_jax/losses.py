@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from rdfer_jax import config
-from rdfer_jax.agreement import Mask, Verdict, at_label
+from rdfer_jax.agreement import Partition, Verdict, at_label
 from rdfer_jax.types import Outputs
 
 Criterion = Callable[[jax.Array, jax.Array], jax.Array]
@@ -39,7 +39,7 @@ class Evidence:
 
     label: jax.Array
     verdict: Verdict
-    mask: Mask
+    mask: Partition
     progress: jax.Array
     past: jax.Array | None = None
     flipped: jax.Array | None = None
@@ -123,7 +123,7 @@ def hierarchical_loss(
 # What the methods are made of.
 
 
-def robust_weights(verdict: Verdict, mask: Mask, settings: config.Loss) -> jax.Array:
+def robust_weights(verdict: Verdict, mask: Partition, settings: config.Loss) -> jax.Array:
     """Weight of each video, float32 [B]: 1 if clean, 1 + gamma (1 - A) if hard, w if noisy."""
     hard_B = 1 + settings.hard * (1 - verdict.agreement)
     weight_B = jnp.where(mask.hard, hard_B, 1.0)
@@ -133,7 +133,7 @@ def robust_weights(verdict: Verdict, mask: Mask, settings: config.Loss) -> jax.A
 def robust_targets(
     label_B: jax.Array,
     verdict: Verdict,
-    mask: Mask,
+    mask: Partition,
     settings: config.Loss,
     acts: jax.Array | bool = True,
 ) -> jax.Array:
@@ -144,7 +144,7 @@ def robust_targets(
     """
     label_BN = smooth_labels(label_B, verdict.probs.shape[-1], settings.label_smoothing)
     if settings.refurbish == "all":
-        share_B = jnp.where(acts, verdict.noise**2, 0.0)
+        share_B = jnp.where(acts, verdict.noise_score**2, 0.0)
     else:
         share_B = mask.noisy.astype(jnp.float32)
     share_B1 = settings.noisy_target * share_B[:, None]

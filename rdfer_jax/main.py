@@ -25,12 +25,16 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from rdfer_jax import audit_run, crossval, evaluate, memory, predict, report, sharding, train
 from rdfer_jax import config as config_lib
+from rdfer_jax import sharding
 from rdfer_jax.build import build, check
 from rdfer_jax.config import Config
-from rdfer_jax.loop import NonFiniteLossError
-from rdfer_jax.preemption import PreemptedError, tells_of_lost_process
+from rdfer_jax.labels import audit
+from rdfer_jax.predict import predictor
+from rdfer_jax.report import report
+from rdfer_jax.training import crossval, evaluate, malloc, train
+from rdfer_jax.training.loop import NonFiniteLossError
+from rdfer_jax.training.preemption import PreemptedError, is_peer_failure
 
 log = logging.getLogger("rdfer_jax")
 
@@ -88,7 +92,7 @@ def main(argv: list[str]) -> None:
         ended = 130
     except Exception as error:
         log.debug("", exc_info=True)
-        if tells_of_lost_process(error):
+        if is_peer_failure(error):
             print(
                 "error: another process of this job ended or cannot be reached: "
                 f"{str(error).splitlines()[0]}\nStart all of them again: training goes on from its last "
@@ -120,10 +124,10 @@ def read_run(mode: str) -> None:
             raise ValueError("--mode=predict needs --input, a video, a folder or a list of them")
         # The network is that of the run; a config only says how to read videos.
         settings = config_lib.resolve(CONFIG.value).predict if CONFIG.value else None
-        predict.predict(WORKDIR.value, INPUT.value, OUTPUT.value, CHECKPOINT.value, settings)
+        predictor.predict(WORKDIR.value, INPUT.value, OUTPUT.value, CHECKPOINT.value, settings)
     elif mode == "audit":
-        found = audit_run.run(WORKDIR.value, OUTPUT.value, FORCE.value)
-        print(audit_run.describe(found))
+        found = audit.run(WORKDIR.value, OUTPUT.value, FORCE.value)
+        print(audit.describe(found))
         print(f"audit in {epath.Path(OUTPUT.value or epath.Path(WORKDIR.value) / 'audit')}")
     else:
         print(f"report in {report.write(WORKDIR.value, OUTPUT.value)}")
@@ -142,7 +146,7 @@ def run(config: Config) -> None:
         sys.exit(not checked.is_well)
     if not WORKDIR.value:
         raise ValueError(f"--mode={MODE.value} needs --workdir, the folder of the run")
-    memory.keep_freed()
+    malloc.keep_freed()
     sharding.split_cpu(config.cpu_devices)
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)

@@ -10,7 +10,7 @@ import optax
 
 from rdfer_jax import agreement, augment, losses
 from rdfer_jax import config as config_lib
-from rdfer_jax.agreement import Mask, Verdict
+from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.config import Config
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.models import Network, consensus, resampling
@@ -82,7 +82,7 @@ def make_grad_fn(
             outputs, _ = network.apply(state.teacher, frames, clips_BKT, consensus, False)
             teacher_BKN = outputs.clip_logits
 
-        def judge(student_BKN: jax.Array) -> tuple[Verdict, Mask, jax.Array | None]:
+        def judge(student_BKN: jax.Array) -> tuple[Verdict, Partition, jax.Array | None]:
             """Judges the batch by the teacher or student, now or with the memory of earlier epochs."""
             logits_BKN = student_BKN if teacher_BKN is None else teacher_BKN
             memory, probs_BN = state.memory, None
@@ -144,7 +144,7 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
             clip_logits=outputs.clip_logits,
             agreement=verdict.agreement,
             consensus=verdict.consensus,
-            noise_score=verdict.noise,
+            noise_score=verdict.noise_score,
             key_instants=outputs.key_instants,
         )
 

@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from benchmarks import pictures
-from benchmarks.pictures import PATIENCE
+from experiments import pictures
+from experiments.pictures import PATIENCE
 
 
 @contextlib.contextmanager

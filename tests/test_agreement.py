@@ -193,7 +193,7 @@ def test_judge_is_the_formula(logits, seed, kind, remembers):
         assert max(probs) - probs[consensus] < 1e-6  # of several equals, any
         # The label's support is that of its clips of now, whatever is remembered.
         noise = slow_odds(probs, y) if score == "odds" else slow_no_support(logits[video], y)
-        np.testing.assert_allclose(found.noise[video], noise, atol=2e-6)
+        np.testing.assert_allclose(found.noise_score[video], noise, atol=2e-6)
         np.testing.assert_allclose(found.agreement[video], SLOW[measure](logits[video]), atol=2e-6)
 
 
@@ -228,7 +228,7 @@ def make_verdict(value, consensus, noise):
         agreement=np.float32(value),
         consensus=np.array(consensus),
         probs=np.zeros((len(value), 3), np.float32),
-        noise=np.float32(noise),
+        noise_score=np.float32(noise),
     )
 
 
@@ -353,6 +353,6 @@ def test_gradients_flow_through_the_verdict_only_if_the_settings_say_so(flows):
 
     def total(logits):
         verdict = agreement.stop(agreement.judge(logits, jnp.array([0, 1]), settings), settings)
-        return jnp.sum(verdict.agreement + verdict.noise + verdict.probs[:, 0])
+        return jnp.sum(verdict.agreement + verdict.noise_score + verdict.probs[:, 0])
 
     assert bool(np.any(jax.jit(jax.grad(total))(logits) != 0)) == flows

@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn_metrics
 
 from rdfer_jax import agreement, losses
 from rdfer_jax import config as config_lib
-from rdfer_jax.agreement import Mask, Verdict
+from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.losses import Evidence
 from rdfer_jax.types import Outputs
 
@@ -33,14 +33,14 @@ SELECTING = ("small_loss", "scn", "oracle")
 
 
 def make_mask(kinds):
-    return Mask(**{kind: np.array([k == kind for k in kinds]) for kind in KINDS})
+    return Partition(**{kind: np.array([k == kind for k in kinds]) for kind in KINDS})
 
 
 def make_verdict(seed=0):
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.ones(N), B).astype(np.float32)
     value = rng.random(B).astype(np.float32)
-    return Verdict(agreement=value, consensus=probs.argmax(-1), probs=probs, noise=value)
+    return Verdict(agreement=value, consensus=probs.argmax(-1), probs=probs, noise_score=value)
 
 
 def make_outputs(seed=0, scale=1.0):
@@ -203,7 +203,7 @@ def test_all_targets_can_be_blended_by_the_square_of_the_noise_score():
     found = np.asarray(losses.robust_targets(LABEL, verdict, MIXED, every))
     smooth = 0.8 * np.eye(N)[LABEL] + 0.2 / N
     for video in range(B):
-        share = 0.75 * verdict.noise[video] ** 2
+        share = 0.75 * verdict.noise_score[video] ** 2
         expected = (1 - share) * smooth[video] + share * verdict.probs[video]
         np.testing.assert_allclose(found[video], expected, rtol=1e-6)
     before = losses.robust_targets(LABEL, verdict, MIXED, every, np.bool_(False))
@@ -224,12 +224,12 @@ def test_the_loss_blends_all_targets_only_once_the_method_acts(done):
 @pytest.mark.parametrize("refurbish", ["noisy", "all"])
 def test_no_gradient_flows_into_the_targets(refurbish):
     def total(probs, noise):
-        verdict = dataclasses.replace(make_verdict(), probs=probs, noise=noise)
+        verdict = dataclasses.replace(make_verdict(), probs=probs, noise_score=noise)
         settings = dataclasses.replace(SETTINGS, refurbish=refurbish)
         return losses.robust_targets(LABEL, verdict, MIXED, settings)[:, 0].sum()
 
     verdict = make_verdict()
-    for found in jax.grad(total, argnums=(0, 1))(verdict.probs, verdict.noise):
+    for found in jax.grad(total, argnums=(0, 1))(verdict.probs, verdict.noise_score):
         assert not np.any(found)
 
 

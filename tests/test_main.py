@@ -8,7 +8,7 @@ import pytest
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import main
-from rdfer_jax.preemption import PreemptedError
+from rdfer_jax.training.preemption import PreemptedError
 
 
 class Reader:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from data import counts, raw, recorded, schema
+from .. import counts, raw, recorded, schema
 
 FOLDS = (1, 2, 3, 4, 5)
 

@@ -8,7 +8,7 @@ import dataclasses
 
 from etils import epath
 
-from data import counts, raw, recorded, schema
+from .. import counts, raw, recorded, schema
 
 _FOLDERS = {
     "Happy": "happy",

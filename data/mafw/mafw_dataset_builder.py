@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from data import counts, raw, recorded
+from .. import counts, raw, recorded
 
 FOLDS = (1, 2, 3, 4, 5)
 CLASSES = (

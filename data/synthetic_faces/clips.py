@@ -10,15 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data.synthetic_faces import expressions, scene
-from data.synthetic_faces import labels as labels_lib
-from data.synthetic_faces import parameters as parameters_lib
-from data.synthetic_faces.features import upper_face
-from data.synthetic_faces.head import behind, in_front
-from data.synthetic_faces.identity import draw_identity
-from data.synthetic_faces.mouth import lower_face
-from data.synthetic_faces.parameters import Parameters, Stream
-from data.synthetic_faces.shapes import Shape
+from . import expressions, scene
+from . import labels as labels_lib
+from . import parameters as parameters_lib
+from .features import upper_face
+from .head import behind, in_front
+from .identity import draw_identity
+from .mouth import lower_face
+from .parameters import Parameters, Stream
+from .shapes import Shape
 
 #: Pictures are drawn at least twice as large and in at least this many pixels, then averaged
 #: down; cv2 widens polygons by about half a pixel, which must not show.

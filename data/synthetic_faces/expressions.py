@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data.synthetic_faces import parameters as parameters_lib
-from data.synthetic_faces.labels import Labels
-from data.synthetic_faces.parameters import CLASSES, NEUTRAL, Parameters, Stream
+from . import parameters as parameters_lib
+from .labels import Labels
+from .parameters import CLASSES, NEUTRAL, Parameters, Stream
 
 #: FACS number -> what it does.
 ACTION_UNITS = {

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data.synthetic_faces.head import Actions
-from data.synthetic_faces.identity import Identity
-from data.synthetic_faces.shapes import (
+from .head import Actions
+from .identity import Identity
+from .shapes import (
     Shape,
     column,
     curve,

@@ -15,8 +15,8 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from data.synthetic_faces import clips, labels
-from data.synthetic_faces.parameters import Parameters
+from . import clips, labels
+from .parameters import Parameters
 
 #: Height and width of the picture, and side of the square with the face, pixels.
 SIZE = (360, 480)

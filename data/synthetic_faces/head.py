@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data.synthetic_faces.identity import Identity
-from data.synthetic_faces.shapes import Shape, column, ellipse, on_face, points, stroke
+from .identity import Identity
+from .shapes import Shape, column, ellipse, on_face, points, stroke
 
 #: Name of an action unit -> intensity in each frame, [T].
 Actions = Mapping[str, np.ndarray]

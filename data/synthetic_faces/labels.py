@@ -9,8 +9,8 @@ import functools
 
 import numpy as np
 
-from data.synthetic_faces import parameters as parameters_lib
-from data.synthetic_faces.parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters, Stream
+from . import parameters as parameters_lib
+from .parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters, Stream
 
 NUM_CLASSES = len(CLASSES)
 NUM_ANNOTATORS = 10

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data.synthetic_faces.head import Actions
-from data.synthetic_faces.identity import Identity
-from data.synthetic_faces.shapes import Shape, column, curve, fade, mirror, on_face, stroke
+from .head import Actions
+from .identity import Identity
+from .shapes import Shape, column, curve, fade, mirror, on_face, stroke
 
 #: Below this strength a fold is not drawn.
 _FAINT = 0.06

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.schema import DFEW_CLASSES as CLASSES
+from ..schema import DFEW_CLASSES as CLASSES
 
 NEUTRAL = CLASSES.index("neutral")
 SPLITS = ("train", "test")

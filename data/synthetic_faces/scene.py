@@ -5,8 +5,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data.synthetic_faces.expressions import wander
-from data.synthetic_faces.shapes import Shape, column, points
+from .expressions import wander
+from .shapes import Shape, column, points
 
 #: Width and height of the picture in half face widths, and the point in its middle.
 WINDOW = 2.26

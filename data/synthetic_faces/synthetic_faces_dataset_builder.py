@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from data import relabel, schema, workers
-from data.synthetic_faces import clips
-from data.synthetic_faces import labels as labels_lib
-from data.synthetic_faces.parameters import CLASSES, SPLITS, Parameters
+from .. import relabel, schema, workers
+from . import clips
+from . import labels as labels_lib
+from .parameters import CLASSES, SPLITS, Parameters
 
 #: Pixels in one shard, very roughly 100 MB as JPEG.
 _PIXELS_PER_SHARD = 100_000_000

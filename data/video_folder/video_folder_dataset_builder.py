@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from data import frames, raw, recorded
+from .. import frames, raw, recorded
 
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 _ORDER = ("train", "validation", "test")

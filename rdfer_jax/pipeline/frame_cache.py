@@ -21,7 +21,7 @@ import tqdm
 
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline.decode import FrameError, decode_frames
-from rdfer_jax.pipeline.stored import StoredSplit
+from rdfer_jax.pipeline.records import StoredSplit
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 
 from rdfer_jax.config import Data
-from rdfer_jax.pipeline import shared
+from rdfer_jax.pipeline import workers
 from rdfer_jax.pipeline.decode import FrameError, decode_frames
 from rdfer_jax.pipeline.frame_cache import Frames
 from rdfer_jax.pipeline.sampling import frame_indices
@@ -162,15 +162,15 @@ def _batches(
         grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.num_threads)
     )
     if data.num_workers:
-        shared.leave_nothing()
+        workers.leave_nothing()
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_init_worker)
     return batches
 
 
-def _init_worker(worker: int, workers: int) -> None:
+def _init_worker(worker: int, count: int) -> None:
     """One thread of OpenCV in each worker: the workers are the parallelism."""
-    del worker, workers
+    del worker, count
     cv2.setNumThreads(1)
-    shared.mark()
-    shared.end_with_parent()
+    workers.mark()
+    workers.end_with_parent()

@@ -1,6 +1,6 @@
 """Finds a built TFDS data set and gives random access to its records.
 
-Enters: a directory that data/build.py wrote. Leaves: records, as data/schema.py describes them. The
+Enters: a directory that data/builder.py wrote. Leaves: records, as data/schema.py describes them. The
 builder's code is not needed, nor TensorFlow.
 """
 
@@ -20,8 +20,8 @@ from etils import epath
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import frame_cache
-from rdfer_jax.pipeline import labels as labels_lib
-from rdfer_jax.pipeline.stored import StoredSplit
+from rdfer_jax.pipeline import label_files as labels_lib
+from rdfer_jax.pipeline.records import StoredSplit
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +279,7 @@ def _without(given: Mapping[str, int], others: Split | None, path: str) -> dict[
 def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     """Opens what is trained on and what is tested on.
 
-    With config.data.fold, both are parts of the training split: see `part_of`.
+    With config.data.fold, both are parts of the training split: see `assign_folds`.
 
     Raises:
       FileNotFoundError: there is no such file of labels.
@@ -290,7 +290,7 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     if not data.fold:
         return train, Split(directory, data.test_split).check()
     part, parts = config_lib.parts(data.fold)
-    in_part = part_of(train.stored("label")["label"], parts) == part
+    in_part = assign_folds(train.stored("label")["label"], parts) == part
     if in_part.all() or not in_part.any():
         raise ValueError(
             f"config.data.fold = {data.fold!r}: split {train.name!r} of {directory} has only "
@@ -308,7 +308,7 @@ def stored_folds(directory: epath.Path) -> list[str]:
     return [f"fold{number}" for number in sorted(numbers)]
 
 
-def part_of(labels: np.ndarray, parts: int) -> np.ndarray:
+def assign_folds(labels: np.ndarray, parts: int) -> np.ndarray:
     """Deals clips out to equal parts, the same ones every time; each class is spread over all parts.
 
     Nothing is known of the people: when one person is in several clips, they can get into different parts.

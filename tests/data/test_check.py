@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import raw_trees
 
-from data import build, check, frames
+from data import builder, check, frames
 from data.synthetic_faces import clips
 from data.synthetic_faces.parameters import Parameters
 
@@ -53,7 +53,7 @@ def test_a_sound_data_set_is_well_raw_and_built(tree, tmp_path, capsys):
     assert found.is_well and not found.problems
     assert found.counts == {"train": {"calm": 3, "cross": 3}, "test": {"calm": 2, "cross": 2}}
     assert found.text().endswith("all is well") and "under 16 frames" in found.table
-    build.build("video_folder", tmp_path / "tfds", options={"source_dir": str(tree)})
+    builder.build("video_folder", tmp_path / "tfds", options={"source_dir": str(tree)})
     built = check.check_built("video_folder", tmp_path / "tfds")
     assert built.is_well and built.counts == found.counts
     assert json.loads(json.dumps(built.json()))["is_well"] is True
@@ -143,7 +143,7 @@ def test_a_damaged_record_and_clips_left_out_are_found_in_a_built_set(tree, tmp_
     (tree / "train/calm/clip1").mkdir()  # a clip without frames
     monkeypatch.setattr(frames, "store_picture", lambda data, *_: data[:40])
     options = {"source_dir": str(tree), "allow_missing": True}
-    build.build("video_folder", tmp_path / "tfds", options=options)
+    builder.build("video_folder", tmp_path / "tfds", options=options)
     found = check.check_built("video_folder", tmp_path / "tfds")
     assert found.problems["clips were left out when it was built"] == ["train/calm/clip1"]
     unreadable = found.problems["clips are missing or have frames that cannot be read"]

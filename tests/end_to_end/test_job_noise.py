@@ -16,7 +16,7 @@ def noise(output: Path, settings: dict, **flags: object) -> str:
     words = [f"--{name}={value}" for name, value in flags.items()]
     words += [f"--set={name}={value}" for name, value in settings.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.noise", f"--output={output}", *words],
+        [sys.executable, "-m", "experiments.noise", f"--output={output}", *words],
         cwd=jobs.ROOT,
         env=jobs.environment(),
         capture_output=True,

@@ -7,8 +7,12 @@ import jax
 import pytest
 from test_checkpoint import assert_equal, make_state, shapes
 
-from rdfer_jax import checkpoint
-from rdfer_jax.checkpoint import CheckpointNotSavedError, Checkpoints, DamagedCheckpointError
+from rdfer_jax.training import checkpoint
+from rdfer_jax.training.checkpoint import (
+    CheckpointNotSavedError,
+    Checkpoints,
+    DamagedCheckpointError,
+)
 
 
 def flip(folder):
@@ -57,7 +61,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_file_is_named(workdir, hurt):
 def test_training_falls_back_to_the_newest_good_one_and_says_so(workdir, hurt, caplog):
     hurt(workdir / "checkpoints" / "3")
     hurt(workdir / "checkpoints" / "2")
-    assert checkpoint.set_aside_damaged(workdir) == [3, 2]
+    assert checkpoint.quarantine_damaged(workdir) == [3, 2]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "checkpoint 3 is damaged" in caplog.text
     assert {p.name for p in (workdir / checkpoint.DAMAGED).iterdir()} == {"2", "3"}
@@ -68,18 +72,18 @@ def test_training_falls_back_to_the_newest_good_one_and_says_so(workdir, hurt, c
         assert_equal(checkpoints.restore(2, shapes(make_state(2))), make_state(2))
     # Once more: what was set aside before makes room.
     hurt(workdir / "checkpoints" / "2")
-    assert checkpoint.set_aside_damaged(workdir) == [2]
+    assert checkpoint.quarantine_damaged(workdir) == [2]
 
 
 def test_good_checkpoints_stay_where_they_are(workdir, caplog):
-    assert checkpoint.set_aside_damaged(workdir) == []
-    assert checkpoint.set_aside_damaged(workdir / "none") == []
+    assert checkpoint.quarantine_damaged(workdir) == []
+    assert checkpoint.quarantine_damaged(workdir / "none") == []
     assert not caplog.records and not (workdir / checkpoint.DAMAGED).exists()
 
 
 def test_damage_to_an_older_checkpoint_does_not_stand_in_the_way(workdir):
     flip(workdir / "checkpoints" / "1")
-    assert checkpoint.set_aside_damaged(workdir) == []
+    assert checkpoint.quarantine_damaged(workdir) == []
 
 
 def test_the_sums_are_of_every_file(workdir):
@@ -91,7 +95,7 @@ def test_the_sums_are_of_every_file(workdir):
 
 def test_a_process_that_was_killed_before_it_wrote_the_sums_left_a_good_checkpoint(workdir):
     (pathlib.Path(workdir) / "checkpoints" / "3" / checkpoint.SUMS).unlink()
-    assert checkpoint.set_aside_damaged(workdir) == []
+    assert checkpoint.quarantine_damaged(workdir) == []
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))
 
@@ -99,7 +103,7 @@ def test_a_process_that_was_killed_before_it_wrote_the_sums_left_a_good_checkpoi
 def test_what_a_killed_save_left_is_removed(workdir):
     folder = workdir / "checkpoints"
     (folder / "3").rename(folder / "4.orbax-checkpoint-tmp")
-    assert checkpoint.set_aside_damaged(workdir) == []
+    assert checkpoint.quarantine_damaged(workdir) == []
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert checkpoints.steps() == [1, 2]
         checkpoints.save(3, make_state(3), None)

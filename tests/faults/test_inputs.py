@@ -4,13 +4,13 @@ What is tested elsewhere is not tested again here:
 
 - labels out of range, unknown classes, clips named twice, malformed lines and headers, lists that
   contradict each other: tests/data/test_dfew.py, test_ferv39k.py, test_mafw.py, test_video_folder.py
-  and tests/pipeline/test_labels.py;
+  and tests/pipeline/test_label_files.py;
 - byte order marks and Windows line ends of DFEW, video_folder and label files, GBK: the same;
 - frames that are empty, cut off or no pictures, videos without a frame: tests/data/test_frames.py;
 - clips left out and counted: tests/data/test_recorded.py; every frame decoded: tests/data/test_check.py;
-- videos to predict that are missing or no videos: tests/test_video.py;
-- damaged files of a run: tests/test_report.py; of weights: tests/test_pretrained.py;
-- any damage at all, drawn at random: tests/faults/test_fuzz.py.
+- videos to predict that are missing or no videos: tests/media/test_video.py;
+- damaged files of a run: tests/report/test_report.py; of weights: tests/models/test_pretrained.py;
+- any damage at all, drawn at random: tests/robustness/test_fuzz.py.
 """
 
 import io
@@ -31,9 +31,10 @@ from data.dfew import dfew_dataset_builder as dfew
 from data.ferv39k import ferv39k_dataset_builder as ferv39k
 from data.mafw import mafw_dataset_builder as mafw
 from data.video_folder import video_folder_dataset_builder as video_folder
-from rdfer_jax import prediction_files, video
-from rdfer_jax.evaluate import Predictions
-from rdfer_jax.pipeline import labels
+from rdfer_jax.media import video
+from rdfer_jax.pipeline import label_files
+from rdfer_jax.predict import files
+from rdfer_jax.training.evaluate import Predictions
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +86,7 @@ PARSERS = {
     "labels": (
         "labels.csv",
         "clip_id,label\na,sad\nb,happy\n",
-        lambda path: labels.read(path, ("happy", "sad")),
+        lambda path: label_files.read(path, ("happy", "sad")),
     ),
     "videos": ("list.txt", "a.mp4\nb.mp4\n", _videos),
 }
@@ -364,7 +365,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
 
 def test_results_of_the_folder_above_stay_in_the_output():
-    assert prediction_files.folders(["lists/..", ".", "/", "a.mp4"]) == [
+    assert files.folders(["lists/..", ".", "/", "a.mp4"]) == [
         "video",
         "video-2",
         "video-3",
@@ -583,13 +584,13 @@ def _saved(path, **changes):
 def test_saved_predictions_are_read_back(tmp_path):
     path = epath.Path(tmp_path / "predictions.npz")
     _saved(path)
-    found = prediction_files.read_saved(path, NEEDED)
+    found = files.read_saved(path, NEEDED)
     assert (found.split, found.classes) == ("test", CLASSES)
     assert found.arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found.arrays[name], array)
     with pytest.raises(FileNotFoundError, match=r"gone.npz: there is no such file"):
-        prediction_files.read_saved(epath.Path(tmp_path / "gone.npz"))
+        files.read_saved(epath.Path(tmp_path / "gone.npz"))
 
 
 class _Harm:
@@ -655,6 +656,6 @@ def test_damaged_predictions_are_refused_and_named(tmp_path, damage, message):
     _saved(path)
     damage(path)
     with pytest.raises(ValueError, match=message) as error:
-        prediction_files.read_saved(path, NEEDED)
+        files.read_saved(path, NEEDED)
     assert "predictions.npz: " in str(error.value)
     assert not (tmp_path / "harm").exists()

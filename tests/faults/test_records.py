@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from rdfer_jax.pipeline import loader, source
+from rdfer_jax.pipeline.records import RecordError
 from rdfer_jax.pipeline.source import Split
-from rdfer_jax.pipeline.stored import RecordError
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import jobs
 import numpy as np
 import pytest
 
-from benchmarks import soak
-from rdfer_jax.checkpoint import last_variables
-from rdfer_jax.pipeline import shared
+from rdfer_jax.pipeline import workers
+from rdfer_jax.training.checkpoint import last_variables
+from tests.robustness import soak
 
 CONFIG = "configs/synthetic.py"
 STEPS = 12
@@ -125,7 +125,7 @@ def test_decoded_frames_change_nothing(settings, whole, tmp_path):
     assert "frames decoded" in printed
 
 
-@pytest.mark.skipif(not shared.FOLDER.is_dir(), reason="no folder of shared memory")
+@pytest.mark.skipif(not workers.FOLDER.is_dir(), reason="no folder of shared memory")
 def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path):
     with_workers = settings | {"data.num_workers": 2, "train.duration": "5000 steps"}
     killed = jobs.start(CONFIG, with_workers, workdir=tmp_path / "killed")

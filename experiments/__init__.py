@@ -1,0 +1,1 @@
+"""Experiments on the method: run by hand, each prints one table."""

@@ -1,0 +1,193 @@
+"""E3, E4 and every choice of ours: the default against the same run with one thing changed.
+
+    python -m experiments.ablation --size=small --jobs=2 --output=runs/ablation
+    python -m experiments.ablation --groups=streams,key --seeds=0,1,2,3,4 --output=runs/ablation
+
+All runs learn from the same wrong labels as in experiments.noise, and differences are paired over seeds.
+With the --output of experiments.noise, the default is not run again.
+Stopped and started again, it goes on with the cells that have not finished.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from experiments import grid, noise
+from experiments.grid import Cell, Noise
+from rdfer_jax import plots
+
+BASE = "default"
+NO_KEY = {"key.enabled": False}
+
+
+class Variant(NamedTuple):
+    """One change.
+
+    Attributes:
+      group: the question that it belongs to.
+      changes: settings that differ from the default.
+      versus: the variant that it is compared with.
+    """
+
+    group: str
+    changes: dict[str, Any]
+    versus: str = BASE
+
+
+#: Streams are compared without key expression re-sampling, which needs both of them; so are windows,
+#: along which no key expression can be looked for.
+VARIANTS: dict[str, Variant] = {
+    BASE: Variant("key", {}),
+    "without KER": Variant("key", NO_KEY),
+    "key by label if clean": Variant("key", {"key.use_clean_label": True}),
+    "both streams, no gate": Variant("streams", NO_KEY | {"model.gate": False}, "without KER"),
+    "short-term alone": Variant("streams", NO_KEY | {"model.streams": "short"}, "without KER"),
+    "long-term alone": Variant("streams", NO_KEY | {"model.streams": "long"}, "without KER"),
+    "windows": Variant("clips", NO_KEY | {"clips.kind": "windows"}, "without KER"),
+    "3 clips": Variant("clips", {"clips.number": 3}),
+    "views of two thirds": Variant("clips", {"clips.min_span": 0.67}),
+    "9 clips": Variant("clips", {"clips.number": 9}),
+    "vote": Variant("measure", {"agreement.measure": "vote"}),
+    "label support": Variant("measure", {"agreement.score": "support"}),
+    "no memory": Variant("memory", {"agreement.memory_decay": 0.0}),
+    "memory 0.3": Variant("memory", {"agreement.memory_decay": 0.3}),
+    "memory 0.9": Variant("memory", {"agreement.memory_decay": 0.9}),
+    "teacher 0.98": Variant("teacher", {"agreement.teacher_decay": 0.98}),
+    "gradient": Variant("gradient", {"agreement.gradient": True}),
+    "tau 0": Variant("threshold", {"agreement.threshold": 0.0}),
+    "tau 0.5": Variant("threshold", {"agreement.threshold": 0.5}),
+    "tau 0.8": Variant("threshold", {"agreement.threshold": 0.8}),
+    "tau median": Variant(
+        "threshold", {"agreement.threshold": 0.5, "agreement.threshold_kind": "quantile"}
+    ),
+    "noise above 0.55": Variant("threshold", {"agreement.noise_threshold": 0.55}),
+    "noise above 0.7": Variant("threshold", {"agreement.noise_threshold": 0.7}),
+    "noise above 0.8": Variant("threshold", {"agreement.noise_threshold": 0.8}),
+    "from the start": Variant("start", {"loss.robust_from": "0 %"}),
+    "from 20 %": Variant("start", {"loss.robust_from": "20 %"}),
+    "from 30 %": Variant("start", {"loss.robust_from": "30 %"}),
+    "from 50 %": Variant("start", {"loss.robust_from": "50 %"}),
+    "from 70 %": Variant("start", {"loss.robust_from": "70 %"}),
+    "noisy dropped": Variant("noisy", {"loss.noisy_weight": 0.0}),
+    "noisy keep their label": Variant("noisy", {"loss.noisy_target": 0.0}),
+    "noisy half and half": Variant("noisy", {"loss.noisy_target": 0.5}),
+    "all targets blended": Variant("noisy", {"loss.refurbish": "all"}),
+    "hard not reinforced": Variant("hard", {"loss.hard": 0.0}),
+    "hard by 1": Variant("hard", {"loss.hard": 1.0}),
+}
+GROUPS = tuple(dict.fromkeys(v.group for v in VARIANTS.values()))
+
+COLUMNS = {
+    "war": "WAR", "war_hard": "WAR of hard clips", "key_frames_inside": "key frames inside",
+    "noise_auroc_agreement": "AUROC flipped", "noise_auroc_agreement_among_hard": "among hard",
+    "hard_auroc_agreement": "AUROC hard",
+}  # fmt: skip
+
+
+def chosen(groups: Sequence[str]) -> dict[str, Variant]:
+    """Returns the variants of the groups, or of these names, and what they are compared with."""
+    found = {name for name, v in VARIANTS.items() if v.group in groups or name in groups}
+    found |= {VARIANTS[name].versus for name in found} | {BASE}
+    return {name: v for name, v in VARIANTS.items() if name in found}
+
+
+def cells(groups: Sequence[str], kind: str, rate: float, seeds: Sequence[int]) -> list[Cell]:
+    """Returns the cells: each variant with each seed. The default is that of experiments.noise."""
+    found = []
+    for seed in seeds:
+        wrong = Noise(kind, rate, seed)
+        for name, variant in chosen(groups).items():
+            cell = "agreement" if name == BASE else name.replace(" ", "_").replace(",", "")
+            changes = noise.METHODS["agreement"] | variant.changes
+            found.append(Cell(f"{cell}-{wrong.name}", changes, wrong, seed))
+    return found
+
+
+def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean of each column, and its paired difference to what the variant is compared with.
+
+    Args:
+      results: of the cells of `grid`, in their order.
+      names: the variant of each.
+    """
+    found: dict[str, dict[int, Any]] = {}
+    for name, result in zip(names, results, strict=True):
+        found.setdefault(name, {})[result["seed"]] = result["results"]
+    rows = []
+    for name, by_seed in found.items():
+        variant = VARIANTS[name]
+        row: dict[str, Any] = {"variant": name, "group": variant.group, "versus": variant.versus}
+        row |= {"changes": variant.changes, "seeds": len(by_seed)}
+        for column in COLUMNS:
+            row[column] = noise.plain(noise.mean(by_seed, column))
+            difference = noise.paired(found, name, variant.versus, column)
+            row[f"{column}_difference"] = noise.plain(difference)
+        rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table for each group, in percent: mean, and in brackets the paired difference."""
+    lines = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        inside = [row for row in rows if row["group"] == group]
+        lines += [f"\n{group}; {max(row['seeds'] for row in inside)} seeds\n"]
+        lines += [grid.line(["variant", "compared with", *COLUMNS.values()])]
+        lines += [grid.line(["---"] * (len(COLUMNS) + 2))]
+        for row in inside:
+            same = row["variant"] == row["versus"]
+            values = [
+                noise.percent(row[c])
+                + ("" if same else f"; {noise.bounds(row[f'{c}_difference'])}")
+                for c in COLUMNS
+            ]
+            lines += [grid.line([row["variant"], "" if same else row["versus"], *values])]
+    return "\n".join(lines)
+
+
+def picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """What each change does to WAR: paired difference with its 95 % interval."""
+    shown = [r for r in rows if r["variant"] != r["versus"] and r["war_difference"]]
+    figure = Figure(figsize=(8, 1 + 0.28 * max(len(shown), 3)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(shown)):
+        found = row["war_difference"]
+        mean, low, high = (100 * found[k] for k in ("mean", "low", "high"))
+        axes.errorbar(
+            mean, place, xerr=[[mean - low], [high - mean]], marker="o", capsize=3,
+            color=f"C{GROUPS.index(row['group']) % 10}",
+        )  # fmt: skip
+    names = [f"{row['variant']} (to: {row['versus']})" for row in reversed(shown)]
+    axes.set_yticks(range(len(shown)), names, fontsize=8)
+    axes.axvline(0, color="grey", linewidth=1)
+    axes.set_xlabel("change of WAR on the clean test split, percentage points")
+    axes.set_title("One thing changed at a time: does it help?")
+    plots.tidy(axes)
+    return plots.to_png(figure)
+
+
+def main(_: Sequence[str]) -> None:
+    """Runs what is missing and reports."""
+    options = flags.FLAGS
+    grid.check_known("--groups", options.groups, [*GROUPS, *VARIANTS])
+    seeds = [int(seed) for seed in options.seeds]
+    output, results = grid.run_asked(
+        cells(options.groups, options.kind, options.rate, seeds),
+        noise.SIZES[options.size] | noise.QUIET,
+    )
+    rows = summary(results, [name for _ in seeds for name in chosen(options.groups)])
+    text = table(rows)
+    grid.write_report(output, "ablation", results, {"rows": rows}, text, picture(rows))
+    print(text)
+
+
+if __name__ == "__main__":
+    grid.define_flags("runs/ablation", list(noise.SIZES))
+    flags.DEFINE_list(
+        "groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}; or single variants."
+    )
+    flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
+    flags.DEFINE_float("rate", 0.3, "Share of wrong labels.")
+    app.run(main)

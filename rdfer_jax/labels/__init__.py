@@ -1,0 +1,1 @@
+"""Wrong labels: inject them, find them, review them."""

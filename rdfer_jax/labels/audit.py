@@ -1,0 +1,206 @@
+"""An audit of a data set: which labels are wrong, which clips are just hard.
+
+Enters: the folder of a cross-validation, whose predictions are out of fold. Leaves: issues.csv,
+suggested.csv, audit.json and audit.html, a page to go through. It reads saved predictions and the data
+set's frames, never a model.
+
+Letters: N videos, K clips of a video, C classes.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from etils import epath
+from scipy import special
+
+from rdfer_jax.config import Config
+from rdfer_jax.labels import issues, page
+from rdfer_jax.labels.issues import Findings
+from rdfer_jax.pipeline import sampling, source
+from rdfer_jax.pipeline.decode import decode_frame
+from rdfer_jax.training import run_dir
+from rdfer_jax.training.crossval import OUT_OF_FOLD
+
+log = logging.getLogger(__name__)
+
+#: Most clips on the page; the most suspicious come first.
+MOST_CARDS = 5000
+#: Frames of a film strip, and their side in pixels.
+STRIP_FRAMES, STRIP_SIDE = 8, 72
+
+
+def run(
+    workdir: epath.PathLike, output: epath.PathLike | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Audits the labels that a cross-validation predicted.
+
+    Args:
+      workdir: folder of a cross-validation; or with `force` of a training run.
+      output: folder for what is found; audit/ in the workdir, if None.
+      force: take a training run's predictions of its own training split, where there are no others.
+
+    Returns:
+      What audit.json holds: issues.summary, and, where the truth is known, how much of it was found.
+
+    Raises:
+      FileNotFoundError: there are no predictions.
+      ValueError: they are not out of fold, and `force` is not given.
+    """
+    workdir = epath.Path(workdir)
+    output = epath.Path(output) if output else workdir / "audit"
+    arrays, classes, split = _read(workdir, force)
+    known = run_dir.read(workdir)
+    probs = special.softmax(arrays["clip_logits"].astype(np.float64), axis=-1)
+    findings = issues.find_issues(arrays["label"], probs)
+    found = {"predictions": split} | issues.summary(findings, classes) | _measured(findings, arrays)
+    output.mkdir(parents=True, exist_ok=True)
+    clip_ids = arrays["clip_id"].tolist()
+    issues.write_csv(output / "issues.csv", clip_ids, findings, classes)
+    issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
+    (output / "audit.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    doubtful = np.argsort(findings.rank)
+    doubtful = doubtful[findings.kind[doubtful] != "fine"]
+    rows = list(_rows(known.config, arrays, findings, classes, doubtful[:MOST_CARDS]))
+    page.write(
+        output / "audit.html", rows, classes, f"{known.config.data.name}, {workdir.name}",
+        describe(found) + _left_out(len(doubtful)),
+    )  # fmt: skip
+    return found
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The result in one or two sentences."""
+    text = (
+        f"{found['num_videos']} clips, {found['noise_share']:.1%} of the labels are estimated to be wrong: "
+        f"{found['mislabelled']} are likely mislabelled, {found['hard']} hard, {found['fine']} fine."
+    )
+    if "precision_at_n" in found:
+        text += (
+            f" Of the {found['truly_mislabelled']} most suspicious, {found['precision_at_n']:.1%} are "
+            "truly mislabelled"
+        )
+        if found.get("hard_are_hard") is not None:
+            text += f"; of those called hard, {found['hard_are_hard']:.1%} are"
+        text += "."
+    return text
+
+
+def _left_out(doubtful: int) -> str:
+    if doubtful <= MOST_CARDS:
+        return ""
+    return f" The page has the {MOST_CARDS} most suspicious; issues.csv has all."
+
+
+def _read(workdir: epath.Path, force: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...], str]:
+    """Reads predictions that may be audited: their arrays, classes and split."""
+    path = workdir / "predictions.npz"
+    arrays = _load(path) if path.exists() else {}
+    if str(arrays.get("split", "")) != OUT_OF_FOLD:
+        inside = workdir / "predictions_train.npz"
+        if not force:
+            raise ValueError(
+                f"{workdir} holds no predictions out of fold. A network that has learned from a wrong "
+                "label tends to agree with it, so its own training clips cannot be audited. Run "
+                "--mode=crossval with this --workdir first; or, knowing that, --force"
+            )
+        if not inside.exists():
+            raise FileNotFoundError(
+                f"{inside}: there is no such file; only runs on data with known flips leave it. Run "
+                "--mode=crossval first"
+            )
+        arrays = _load(inside)
+        log.warning(
+            "%s: these clips were trained on; wrong labels that were learned stay hidden", inside
+        )
+    classes = tuple(arrays.pop("classes").tolist())
+    return arrays, classes, str(arrays.pop("split"))
+
+
+def _load(path: epath.Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _measured(findings: Findings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What was found of the truth, where it is known."""
+    if "is_flipped" not in arrays:
+        return {}
+    flipped_N = arrays["is_flipped"].astype(bool)
+    total = int(flipped_N.sum())
+    found: dict[str, Any] = {"truly_mislabelled": total}
+    if total:
+        found["precision_at_n"] = float(flipped_N[findings.rank < total].mean())
+        suggested_N = findings.suggested == arrays["true_label"]
+        found["suggested_right"] = float(suggested_N[flipped_N].mean())
+    called_N = findings.kind == "hard"
+    if "is_hard" in arrays and called_N.any():
+        found["hard_are_hard"] = float(arrays["is_hard"][called_N].astype(bool).mean())
+    return found
+
+
+def _rows(
+    config: Config,
+    arrays: dict[str, np.ndarray],
+    findings: Findings,
+    classes: Sequence[str],
+    chosen: np.ndarray,
+) -> Iterator[dict[str, Any]]:
+    """Yields the cards of the page, in the order chosen."""
+    frames_of = _frames_of(config)
+    for i in chosen.tolist():
+        clip_id = str(arrays["clip_id"][i])
+        votes = {
+            name: float(count)
+            for name, count in zip(classes, arrays["votes"][i], strict=True)
+            if count > 0
+        }
+        jpegs = frames_of(clip_id)
+        keys = arrays["key_frames"][i].tolist() if "key_frames" in arrays else []
+        yield {
+            "clip_id": clip_id,
+            "kind": str(findings.kind[i]),
+            "label": classes[findings.label[i]],
+            "suggested": classes[findings.suggested[i]],
+            "votes": votes,
+            "strip": strip(jpegs, keys) if jpegs else None,
+        } | {score: float(getattr(findings, score)[i]) for score, _, _ in page.SCORES}
+
+
+def _frames_of(config: Config) -> Callable[[str], Sequence[bytes] | None]:
+    """Returns a function from a clip to its JPEG frames; to None where the data set is not there."""
+    try:
+        directory = source.find(config.data)
+        names = source.stored_folds(directory)
+        split = source.Split(directory, "+".join(names) or config.data.train_split)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("the page has no pictures: %s", error)
+        return lambda clip_id: None
+    places = {clip: i for i, clip in enumerate(split.stored("clip_id")["clip_id"].tolist())}
+    return lambda clip_id: split[places[clip_id]]["frames"] if clip_id in places else None
+
+
+def strip(jpegs: Sequence[bytes], keys: Sequence[int]) -> bytes:
+    """Draws frames of a video side by side, its key frames in a frame of their own, as a JPEG.
+
+    Args:
+      jpegs: every frame.
+      keys: numbers of the key frames; they are shown besides frames from all of the video.
+    """
+    shown = set(sampling.frame_indices(len(jpegs), STRIP_FRAMES).tolist()) | set(keys)
+    pictures = []
+    for number in sorted(shown):
+        picture = decode_frame(jpegs[number], STRIP_SIDE, "crop")
+        if number in keys:
+            picture = cv2.rectangle(
+                picture.copy(), (0, 0), (STRIP_SIDE - 1, STRIP_SIDE - 1), (255, 176, 0), 4
+            )
+        pictures.append(picture)
+    done, jpeg = cv2.imencode(
+        ".jpg", np.concatenate(pictures, axis=1)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80]
+    )
+    assert done
+    return jpeg.tobytes()

@@ -1,0 +1,1 @@
+"""Images and videos: read, check, decode, write."""

@@ -1,0 +1,392 @@
+"""Grids of runs: settings, what runs and what does not, and what a cell leaves behind.
+
+No cell trains here: a function stands in for its process, or for the training inside it.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+
+import jax
+import pytest
+from etils import epath
+
+from experiments import grid
+from experiments.grid import Cell, Noise
+from rdfer_jax import config as config_lib
+from rdfer_jax.pipeline import source
+from rdfer_jax.training import train
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs/synthetic.py")
+NONE, SOME = Noise("none", 0.0, 0), Noise("confusion", 0.3, 0)
+
+
+def test_settings_come_from_the_file_and_from_the_overrides():
+    plain = grid.load(CONFIG, {})
+    assert plain.loss.method == "agreement" and plain.build["num_train"] == 4000
+    changes = {
+        "loss.method": "gce", "build.num_train": 5, "seed": 3, "augment.crop_area": (0.5, 0.7)
+    }  # fmt: skip
+    found = grid.load(CONFIG, changes)
+    assert found.loss.method == "gce" and found.build["num_train"] == 5 and found.seed == 3
+    assert found.augment.crop_area == (0.5, 0.7)
+    back = config_lib.to_dict(found)
+    for name in changes:
+        *section, field = name.split(".")
+        of = config_lib.to_dict(plain)
+        (back[section[0]] if section else back)[field] = (of[section[0]] if section else of)[field]
+    assert config_lib.resolve(back) == plain  # and nothing else has changed
+    assert grid.load(CONFIG, {}) == plain
+
+
+def test_a_file_of_settings_can_take_an_argument():
+    data = grid.load(f"{ROOT}/configs/dfew.py:3", {"data.batch_size": 8}).data
+    assert (data.test_split, data.batch_size) == ("fold3", 8)
+    assert grid.load(f"{ROOT}/configs/dfew.py", {}).data.test_split == "fold1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("loss.metod", "gce", "config.loss.metod: no such field. Did you mean 'method'"),
+        ("los.method", "gce", "config.los: no such field. Did you mean 'loss'"),
+        ("sed", 3, "Did you mean 'seed'"),
+        ("seed.x", 3, "config.seed.x: seed is a setting, not a section"),
+        ("data.frames.x", 3, "frames is a setting, not a section"),
+        ("loss.method", "magic", "allowed are agreement"),
+        ("loss.hard", "much", "needs a float"),
+        ("loss.method", "elr", None),
+    ],
+)
+def test_a_setting_that_is_unknown_or_does_not_fit_is_an_error(name, value, message):
+    if message is None:  # it fits, as long as there is a memory
+        message = "memory_decay"
+        grid.load(CONFIG, {name: value, "agreement.memory_decay": 0.7})
+        value = {name: value, "agreement.memory_decay": 0.0}
+    else:
+        value = {name: value}
+    with pytest.raises(ValueError, match=message):
+        grid.load(CONFIG, value)
+
+
+def test_the_settings_of_a_grid_are_those_of_the_code_then_of_the_command_line(tmp_path):
+    output = epath.Path(tmp_path)
+    words = [
+        "loss.hard=0.25", "train.duration=3 steps", "key.enabled=False", "agreement.measure=vote",
+        "augment.crop_area=(0.5, 1.0)", "data.batch_size=8", "optim.learning_rate=1e-3",
+        "data.labels=a=b.csv",
+    ]  # fmt: skip
+    found = grid.base(output, {"train.duration": "9 epochs", "loss.long": 0.0}, words)
+    assert found == {
+        "compile_cache": str(tmp_path / "compiled"), "train.duration": "3 steps", "loss.long": 0.0,
+        "loss.hard": 0.25, "key.enabled": False, "agreement.measure": "vote",
+        "augment.crop_area": (0.5, 1.0), "data.batch_size": 8, "optim.learning_rate": 0.001,
+        "data.labels": "a=b.csv",
+    }  # fmt: skip
+    config = grid.load(CONFIG, found)
+    assert config.train.duration == "3 steps" and config.augment.crop_area == (0.5, 1.0)
+    # What the grid builds for itself lies in its folder, unless told otherwise.
+    assert "data.dir" not in grid.base(output, {})
+    built = {"build": {"num_train": 3}}
+    assert grid.base(output, built)["data.dir"] == str(tmp_path / "tfds")
+    assert grid.base(output, built, ["data.dir=here"])["data.dir"] == "here"
+
+
+def test_the_name_of_noise_tells_its_kind_rate_and_seed():
+    noises = [Noise(k, r, s) for k in ("a", "b") for r in (0.1, 0.15, 0.2) for s in (0, 1)]
+    assert len({noise.name for noise in noises}) == len(noises)
+    assert Noise("a", 0.3, 7).name == "a-0.3-s7"
+    assert Noise("a", 0.0, 7).name == "none"
+
+
+class Processes:
+    """Stands in for the processes of cells and for the drawing of wrong labels."""
+
+    def __init__(self, monkeypatch):
+        self.started, self.environments, self.drawn, self.failing = [], [], [], set()
+        monkeypatch.setattr(grid.subprocess, "run", self._run)
+        monkeypatch.setattr(grid.inject, "write_flips", self._write_flips)
+
+    def before(self):
+        """What happens first in each process."""
+
+    def _run(self, command, stdout, stderr, env, check):
+        assert command[:3] == [sys.executable, "-m", "experiments.grid"] and not check
+        folder = epath.Path(command[3])
+        self.started.append(folder.name)
+        self.environments.append(env)
+        self.before()
+        stdout.write("running\n")
+        if folder.name in self.failing:
+            return subprocess.CompletedProcess(command, 1)
+        spec = json.loads((folder / "cell.json").read_text())
+        (folder / "result.json").write_text(json.dumps({"name": spec["name"], "spec": spec}))
+        return subprocess.CompletedProcess(command, 0)
+
+    def _write_flips(self, data, kind, rate, seed, path):
+        self.drawn.append((data.dir, kind, rate, seed, epath.Path(path).name))
+        epath.Path(path).write_text("labels")
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    return Processes(monkeypatch)
+
+
+def run(tmp_path, found, jobs=1, **overrides):
+    return grid.run(found, epath.Path(tmp_path), config=CONFIG, overrides=overrides, jobs=jobs)
+
+
+GRID = [
+    Cell("gce-noisy", {"loss.method": "gce"}, SOME, 0),
+    Cell("ours-noisy", {"loss.hard": 0.0}, SOME, 0),
+    Cell("ours-more", {}, Noise("symmetric", 0.4, 1), 1),
+    Cell("ours-none", {}, NONE, 2),
+]
+
+
+def test_a_grid_runs_each_cell_with_its_settings_and_labels(tmp_path, processes):
+    results = run(tmp_path, GRID, **{"loss.hard": 1.0, "data.dir": "here"})
+    assert [r["name"] for r in results] == [cell.name for cell in GRID]
+    assert sorted(processes.started) == sorted(cell.name for cell in GRID)
+    labels = str(tmp_path / "labels")
+    common = {"loss.hard": 1.0, "data.dir": "here"}
+    assert [r["spec"]["settings"] for r in results] == [
+        common | {"loss.method": "gce", "seed": 0, "data.labels": f"{labels}/confusion-0.3-s0.csv"},
+        common | {"loss.hard": 0.0, "seed": 0, "data.labels": f"{labels}/confusion-0.3-s0.csv"},
+        common | {"seed": 1, "data.labels": f"{labels}/symmetric-0.4-s1.csv"},
+        common | {"seed": 2},
+    ]
+    assert results[2]["spec"]["noise"] == {"kind": "symmetric", "rate": 0.4, "seed": 1}
+    # Cells with the same noise learn from the same file, which is drawn once.
+    assert sorted(processes.drawn) == [
+        ("here", "confusion", 0.3, 0, "confusion-0.3-s0.csv"),
+        ("here", "symmetric", 0.4, 1, "symmetric-0.4-s1.csv"),
+    ]
+    assert (tmp_path / "cells/gce-noisy/log.txt").read_text() == "running\n"
+
+
+def test_a_finished_cell_is_not_run_again(tmp_path, processes):
+    first = run(tmp_path, GRID[:2])
+    processes.started.clear()
+    processes.drawn.clear()
+    assert run(tmp_path, GRID[:2]) == first
+    assert not processes.started and not processes.drawn
+    both = run(tmp_path, GRID)
+    assert both[:2] == first
+    assert sorted(processes.started) == ["ours-more", "ours-none"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Cell("gce-noisy", {"loss.method": "sce"}, SOME, 0),
+        Cell("gce-noisy", {"loss.method": "gce"}, SOME, 1),
+        Cell("gce-noisy", {"loss.method": "gce"}, Noise("confusion", 0.2, 0), 0),
+    ],
+)
+def test_a_finished_cell_with_other_settings_is_refused(tmp_path, processes, other):
+    run(tmp_path, GRID[:1])
+    processes.started.clear()
+    with pytest.raises(ValueError, match="gce-noisy holds a finished cell with other settings"):
+        run(tmp_path, [GRID[3], other])
+    with pytest.raises(ValueError, match="other settings"):
+        run(tmp_path, GRID[:1], **{"loss.hard": 0.0})
+    assert not processes.started
+
+
+def test_nothing_is_done_where_a_setting_of_any_cell_is_unknown(tmp_path, processes):
+    wrong = Cell("wrong", {"loss.metod": "gce"}, SOME, 0)
+    with pytest.raises(ValueError, match="Did you mean 'method'"):
+        run(tmp_path, [*GRID, wrong])
+    with pytest.raises(ValueError, match="Did you mean 'loss'"):
+        run(tmp_path, GRID, **{"los.hard": 0.0})
+    with pytest.raises(ValueError, match="same name"):
+        run(tmp_path, [GRID[0], GRID[0]])
+    assert not processes.started and not processes.drawn and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_cell_that_fails_is_reported_after_the_others_have_finished(tmp_path, processes, jobs):
+    processes.failing = {"gce-noisy", "ours-more"}
+    with pytest.raises(RuntimeError, match="2 of 4 cells failed") as caught:
+        run(tmp_path, GRID, jobs=jobs)
+    told = str(caught.value).splitlines()[1:]
+    assert told == [f"  {tmp_path}/cells/{name}" for name in ("gce-noisy", "ours-more")]
+    finished = {path.parent.name for path in tmp_path.glob("cells/*/result.json")}
+    assert finished == {"ours-noisy", "ours-none"}
+    processes.started.clear()
+    processes.failing = set()
+    assert len(run(tmp_path, GRID, jobs=jobs)) == 4
+    assert sorted(processes.started) == ["gce-noisy", "ours-more"]
+
+
+def test_cells_run_side_by_side_each_on_its_share_of_the_machine(tmp_path, processes):
+    both = threading.Barrier(2, timeout=60)
+    processes.before = both.wait  # each waits for another one to run
+    run(tmp_path, GRID, jobs=2)
+    slots = [environment["CELL_SLOT"] for environment in processes.environments]
+    assert sorted(slots) == ["0/2", "0/2", "1/2", "1/2"]
+    shares = {e["XLA_PYTHON_CLIENT_MEM_FRACTION"] for e in processes.environments}
+    assert shares == {"0.450"}
+
+
+@pytest.mark.parametrize(("jobs", "cores"), [(1, [0, 1, 2]), (2, [1, 3, 5, 7]), (3, [4, 5, 6, 7])])
+def test_the_shares_of_the_cores_are_apart_and_complete(monkeypatch, jobs, cores):
+    monkeypatch.setattr(grid.os, "sched_getaffinity", lambda pid: set(cores), raising=False)
+    shares = []
+    monkeypatch.setattr(
+        grid.os, "sched_setaffinity", lambda pid, mine: shares.extend(mine), raising=False
+    )
+    for slot in range(jobs):
+        before = len(shares)
+        monkeypatch.setenv("CELL_SLOT", f"{slot}/{jobs}")
+        grid._take_share()
+        assert len(shares) - before >= len(cores) // jobs
+    assert sorted(shares) == cores
+
+
+def test_a_job_without_a_core_of_its_own_takes_any(monkeypatch):
+    taken = []
+    monkeypatch.setattr(grid.os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(
+        grid.os, "sched_setaffinity", lambda pid, mine: taken.append(mine), raising=False
+    )
+    for slot in range(2):
+        monkeypatch.setenv("CELL_SLOT", f"{slot}/2")
+        grid._take_share()
+    assert taken == [[0], [0]]
+
+
+SETTINGS = {"loss.method": "gce", "seed": 3, "data.labels": "labels.csv"}
+
+
+def make_folder(tmp_path, **settings):
+    folder = epath.Path(tmp_path) / "cell"
+    folder.mkdir()
+    noise = {"kind": "confusion", "rate": 0.3, "seed": 3}
+    spec = {"name": "gce", "config": CONFIG, "settings": SETTINGS | settings, "noise": noise}
+    (folder / "cell.json").write_text(json.dumps(spec))
+    return folder
+
+
+def test_a_cell_trains_with_its_settings_and_keeps_the_result(tmp_path, monkeypatch):
+    asked, cached = [], []
+
+    def fake_train(config, workdir):
+        asked.append(config)
+        (workdir / "checkpoints/10").mkdir(parents=True)
+        (workdir / "metrics.jsonl").write_text("{}\n")
+        return {"war": 0.5, "recall_per_class": {"happy": None}}
+
+    monkeypatch.setattr(train, "train", fake_train)
+    monkeypatch.setattr(jax.config, "update", lambda *change: cached.append(change))
+    folder = make_folder(tmp_path, compile_cache="programs")
+    grid.run_cell(folder)
+    assert asked == [grid.load(CONFIG, SETTINGS | {"compile_cache": "programs"})]
+    assert cached == [("jax_compilation_cache_dir", "programs")]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["results"] == {"war": 0.5, "recall_per_class": {"happy": None}}
+    assert (result["name"], result["seed"]) == ("gce", 3)
+    assert result["noise"] == {"kind": "confusion", "rate": 0.3, "seed": 3}
+    assert result["settings"] == SETTINGS | {"compile_cache": "programs"}
+    assert result["seconds"] >= 0
+    assert result["commit"] and f"{jax.device_count()} cpu" in result["hardware"]
+    # The checkpoints would fill the disk; the rest of the run stays.
+    assert {path.name for path in folder.iterdir()} == {"cell.json", "result.json", "run"}
+    assert [path.name for path in (folder / "run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_cell_whose_training_fails_has_no_result(tmp_path, monkeypatch):
+    def diverge(config, workdir):
+        raise FloatingPointError("nan")
+
+    monkeypatch.setattr(train, "train", diverge)
+    folder = make_folder(tmp_path)
+    with pytest.raises(FloatingPointError):
+        grid.run_cell(folder)
+    assert [path.name for path in folder.iterdir()] == ["cell.json"]
+
+
+def test_a_report_says_where_its_numbers_come_from():
+    first = {
+        "name": "one", "seed": 0, "noise": None, "commit": "b", "hardware": "gpu", "seconds": 1.5,
+        "settings": {"seed": 0, "data.dir": "/here", "compile_cache": "/here/too"},
+        "results": {"war": 0.5, "absent_classes": [], "uar": None},
+    }  # fmt: skip
+    second = first | {"name": "two", "commit": "a", "seconds": 2.0}
+    found = grid.about([first, second])
+    told = found.pop("cells")
+    assert found == {"commits": ["a", "b"], "hardware": ["gpu"], "seconds": 3.5}
+    # Lists are left out, and so are the places of files.
+    plain = {"settings": {"seed": 0}, "results": {"war": 0.5, "uar": None}}
+    assert told == [first | plain, second | plain]
+
+
+def test_cells_that_finished_elsewhere_are_not_run_again(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(grid.inject, "write_flips", lambda *args: None)
+
+    def finish(folders, jobs):
+        ran.extend(folder.name for folder in folders)
+        for folder in folders:
+            spec = json.loads((folder / "cell.json").read_text())
+            result = {"name": folder.name, "settings": spec["settings"], "results": {"war": 0.1}}
+            (folder / "result.json").write_text(json.dumps(result))
+        return []
+
+    monkeypatch.setattr(grid, "_run_all", finish)
+    asked = [grid.Cell(name, {}, grid.Noise("confusion", 0.3, 0), 0) for name in ("one", "two")]
+    options = {"config": CONFIG, "jobs": 1}
+    here = grid.run(asked, tmp_path / "a", overrides={"data.dir": "/here"}, **options)
+    one = here[0] | {"settings": grid._anywhere(here[0]["settings"]), "results": {"war": 0.9}}
+    ran.clear()
+    there = grid.run(
+        asked, tmp_path / "b", overrides={"data.dir": "/there"}, known=[one], **options
+    )
+    assert ran == ["two"] and [r["results"]["war"] for r in there] == [0.9, 0.1]
+    other = one | {"settings": one["settings"] | {"seed": 5}}
+    with pytest.raises(ValueError, match="--add has cell one with other settings"):
+        grid.run(asked, tmp_path / "c", overrides={}, known=[other], **options)
+
+
+def test_a_report_is_valid_json():
+    nan, endless = float("nan"), float("inf")
+    report = {"rows": [{"mean": 0.5, "low": nan}, None], "n": 3, "limits": (nan, -endless, 1.0)}
+    text = grid.to_json(report)
+    expected = {"rows": [{"mean": 0.5, "low": None}, None], "n": 3, "limits": [None, None, 1.0]}
+    assert json.loads(text) == expected and "NaN" not in text
+
+
+@pytest.mark.parametrize(("name", "builds"), [("synthetic_faces", True), ("dfew", False)])
+def test_only_the_synthetic_set_is_built(monkeypatch, name, builds):
+    from data import builder
+
+    built = []
+    monkeypatch.setattr(builder, "build", lambda *args, **kwargs: built.append((args, kwargs)))
+    monkeypatch.setattr(source, "find", lambda data: None)
+    config = grid.load(CONFIG, {"data.name": name, "data.dir": "here", "build": {"num_train": 3}})
+    grid.ensure_built(config)
+    wanted = ((name, "here"), {"variant": "default", "options": {"num_train": 3}})
+    assert built == ([wanted] if builds else [])
+
+
+def test_a_synthetic_set_with_other_options_is_refused(tmp_path):
+    options = {"num_train": 7, "num_test": 7, "num_frames": 8, "image_size": 16}
+    settings = {"data.dir": str(tmp_path), "build": options}
+    grid.ensure_built(grid.load(CONFIG, settings))
+    with pytest.raises(ValueError, match="other options"):
+        grid.ensure_built(grid.load(CONFIG, settings | {"build": options | {"num_train": 14}}))
+
+
+def not_found():
+    raise source.DatasetNotFoundError("missing")
+
+
+def test_a_recorded_set_that_is_missing_is_an_error(monkeypatch):
+    monkeypatch.setattr(source, "find", lambda data: not_found())
+    with pytest.raises(source.DatasetNotFoundError):
+        grid.ensure_built(grid.load(f"{ROOT}/configs/dfew.py", {}))

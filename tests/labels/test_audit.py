@@ -1,0 +1,100 @@
+"""Audits from saved predictions: what is refused, what is written, and that it says what is there."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from rdfer_jax import config as config_lib
+from rdfer_jax.labels import audit
+from rdfer_jax.pipeline import label_files
+from rdfer_jax.training import crossval, run_dir
+from rdfer_jax.training.evaluate import Predictions
+
+CLASSES = tiny.CLASSES
+
+
+def save(folder, root, *, split=crossval.OUT_OF_FOLD, name="predictions.npz", truth=True):
+    """Predictions of the tiny set's training split that know the truth but for one hard clip."""
+    records = tiny.records()["train"]
+    true = np.array([record["true_label"] for record in records])
+    logits = 6.0 * np.eye(3)[true][:, None].repeat(4, axis=1)
+    logits[6] = 3.0 * np.eye(3)[[0, 1, 2, 0]]  # its clips disagree
+    arrays = {
+        "clip_id": np.array([record["clip_id"] for record in records]),
+        "label": np.array([record["label"] for record in records]),
+        "votes": np.array([record["votes"] for record in records]),
+        "logits": logits.mean(axis=1),
+        "clip_logits": logits,
+        "key_frames": np.zeros((len(records), 2), np.int32),
+    }
+    if truth:
+        arrays |= {key: np.array([r[key] for r in records]) for key in ("true_label", "is_flipped")}
+    folder.mkdir(exist_ok=True)
+    Predictions(split, CLASSES, arrays).save(folder / name)
+    config = tiny.config(data={"dir": str(root)})
+    (folder / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
+    run_dir.write_data(folder, "tiny_faces/default/1.0.0", CLASSES, len(records))
+    return arrays
+
+
+def test_wrong_labels_are_named_with_what_they_should_be(tmp_path):
+    tiny.build(tmp_path)
+    arrays = save(tmp_path / "run", tmp_path)
+    found = audit.run(tmp_path / "run")
+    flipped = arrays["clip_id"][arrays["is_flipped"]]
+    assert found["truly_mislabelled"] == len(flipped) and found["precision_at_n"] == 1.0
+    assert found["suggested_right"] == 1.0 and found["predictions"] == crossval.OUT_OF_FOLD
+    output = tmp_path / "run" / "audit"
+    assert json.loads((output / "audit.json").read_text()) == found
+    rows = list(csv.DictReader((output / "issues.csv").open()))
+    assert len(rows) == len(arrays["label"])
+    assert {row["clip_id"] for row in rows[: len(flipped)]} == set(flipped)
+    true = dict(zip(arrays["clip_id"], arrays["true_label"], strict=True))
+    assert all(row["suggested"] == CLASSES[true[row["clip_id"]]] for row in rows[: len(flipped)])
+    # As training takes them, and with the truth of every flipped clip.
+    suggested = label_files.read(output / "suggested.csv", CLASSES)
+    assert suggested == {
+        r["clip_id"]: CLASSES.index(r["suggested"]) for r in rows if r["kind"] == "mislabelled"
+    }
+    assert suggested and all(true[clip_id] == label for clip_id, label in suggested.items())
+    page = (output / "audit.html").read_text()
+    assert "data:image/jpeg;base64" in page and "truly mislabelled" in page
+
+
+def test_without_the_data_set_or_the_truth_there_is_still_an_audit(tmp_path, caplog):
+    save(tmp_path / "run", tmp_path / "gone", truth=False)
+    found = audit.run(tmp_path / "run", tmp_path / "out")
+    assert "precision_at_n" not in found and found["num_videos"] == 11
+    assert "the page has no pictures: no finished data set" in caplog.text
+    assert "data:image/jpeg" not in (tmp_path / "out" / "audit.html").read_text()
+
+
+def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, caplog):
+    save(tmp_path / "run", tmp_path, split="test")
+    with pytest.raises(ValueError, match=r"no predictions out of fold.*--mode=crossval"):
+        audit.run(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"predictions_train.npz: there is no such file"):
+        audit.run(tmp_path / "run", force=True)
+    save(tmp_path / "run", tmp_path, split="train", name="predictions_train.npz")
+    assert audit.run(tmp_path / "run", force=True)["predictions"] == "train"
+    assert "these clips were trained on" in caplog.text
+    with pytest.raises(ValueError, match="no predictions out of fold"):
+        audit.run(tmp_path / "nothing")
+
+
+def test_a_strip_shows_the_video_and_frames_its_key_frames():
+    jpegs = [tiny.picture(0, 6 * i, (16, 16)) for i in range(30)]
+    image = cv2.imdecode(np.frombuffer(audit.strip(jpegs, [4, 5]), np.uint8), 1)[..., ::-1]
+    side = audit.STRIP_SIDE
+    assert image.shape[0] == side and image.shape[1] % side == 0
+    cells = image.reshape(side, -1, side, 3).swapaxes(0, 1).astype(int)
+    shown = sorted({*(int((i + 0.5) * 30 / 8) for i in range(8)), 4, 5})
+    assert len(cells) == len(shown)
+    for number, cell in zip(shown, cells, strict=True):
+        assert abs(cell[side // 2, side // 2, 1] - 6 * number) < 12
+        framed = cell[1, side // 2, 0] > 180
+        assert framed == (number in (4, 5))

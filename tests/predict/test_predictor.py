@@ -1,0 +1,292 @@
+"""A user's own videos, from frames to files."""
+
+import csv
+import dataclasses
+import json
+import logging
+import pathlib
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+import raw_trees
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import plots
+from rdfer_jax.media import video
+from rdfer_jax.media.video import Frames, VideoError
+from rdfer_jax.pipeline import source
+from rdfer_jax.pipeline.decode import decode_frame
+from rdfer_jax.predict import files
+from rdfer_jax.predict import predictor as predict_lib
+from rdfer_jax.predict.result import Face, VideoPrediction, Window
+from rdfer_jax.training import run_dir, train
+
+SCHEMA = json.loads(
+    (pathlib.Path(__file__).parents[2] / "docs" / "prediction.schema.json").read_text()
+)
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=60),
+    st.floats(0.3, 4.0),
+    st.floats(0.1, 3.0),
+)
+def test_windows_cover_every_stretch_with_the_face_and_nothing_else(present, length, stride):
+    present, times = np.array(present), np.arange(len(present)) / 10
+    found = predict_lib.windows(present, times, length, stride)
+    covered = np.zeros(len(present), bool)
+    for window in found:
+        assert present[window].all() and (np.diff(window) == 1).all()
+        assert times[window[-1]] - times[window[0]] <= length + 1e-5
+        covered[window] = True
+    # What is not covered lies in a stretch that is too short, or between windows far apart.
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], present, [0]])))
+    for start, end in edges.reshape(-1, 2):
+        if end - start < min(predict_lib.LEAST_FRAMES, len(present)):
+            assert not covered[start:end].any()
+        elif length >= 0.3 and stride <= length:
+            assert covered[start:end].all()
+
+
+def test_windows_begin_every_stride_and_end_with_the_stretch():
+    times = np.arange(48) / 10
+    found = predict_lib.windows(np.ones(48, bool), times, 2.0, 1.0)
+    assert [(times[w[0]], times[w[-1]]) for w in found] == [
+        (0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (2.7, 4.7),
+    ]  # fmt: skip
+
+
+# A trained network, as small as they can be, and what evaluation says of its test split.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    tiny.build(root)
+    config = tiny.config(
+        data={"dir": str(root), "eval_batch_size": 8},
+        train={"duration": "3 steps", "tensorboard": False},
+        predict={"detector": "none", "batch_size": 2, "window": 100.0},
+    )
+    train.train(config, root / "run")
+    return root, config
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return predict_lib.Predictor(run[0] / "run")
+
+
+@pytest.mark.slow
+def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
+    root, config = run
+    expected = np.load(root / "run" / "predictions.npz")
+    split = source.Split(source.find(config.data), "test")
+    for index in range(len(split)):
+        images = np.stack([decode_frame(jpeg, 16, "crop") for jpeg in split[index]["frames"]])
+        record = predictor.frames(images, fps=10.0)
+        (face,) = record.faces
+        (window,) = face.windows
+        logits = expected["logits"][index].astype(np.float64)
+        probs = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(window.probs, probs, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(face.probs, probs, rtol=1e-4, atol=1e-6)
+        assert window.agreement == pytest.approx(expected["agreement"][index], abs=1e-4)
+        assert set(window.key_numbers) == set(expected["key_frames"][index].tolist())
+        assert window.key_times == tuple(number / 10 for number in window.key_numbers)
+        assert (face.timeline == window.probs).all() and record.with_face == len(images)
+        jsonschema.validate(record.to_json(), SCHEMA)
+
+
+@pytest.mark.slow
+def test_windows_are_predicted_each_on_its_own(predictor):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (50, 16, 16, 3), np.uint8)
+    settings = dataclasses.replace(predictor.settings, window=1.9, stride=1.0)
+    predictor.settings, before = settings, predictor.settings
+    try:
+        record = predictor.frames(images, fps=10.0)
+    finally:
+        predictor.settings = before
+    (face,) = record.faces
+    assert [(w.start, w.end) for w in face.windows] == [
+        (0.0, 1.9), (1.0, 2.9), (2.0, 3.9), (3.0, 4.9),
+    ]  # fmt: skip
+    total, count = np.zeros((50, len(tiny.CLASSES))), np.zeros((50, 1))
+    for window, first in zip(face.windows, (0, 10, 20, 30), strict=True):
+        alone = predictor.frames(images[first : first + 20], fps=10.0).faces[0].windows[0]
+        np.testing.assert_allclose(window.probs, alone.probs, rtol=1e-4, atol=1e-6)
+        assert [n - first for n in window.key_numbers] == list(alone.key_numbers)
+        total[first : first + 20] += alone.probs
+        count[first : first + 20] += 1
+    np.testing.assert_allclose(face.timeline, total / count, rtol=1e-4, atol=1e-6)
+    best = max(face.windows, key=lambda w: w.probs[face.expression])
+    assert [time for time, _ in face.thumbnails] == list(best.key_times)
+    for time, image in face.thumbnails:
+        np.testing.assert_array_equal(image, images[round(time * 10)])
+
+
+@pytest.mark.slow
+def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, caplog):
+    root, _ = run
+    raw_trees.write_video(tmp_path / "in" / "a.mp4", frames=30, label=1, size=64)
+    raw_trees.write_video(tmp_path / "in" / "deep" / "a.mp4", frames=12, label=2, size=64)
+    (tmp_path / "in" / "bad.mp4").write_bytes(b"no video")
+    settings = config_lib.Predict(detector="none", annotate=True, batch_size=2)
+    with caplog.at_level(logging.INFO):
+        rows = predict_lib.predict(
+            root / "run", tmp_path / "in", tmp_path / "out", settings=settings
+        )
+    assert "3 videos: 2 predicted, 0 without a face, 1 not readable" in caplog.text
+    assert "bad.mp4: not a video" in caplog.text
+    written = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    assert [row["folder"] for row in written] == ["a.mp4", "", "a.mp4-2"]
+    assert [bool(row["problem"]) for row in written] == [False, True, False]
+    for row, frames in ((rows[0], 30), (rows[2], 12)):
+        folder = tmp_path / "out" / row["folder"]
+        record = json.loads((folder / "prediction.json").read_text())
+        jsonschema.validate(record, SCHEMA)
+        assert record["faces"][0]["expression"] == row["expression"]
+        assert record["model"] == {"run": "run", "checkpoint": "last", "step": 3}
+        assert plots.to_rgb((folder / "timeline.png").read_bytes()).shape[2] == 3
+        lines = list(csv.DictReader((folder / "frames.csv").open()))
+        assert [int(line["frame"]) for line in lines] == [
+            at["frame"] for at in record["faces"][0]["timeline"]
+        ]
+        drawn = list(video.VideoFile(folder / "annotated.mp4").frames())
+        assert len(drawn) == frames and drawn[0].image.shape == (64, 64, 3)
+        assert drawn[-1].time == pytest.approx((frames - 1) / 25, abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
+    root, _ = run
+    raw_trees.write_video(tmp_path / "a.mp4", frames=20, label=1, size=64)
+    with caplog.at_level(logging.INFO):
+        (row,) = predict_lib.predict(
+            root / "run", tmp_path / "a.mp4", tmp_path / "out",
+            settings=config_lib.Predict(detector="haar", annotate=True),
+        )  # fmt: skip
+    assert row["problem"] == "no face was found" and "expression" not in row
+    assert "1 videos: 0 predicted, 1 without a face" in caplog.text
+    record = json.loads((tmp_path / "out" / "a.mp4" / "prediction.json").read_text())
+    jsonschema.validate(record, SCHEMA)
+    assert record["faces"] == [] and record["frames_with_face"] == 0
+    lines = list(csv.DictReader((tmp_path / "out" / "a.mp4" / "frames.csv").open()))
+    assert {line["status"] for line in lines} == {"absent"} and len(lines) == 8
+    assert not (tmp_path / "out" / "a.mp4" / "annotated.mp4").exists()
+
+
+@pytest.mark.slow
+def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tmp_path):
+    root, _ = run
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match="none of the 1 videos could be read"):
+        predict_lib.predict(root / "run", tmp_path / "bad.mp4", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"config.json: there is no such file"):
+        predict_lib.Predictor(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config.json: not the JSON"):
+        run_dir.read(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="does not fit this version"):
+        run_dir.read(tmp_path)
+
+
+# Records made by hand: what is derived from them, and how it is written.
+
+TIMES = np.arange(10) / 10
+
+
+def made_record(**changes):
+    timeline = np.full((10, 2), np.nan)
+    timeline[2:8, 0] = [0.2, 0.6, 0.9, 0.5, 0.4, 0.1]
+    timeline[:, 1] = 1 - timeline[:, 0]
+    boxes = np.full((10, 4), np.nan)
+    boxes[2:8] = [5, 6, 20, 24]
+    found = ~np.isnan(boxes[:, 0])
+    found[5] = False
+    windows = (
+        Window(0.2, 0.5, np.array([0.9, 0.1]), 0.8, (4, 3), (0.4, 0.3)),
+        Window(0.4, 0.7, np.array([0.4, 0.6]), 0.6, (6,), (0.6,)),
+    )
+    thumbnails = ((0.4, np.zeros((8, 8, 3), np.uint8)), (0.3, np.zeros((8, 8, 3), np.uint8)))
+    face = Face(boxes, found, timeline, windows, thumbnails)
+    record = VideoPrediction(
+        "dir/a.mp4", (48, 64), ("happy", "sad"),
+        {"run": "r", "checkpoint": "last", "step": 1}, np.arange(10) * 3, TIMES, (face,), 1, 0,
+    )  # fmt: skip
+    return dataclasses.replace(record, **changes)
+
+
+def test_the_whole_is_the_mean_of_the_windows_and_the_key_stretch_lies_around_its_peak():
+    (face,) = made_record().faces
+    np.testing.assert_allclose(face.probs, [0.65, 0.35])
+    assert face.expression == 0 and face.agreement == pytest.approx(0.7)
+    assert face.best_window.start == 0.2
+    # At least 0.45, half of the peak of 0.9: frames 3 to 5.
+    assert face.key_span(TIMES) == (pytest.approx(0.3), pytest.approx(0.5))
+
+
+def test_a_record_in_json_and_csv_says_where_there_is_no_face():
+    record = made_record()
+    told = record.to_json()
+    jsonschema.validate(told, SCHEMA)
+    (face,) = told["faces"]
+    status = [at["status"] for at in face["timeline"]]
+    assert status == ["absent"] * 2 + ["found"] * 3 + ["bridged"] + ["found"] * 2 + ["absent"] * 2
+    assert face["timeline"][0]["box"] is None and face["timeline"][0]["probabilities"] is None
+    assert face["timeline"][4]["probabilities"] == {"happy": 0.9, "sad": 0.1}
+    assert face["key_expression"] == {
+        "start": 0.3, "end": 0.5, "frames": [{"frame": 4, "time": 0.4}, {"frame": 3, "time": 0.3}],
+    }  # fmt: skip
+    assert (told["frames_with_face"], told["other_faces"]) == (6, 1)
+    rows = list(csv.DictReader(files.frames_csv(record).splitlines()))
+    assert [row["status"] for row in rows] == status
+    assert [row["happy"] for row in rows][:4] == ["", "", "0.2000", "0.6000"]
+    assert [row["frame"] for row in rows] == [str(3 * i) for i in range(10)]
+
+
+def test_a_summary_says_why_there_is_nothing():
+    row = files.summary(made_record(), "a.mp4")
+    assert (row["expression"], row["probability"], row["faces"]) == ("happy", 0.65, 2)
+    none = made_record(faces=(), others=0)
+    assert files.summary(none, "a")["problem"] == files.NO_FACE
+    brief = made_record(faces=(), others=0, unread=1)
+    assert files.summary(brief, "a")["problem"] == files.TOO_BRIEF
+    assert "no face was found; face in 0 of 10 frames" in files.describe(none)
+    assert "1 other faces left out" in files.describe(made_record())
+
+
+@pytest.mark.parametrize("changes", [{}, {"faces": ()}])
+def test_the_timeline_is_a_picture(changes):
+    drawn = plots.to_rgb(files.timeline(made_record(**changes)))
+    assert drawn.shape[0] > 200 and np.ptp(drawn) > 100
+
+
+def test_an_annotated_video_has_the_box_where_the_face_is(tmp_path):
+    record = made_record(numbers=np.arange(10), times=np.arange(10) / 25)
+    images = np.full((10, 48, 64, 3), 255, np.uint8)
+    files.annotate(Frames(images, 25.0), record, tmp_path / "a.mp4")
+    drawn = np.stack([f.image for f in video.VideoFile(tmp_path / "a.mp4").frames()])
+    assert drawn.shape == images.shape
+    colour = drawn[:, 20, 5].astype(int)  # the left side of the box
+    assert (np.ptp(colour[2:8], axis=-1) > 60).all() and (np.ptp(colour[[0, 1, 8, 9]]) < 40).all()
+
+
+def test_videos_of_one_name_get_folders_of_their_own():
+    assert files.folders(["x/a.mp4", "y/a.mp4", "b", "z/a.mp4"]) == [
+        "a.mp4", "a.mp4-2", "b", "a.mp4-3",
+    ]  # fmt: skip
+
+
+def test_colours_are_blue_first_for_opencv():
+    image = np.zeros((1, 1, 3), np.uint8)
+    cv2.rectangle(image, (0, 0), (0, 0), files._bgr("#0072B2"), -1)
+    assert image[0, 0].tolist() == [0xB2, 0x72, 0x00]

@@ -1,0 +1,154 @@
+"""Checkpoints: whole or not at all, bit for bit, and findable."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import optim, sharding
+from rdfer_jax.state import TrainState
+from rdfer_jax.training.checkpoint import (
+    BEST_METRIC,
+    CheckpointNotFoundError,
+    Checkpoints,
+    abstract,
+)
+
+
+def make_state(step, mesh=None):
+    """A state with every kind of part, random."""
+    rng = np.random.default_rng(step)
+    params = {"layer": {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)}}
+    params = jax.tree.map(jnp.float32, params)
+    optimizer = optim.create(config_lib.Optim(), lambda step: 0.1)
+    _, opt_state = optimizer.update(params, optimizer.init(params), params)
+    stats = {"mean": jnp.float32(rng.standard_normal(4))}
+    state = TrainState(
+        seed=jnp.uint32(7),
+        step=jnp.int32(step),
+        params=params,
+        batch_stats=stats,
+        opt_state=opt_state,
+        teacher={"params": params, "batch_stats": stats},
+        memory=jnp.float32(rng.random((8, 3))),
+    )
+    return jax.device_put(state, sharding.replicated(mesh or one_device()))
+
+
+def one_device():
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def shapes(state, mesh=None):
+    return abstract(state, sharding.replicated(mesh or one_device()))
+
+
+def assert_equal(one, two):
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def filled(workdir, scores, keep=2):
+    """Checkpoints of steps 1, 2, ... with these metrics."""
+    with Checkpoints(workdir, keep=keep) as checkpoints:
+        for step, score in enumerate(scores, 1):
+            metrics = None if score is None else {BEST_METRIC: score}
+            checkpoints.save(step, make_state(step), metrics)
+    return Checkpoints(workdir, keep=keep)
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    state = make_state(3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state, None)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_equal(checkpoints.restore(3, shapes(state)), state)
+
+
+def test_a_state_without_teacher_and_memory_comes_back_too(tmp_path):
+    state = dataclasses.replace(make_state(1), teacher=None, memory=None)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None)
+        found = checkpoints.restore(1, shapes(state))
+    assert found.teacher is None and found.memory is None
+    assert_equal(found, state)
+
+
+def test_a_state_moves_from_one_device_to_eight(tmp_path):
+    state, mesh = make_state(1), sharding.make_mesh()
+    assert mesh.size == 8
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None)
+        found = checkpoints.restore(1, shapes(state, mesh))
+    assert_equal(found, state)
+    assert all(x.sharding == sharding.replicated(mesh) for x in jax.tree.leaves(found))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    with filled(tmp_path, [0.5, 0.9, 0.6, 0.7, None]) as checkpoints:
+        assert checkpoints.steps() == [2, 4, 5]
+        assert checkpoints.latest() == checkpoints.find("last") == 5
+        assert checkpoints.best() == checkpoints.find("best") == 2
+        assert checkpoints.find("4") == 4
+        assert_equal(checkpoints.restore(2, shapes(make_state(2))), make_state(2))
+
+
+def test_a_better_one_takes_the_place_of_the_best(tmp_path):
+    with filled(tmp_path, [0.5, 0.4, 0.6, None, None], keep=1) as checkpoints:
+        assert checkpoints.steps() == [3, 5] and checkpoints.best() == 3
+
+
+def test_a_step_is_saved_once(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), None)
+        checkpoints.save(1, make_state(2), None)
+        assert_equal(checkpoints.restore(1, shapes(make_state(1))), make_state(1))
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.latest() is None and checkpoints.best() is None
+        for which in ("last", "best", "3"):
+            with pytest.raises(CheckpointNotFoundError, match="holds no checkpoint: train first"):
+                checkpoints.find(which)
+
+
+def test_what_is_asked_for_but_not_there_is_named(tmp_path):
+    with filled(tmp_path, [None, None]) as checkpoints:
+        with pytest.raises(
+            CheckpointNotFoundError, match=r"no checkpoint of step 7, only of \[1, 2\]"
+        ):
+            checkpoints.find("7")
+        with pytest.raises(ValueError, match="'newest': say last, best or a step"):
+            checkpoints.find("newest")
+        with pytest.raises(CheckpointNotFoundError, match=r"config.data.validation_percent"):
+            checkpoints.find("best")
+
+
+def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), {"test_war": 0.9})
+        assert checkpoints.best() is None
+        with pytest.raises(CheckpointNotFoundError, match=r"config.data.validation_percent"):
+            checkpoints.find("best")
+
+
+def test_what_was_interrupted_while_being_written_is_no_checkpoint(tmp_path):
+    filled(tmp_path, [None, None]).__exit__(None, None, None)
+    folder = tmp_path / "checkpoints"
+    (whole,) = [path for path in folder.iterdir() if path.name == "2"]
+    unfinished = folder / "3.orbax-checkpoint-tmp"
+    shutil.copytree(whole, unfinished)
+    next(path for path in unfinished.rglob("*") if path.is_file()).unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1, 2] and checkpoints.find("last") == 2
+        checkpoints.save(3, make_state(3), None)
+        assert checkpoints.steps()[-1] == 3
+        assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))

@@ -1,0 +1,123 @@
+"""Evaluation of a network that is no more than a rule, and numbers from made-up predictions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from rdfer_jax import models, sharding
+from rdfer_jax import state as state_lib
+from rdfer_jax.pipeline import loader, source
+from rdfer_jax.training import evaluate
+from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.types import Outputs
+
+N = len(tiny.CLASSES)
+
+
+def stub(clips, with_key):
+    """Its clips predict the class that the mean colour says, whatever the class is."""
+
+    def apply(variables, frames, clips_BKT, choose_key, train, rng=None):
+        colour_BN = frames.mean(axis=(1, 2, 3)).astype(jnp.float32)
+        logits = jnp.broadcast_to(colour_BN[:, None], (len(frames), clips, N))
+        key = jnp.tile(jnp.array([1, 3], jnp.int32), (len(frames), 1)) if with_key else None
+        return Outputs(video_logits=colour_BN, clip_logits=logits, key_instants=key), {}
+
+    return models.Network(lambda rng: {"params": {}}, apply, jnp.dtype("float32"))
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+def test_a_network_that_looks_for_no_key_expression_is_evaluated_too(tiny_data, with_key):
+    config = tiny.config(
+        data={"dir": tiny_data.dir, "eval_batch_size": 4}, augment={"size": 16, "crop_area": (1, 1)}
+    )
+    network = stub(config.clips.number, with_key)
+    state = state_lib.create(config, network, optax.sgd(0.1), num_classes=N, num_train=5)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    split = source.Split(source.find(tiny_data), "test")
+    found = evaluate.Evaluator(config, network, mesh)(state, split)
+    assert found["clip_id"].tolist() == [split[i]["clip_id"].decode() for i in range(len(split))]
+    assert found["logits"].shape == (len(split), N)
+    for name in ("key_instants", "key_frames"):
+        assert (name in found) == with_key
+    summary = evaluate.summary(found)
+    assert ("key_frames_inside" in summary) == with_key
+    assert {"war", "war_easy", "war_hard"} <= set(summary)
+
+
+@pytest.fixture
+def watching(tiny_data):
+    """An evaluator, the state, and the split that it watches, whose last batch is not full."""
+    config = tiny.config(
+        data={"dir": tiny_data.dir, "eval_batch_size": 4}, augment={"size": 16, "crop_area": (1, 1)}
+    )
+    network = stub(config.clips.number, with_key=False)
+    state = state_lib.create(config, network, optax.sgd(0.1), num_classes=N, num_train=5)
+    split = source.Split(source.find(tiny_data), "test")
+    assert len(split) % 4
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with evaluate.Evaluator(config, network, mesh, eval_split=split) as evaluator:
+        yield evaluator, state, split
+
+
+def test_a_split_that_is_watched_is_read_by_one_reader_round_after_round(watching, monkeypatch):
+    evaluator, state, split = watching
+    started, eval_loader = [], loader.eval_loader
+    monkeypatch.setattr(
+        loader, "eval_loader", lambda *a, **k: started.append(k["rounds"]) or eval_loader(*a, **k)
+    )
+    once = evaluator(state, split.select(np.arange(len(split))))
+    assert started == [1]
+    for _ in range(3):
+        again = evaluator(state, split)
+        for name, array in once.arrays.items():
+            np.testing.assert_array_equal(again[name], array, err_msg=name)
+    assert started == [1, None]
+
+
+def test_an_evaluation_after_one_that_failed_is_whole(watching, monkeypatch):
+    evaluator, state, split = watching
+    whole = evaluator(state, split)
+    predict, calls = evaluator._predict, iter(range(9))
+
+    def fails(state, batch):
+        if next(calls) == 0:
+            raise ValueError("once")
+        return predict(state, batch)
+
+    monkeypatch.setattr(evaluator, "_predict", fails)
+    with pytest.raises(ValueError, match="once"):
+        evaluator(state, split)
+    np.testing.assert_array_equal(evaluator(state, split)["clip_id"], whole["clip_id"])
+
+
+def predictions(**known):
+    """Predictions of five clips; the third is flipped."""
+    arrays = {
+        "logits": np.log([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2], [0.7, 0.3]]),
+        "label": np.zeros(5, int),
+        "agreement": np.array([0.9, 0.5, 0.1, 0.4, 0.8]),
+        "noise_score": np.array([0.1, 0.4, 0.7, 0.2, 0.9]),
+        "is_flipped": np.array([False, False, True, False, False]),
+    }
+    return Predictions("train", ("a", "b"), arrays | known)
+
+
+def test_hard_clips_are_looked_for_by_their_disagreement_among_those_with_true_labels():
+    hard = np.array([False, True, True, False, True])
+    found = evaluate.noise_detection(predictions(is_hard=hard))
+    # Hard are 0.5 and 0.8 of agreement, easy 0.9 and 0.4: two of four pairs are in order.
+    assert found["hard_auroc_agreement"] == pytest.approx(0.5)
+    # By the score four of four pairs but one: 0.9 is above 0.7. The loss knows better.
+    assert found["noise_auroc_agreement"] == pytest.approx(0.75)
+    assert found["noise_auroc_loss"] == 1.0
+    assert found["noise_auroc_agreement_among_hard"] == pytest.approx(0.5)
+    # The agreement of the flipped clip has no part in it.
+    other = predictions(is_hard=hard, agreement=np.array([0.9, 0.5, 1.0, 0.4, 0.8]))
+    assert evaluate.noise_detection(other)["hard_auroc_agreement"] == pytest.approx(0.5)
+    assert "hard_auroc_agreement" not in evaluate.noise_detection(predictions())
+    nobody = evaluate.noise_detection(predictions(is_hard=np.zeros(5, bool)))
+    assert nobody["hard_auroc_agreement"] is None
