@@ -18,7 +18,7 @@ from rdfer_jax import config as config_lib
 def get_config(fold: str = "1") -> ConfigDict:
     config = config_lib.default()
     config.data.name = "dfew"
-    config.data.train_split, config.data.test_split = config_lib.folds(fold)
+    config.data.train_split, config.data.test_split = config_lib.fold_splits(fold)
     config.build = {
         "source_dir": "",
         "frames_dir": "",

@@ -19,7 +19,7 @@ def get_config(fold_and_task: str = "1,single") -> ConfigDict:
     config = config_lib.default()
     config.data.name = "mafw"
     config.data.variant = task or "single"
-    config.data.train_split, config.data.test_split = config_lib.folds(fold)
+    config.data.train_split, config.data.test_split = config_lib.fold_splits(fold)
     config.build = {
         "source_dir": "",
         "frames_dir": "",

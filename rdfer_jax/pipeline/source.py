@@ -289,7 +289,7 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     train = training_split(directory, data).check()
     if not data.fold:
         return train, Split(directory, data.test_split).check()
-    part, parts = config_lib.parts(data.fold)
+    part, parts = config_lib.parse_fold(data.fold)
     in_part = assign_folds(train.stored("label")["label"], parts) == part
     if in_part.all() or not in_part.any():
         raise ValueError(

@@ -206,7 +206,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _meanings(section: Any) -> dict[str, str]:
-    """What settings mean, as config.py says it; nothing of options that only a builder knows."""
+    """What settings mean, from config/sections.py; builder options are not described there."""
     fields = dataclasses.fields(section) if section else ()
     return {field.name: field.metadata.get("text", "") for field in fields}
 

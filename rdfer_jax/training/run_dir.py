@@ -20,14 +20,6 @@ from rdfer_jax.config import Config
 #: Packages whose versions are kept.
 PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 
-#: Settings that may change between the parts of a resumed run: they do not change what is learned.
-FREE_TO_CHANGE = (
-    "profile", "compile_cache", "cpu_devices", "build", "data.dir", "data.frame_cache", "data.num_workers",
-    "data.num_threads", "data.prefetch", "data.eval_batch_size", "data.test_split", "train.eval_every",
-    "train.save_every", "train.record_every", "train.log_every", "train.keep", "train.tensorboard",
-    "model.remat", "predict.",
-)  # fmt: skip
-
 
 class RunInfo(NamedTuple):
     """What a run was trained with.
@@ -117,7 +109,7 @@ def check_config(workdir: epath.Path, config: Config) -> None:
     differ = [
         f"config.{name} = {old.get(name)!r}, now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(FREE_TO_CHANGE)
+        if old.get(name) != new.get(name) and config_lib.affects_training(name)
     ]
     if differ:
         raise ValueError(

@@ -51,13 +51,13 @@ def test_a_file_of_settings_can_take_an_argument():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("loss.metod", "gce", "config.loss.metod: no such field. Did you mean 'method'"),
-        ("los.method", "gce", "config.los: no such field. Did you mean 'loss'"),
+        ("loss.metod", "gce", "config.loss.metod: no such setting. Did you mean 'method'"),
+        ("los.method", "gce", "config.los: no such setting. Did you mean 'loss'"),
         ("sed", 3, "Did you mean 'seed'"),
         ("seed.x", 3, "config.seed.x: seed is a setting, not a section"),
         ("data.frames.x", 3, "frames is a setting, not a section"),
-        ("loss.method", "magic", "allowed are agreement"),
-        ("loss.hard", "much", "needs a float"),
+        ("loss.method", "magic", "expected one of agreement"),
+        ("loss.hard", "much", "expected float, got 'much'"),
         ("loss.method", "elr", None),
     ],
 )

@@ -201,7 +201,9 @@ def test_a_folder_that_cannot_be_is_told(data, tmp_path):
         opened(data)
     tree = config_lib.default()
     tree.data.frame_cache = "gs://bucket/frames"
-    with pytest.raises(ValueError, match=r"frame_cache = 'gs://bucket/frames': needs a folder"):
+    with pytest.raises(
+        ValueError, match=r"frame_cache: expected a local folder.*, got 'gs://bucket/frames'"
+    ):
         config_lib.resolve(tree)
 
 

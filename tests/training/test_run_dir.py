@@ -92,7 +92,7 @@ def test_data_of_a_run_must_stay(tmp_path):
 LOCKED = """
 import sys
 from etils import epath
-from rdfer_jax import workdir
+from rdfer_jax.training import run_dir
 with run_dir.run_lock(epath.Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()

@@ -1,0 +1,56 @@
+"""The settings of a run.
+
+The settings are frozen dataclasses (sections.py). `default()` returns them as the ConfigDict that the
+files in configs/ start from and that `--config.x.y=value` overrides. `resolve()` validates a
+ConfigDict and converts it back to the dataclasses that the rest of the code reads.
+"""
+
+from rdfer_jax.config.parsing import fold_splits, parse_fold, steps
+from rdfer_jax.config.sections import (
+    CLIP_TRUNKS,
+    Agreement,
+    Augment,
+    Clips,
+    Config,
+    Data,
+    KeyClips,
+    Loss,
+    Model,
+    Optim,
+    Predict,
+    Section,
+    Train,
+)
+from rdfer_jax.config.validate import (
+    SECTIONS,
+    affects_training,
+    choices,
+    default,
+    resolve,
+    to_dict,
+)
+
+__all__ = [
+    "CLIP_TRUNKS",
+    "SECTIONS",
+    "Agreement",
+    "Augment",
+    "Clips",
+    "Config",
+    "Data",
+    "KeyClips",
+    "Loss",
+    "Model",
+    "Optim",
+    "Predict",
+    "Section",
+    "Train",
+    "affects_training",
+    "choices",
+    "default",
+    "fold_splits",
+    "parse_fold",
+    "resolve",
+    "steps",
+    "to_dict",
+]

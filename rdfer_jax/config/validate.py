@@ -1,0 +1,154 @@
+"""Conversion between a ConfigDict and the validated dataclasses."""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ml_collections import config_dict
+
+from rdfer_jax.config.sections import CLIP_TRUNKS, Config, Section
+
+#: The sections of Config, by name.
+SECTIONS: dict[str, type[Section]] = {
+    field.name: field.type
+    for field in dataclasses.fields(Config)
+    if isinstance(field.type, type) and issubclass(field.type, Section)
+}
+
+
+def default() -> config_dict.ConfigDict:
+    """Returns an unlocked ConfigDict with every setting at its default."""
+    return config_dict.ConfigDict(to_dict(Config()))
+
+
+def resolve(settings: Mapping[str, Any]) -> Config:
+    """Validates settings and returns them as frozen dataclasses.
+
+    Args:
+      settings: a ConfigDict or nested mappings; missing settings get their defaults.
+
+    Raises:
+      ValueError: a setting is unknown, has the wrong type, is outside its limits, or contradicts
+        another one.
+    """
+    settings = (
+        settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else dict(settings)
+    )
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in SECTIONS:
+            values[name] = _resolve_section(name, value)
+        elif name == "build":
+            values[name] = config_dict.FrozenConfigDict(value)
+        else:
+            values[name] = _checked(Config, name, value, name)
+    config = Config(**values)
+    for name in SECTIONS:
+        getattr(config, name).check()
+    _check_together(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the settings as nested dicts of plain values, ready for JSON."""
+    tree = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    tree |= {name: dataclasses.asdict(tree[name]) for name in SECTIONS}
+    tree["build"] = config_dict.ConfigDict(config.build).to_dict()
+    return tree
+
+
+def choices(field: dataclasses.Field) -> tuple[str, ...]:
+    """Returns the words a setting may take, or () if it is not a choice."""
+    return typing.get_args(field.type) if typing.get_origin(field.type) is Literal else ()
+
+
+def affects_training(path: str) -> bool:
+    """Returns whether a setting changes what is learned; "data.frames" for config.data.frames.
+
+    A setting that this version does not know counts as one that does.
+    """
+    section, _, name = path.partition(".")
+    if not _declared(Config, section).get("affects_training", True):
+        return False
+    return section not in SECTIONS or _declared(SECTIONS[section], name).get(
+        "affects_training", True
+    )
+
+
+def _declared(kind: type, name: str) -> Mapping[str, Any]:
+    """Returns the metadata of a setting; empty if there is no such setting."""
+    return next((f.metadata for f in dataclasses.fields(kind) if f.name == name), {})
+
+
+def _resolve_section(name: str, values: Mapping[str, Any]) -> Section:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config.{name}: expected a section, got {values!r}")
+    kind = SECTIONS[name]
+    return kind(**{k: _checked(kind, k, v, f"{name}.{k}") for k, v in values.items()})
+
+
+def _checked(kind: type, key: str, value: Any, path: str) -> Any:
+    """Returns the value of a setting in its own type, checked against its declaration."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if key not in fields:
+        close = difflib.get_close_matches(key, fields, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Expected one of {', '.join(fields)}"
+        raise ValueError(f"config.{path}: no such setting. {hint}")
+    field, standard = fields[key], fields[key].default
+    expected = type(standard)
+    if isinstance(standard, tuple):
+        value = tuple(value) if isinstance(value, list | tuple) else value
+        numbers = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
+        if not numbers or len(value) != len(standard):
+            raise ValueError(f"config.{path}: expected {len(standard)} numbers, got {value!r}")
+    elif expected is float and type(value) is int:
+        value = float(value)
+    elif type(value) is not expected:
+        raise ValueError(f"config.{path}: expected {expected.__name__}, got {value!r}")
+    allowed = choices(field)
+    if allowed and value not in allowed:
+        raise ValueError(f"config.{path}: expected one of {', '.join(allowed)}, got {value!r}")
+    low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ValueError(f"config.{path}: expected a value in [{low}, {high}], got {value!r}")
+    return value
+
+
+def _check_together(config: Config) -> None:
+    """Raises a ValueError if settings of different sections contradict each other."""
+    clips, key, model, buffer = config.clips, config.key, config.model, config.data.frames
+    uses_key = model.name == "rdfer"
+    if config.loss.method == "elr" and not config.agreement.memory_decay:
+        raise ValueError(
+            "config.agreement.memory_decay: config.loss.method = 'elr' needs the memory of earlier "
+            "predictions; expected a value above 0, such as 0.7 as in the ELR paper, got 0"
+        )
+    if uses_key and key.enabled and model.streams != "both":
+        raise ValueError(
+            f"config.model.streams = {model.streams!r}: re-sampling needs both streams; set "
+            "config.key.enabled to False"
+        )
+    if uses_key and key.enabled and clips.kind == "windows":
+        raise ValueError(
+            "config.clips.kind = 'windows': re-sampling uses the long-term features of the first clip, "
+            "and only views cover the whole video; set config.key.enabled to False"
+        )
+    frames = {"clips": clips.frames} | ({"key": key.frames} if uses_key else {})
+    for section, count in frames.items():
+        if count > buffer:
+            raise ValueError(
+                f"config.{section}.frames: expected at most config.data.frames = {buffer}, got {count}"
+            )
+        if model.trunk in CLIP_TRUNKS and count % 4:
+            raise ValueError(
+                f"config.{section}.frames: expected a multiple of 4, because config.model.trunk = "
+                f"{model.trunk!r} reads 4 frames at a time, got {count}"
+            )
+    if model.name == "m3dfel" and clips.frames < 8:
+        raise ValueError(
+            "config.clips.frames: expected at least 8, because config.model.name = 'm3dfel' compares "
+            f"instances of 4 frames, got {clips.frames}"
+        )
