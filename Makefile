@@ -1,4 +1,4 @@
-# The two commands of a newcomer: `make demo` and `make test`. Needs python3 (3.11 or newer) and make.
+# `make demo` and `make test` are the commands to start with. They need python3 (3.11 or newer) and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ WORKDIR ?= runs/demo
 .PHONY: help install install-dev demo test lint format clean
 
 help:
-	@echo "make demo     build the synthetic data set, train on it, evaluate, predict a film"
+	@echo "make demo     build a synthetic data set, train, evaluate, and predict a video"
 	@echo "make test     install and run the tests"
 	@echo "make install  create $(VENV) and install rdfer_jax"
 	@echo "make lint     check format, lint and types"
@@ -16,7 +16,7 @@ help:
 	@echo "make clean    remove $(VENV), runs/ and tfds/"
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "rdfer_jax needs python3 3.11 or newer; " + sys.executable + " is %d.%d. Name another: make PYTHON=python3.12 ..." % v[:2])'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "rdfer_jax needs python3 3.11 or newer; " + sys.executable + " is %d.%d. Choose another one: make PYTHON=python3.12 ..." % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
@@ -32,11 +32,18 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 demo: install
-	$(BIN)/python -m rdfer_jax.main --config=configs/synthetic.py --workdir=$(WORKDIR)
-	$(BIN)/python -m rdfer_jax.main --config=configs/synthetic.py --workdir=$(WORKDIR) --mode=eval
-	$(BIN)/python -m rdfer_jax.main --workdir=$(WORKDIR) --mode=report
+	$(BIN)/rdfer train --config=synthetic --workdir=$(WORKDIR)
+	$(BIN)/rdfer eval --config=synthetic --workdir=$(WORKDIR)
+	$(BIN)/rdfer report --workdir=$(WORKDIR)
 	$(BIN)/python -m data.synthetic_faces.film --output=$(WORKDIR)/film.mp4
-	$(BIN)/python -m rdfer_jax.main --workdir=$(WORKDIR) --mode=predict --input=$(WORKDIR)/film.mp4
+	$(BIN)/rdfer predict --workdir=$(WORKDIR) --input=$(WORKDIR)/film.mp4
+	@echo
+	@echo "Done. The report is $(WORKDIR)/report.html, the predicted video is in $(WORKDIR)/predict."
+	@echo "Next, predict one of your own videos:"
+	@echo "  $(BIN)/rdfer predict --workdir=$(WORKDIR) --input=my_video.mp4"
+	@echo "or train on your own videos, sorted into my_videos/CLASS/:"
+	@echo "  $(BIN)/rdfer build --config=video_folder --config.build.source_dir=my_videos"
+	@echo "  $(BIN)/rdfer train --config=video_folder --workdir=runs/mine"
 
 test: install-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -52,5 +59,5 @@ format: install-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs tfds build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) runs tfds build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

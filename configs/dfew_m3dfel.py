@@ -14,11 +14,11 @@ test frames are not drawn.
 
 from ml_collections import ConfigDict
 
-from configs import dfew
+from rdfer_jax import config_files
 
 
 def get_config(fold: str = "1") -> ConfigDict:
-    config = dfew.get_config(fold)
+    config = config_files.load(f"dfew:{fold}")
     config.model.name = "m3dfel"
     config.model.trunk = "r3d_18"
     config.data.frames = 16

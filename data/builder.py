@@ -24,12 +24,12 @@ from etils import epath
 from tensorflow_datasets.core import writer as tfds_writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from . import hints
+from rdfer_jax import hints
 
 #: Name of a data set -> module that defines its `Builder` and `Options`, imported when needed.
 BUILDERS: Mapping[str, str] = types.MappingProxyType(
     {
-        name: f"data.{name}.{name}_dataset_builder"
+        name: f"{__package__}.{name}.{name}_dataset_builder"
         for name in ("synthetic_faces", "dfew", "ferv39k", "mafw", "video_folder")
     }
 )

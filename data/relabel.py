@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from . import hints
+from rdfer_jax import hints
 
 
 def content(labels: Mapping[str, str]) -> dict[str, Any]:

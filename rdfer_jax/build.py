@@ -1,5 +1,8 @@
-"""Settings -> a built data set, or what is wrong with one."""
+"""Builds and checks the configured data set, through the builders' package."""
 
+import functools
+import importlib
+import importlib.util
 from typing import Any
 
 from etils import epath
@@ -8,32 +11,43 @@ from rdfer_jax.config import Config
 from rdfer_jax.pipeline import label_files
 
 
+def datasets(module: str) -> Any:
+    """Imports a module of the data set builders, such as "builder" or "synthetic_faces.labels".
+
+    The builders are the package `data` of a clone, which is installed as `rdfer_jax.datasets`.
+    """
+    return importlib.import_module(f"{_package()}.{module}")
+
+
+@functools.cache
+def _package() -> str:
+    name = "rdfer_jax.datasets"
+    return name if importlib.util.find_spec(name) else "data"
+
+
 def build(config: Config) -> epath.Path:
-    """Builds the configured data set, unless it is there, and returns its directory.
+    """Builds the configured data set if it is missing, and returns its directory.
 
     Raises:
-      FileNotFoundError: there is no such file as config.build.labels.
-      ValueError: an option does not fit, or the data set was built with other options.
+      FileNotFoundError: the file config.build.labels does not exist.
+      ValueError: an option is invalid, or the data set was built with other options.
     """
-    import data.builder as builder
-
-    return builder.build(
+    return datasets("builder").build(
         config.data.name, config.data.dir, variant=config.data.variant, options=_options(config)
     )
 
 
 def check(config: Config) -> Any:
-    """Looks for what is wrong with a data set: the raw one, if config.build.source_dir names it.
+    """Checks a data set: the original files if config.build.source_dir is set, else the built one.
 
     Returns:
-      data.check.Checked.
+      A `Checked` of the builders' module `check`.
 
     Raises:
       FileNotFoundError: there is no such data set.
-      ValueError: an option does not fit, or a list of the data set is malformed.
+      ValueError: an option is invalid, or a list of the data set is malformed.
     """
-    import data.check as checker
-
+    checker = datasets("check")
     options = _options(config)
     if options.get("source_dir"):
         return checker.check_raw(config.data.name, options)
@@ -41,7 +55,7 @@ def check(config: Config) -> Any:
 
 
 def _options(config: Config) -> dict[str, Any]:
-    """The options as the builders take them: labels as a mapping, read from their file."""
+    """Returns the builder's options; labels are a mapping that is read from their file."""
     options = dict(config.build)
     path = options.pop("labels", "")
     if path:

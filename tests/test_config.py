@@ -144,7 +144,7 @@ def test_a_misspelt_flag_is_an_error_that_names_the_right_one():
     )
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert "Did you mean" in said and "batch_size" in said, said
+    assert "did you mean 'batch_size'?" in said, said
     assert not (ROOT / "unused").exists()
 
 

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 HEAVY = ("tensorflow", "tensorboard", "torch")
 ENTRY_POINTS = (
     "rdfer_jax.main",
+    "rdfer_jax.commands",
     "rdfer_jax.training.train",
     "rdfer_jax.predict.predictor",
     "data.builder",

@@ -1,7 +1,7 @@
 """Draws wrong labels, whose truth is known, for the training split of any built data set.
 
-    python -m rdfer_jax.labels.inject --config=configs/dfew.py --kind=confusion --output=flips.csv
-    python -m rdfer_jax.main --config=configs/dfew.py --config.data.labels=flips.csv --workdir=runs/mine
+    rdfer inject --config=dfew --kind=confusion --rate=0.3 --output=flips.csv
+    rdfer train --config=dfew --config.data.labels=flips.csv --workdir=runs/flips
 
 Enters: the true labels where the data set knows them, else the stored ones. Leaves: a CSV file with the
 columns clip_id, label, true_label, is_flipped, in the order of the split. The data set stays as it is.
@@ -9,17 +9,13 @@ columns clip_id, label, true_label, is_flipped, in the order of the split. The d
 
 import csv
 import io
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import app, flags
-from absl import logging as absl_logging
 from etils import epath
-from ml_collections import config_flags
 from scipy import special
 
-from rdfer_jax import config as config_lib
+from rdfer_jax import build
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import decode, source
 
@@ -112,14 +108,15 @@ def default_confusion(classes: Sequence[str] | int) -> np.ndarray:
     Args:
       classes: the names of the C classes; or C, where 7 stands for DFEW's classes in DFEW's order.
     """
-    from data.synthetic_faces.labels import CLASSES, CONFUSION
-
+    people = build.datasets("synthetic_faces.labels")
     if isinstance(classes, int):
-        classes = CLASSES if classes == len(CLASSES) else [str(i) for i in range(classes)]
-    if sorted(classes) != sorted(CLASSES):
+        classes = (
+            people.CLASSES if classes == len(people.CLASSES) else [str(i) for i in range(classes)]
+        )
+    if sorted(classes) != sorted(people.CLASSES):
         return np.roll(np.eye(len(classes)), 1, axis=1)
-    place = [CLASSES.index(name) for name in classes]
-    return CONFUSION[np.ix_(place, place)]
+    place = [people.CLASSES.index(name) for name in classes]
+    return people.CONFUSION[np.ix_(place, place)]
 
 
 def write_flips(
@@ -294,36 +291,9 @@ def _thumbnails(split: source.Split, fit: str) -> np.ndarray:
     return pictures
 
 
-def main(argv: list[str]) -> None:
-    """Writes the file and prints one line with the counts of each class."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak up for warnings only
-    given = flags.FLAGS
-    try:
-        config = config_lib.resolve(given.config)
-        counts = write_flips(config.data, given.kind, given.rate, given.seed, given.output)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+def describe(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Returns one line about what `write_flips` returned."""
     clips, flipped = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
-    print(
-        f"{given.output}: {flipped} of {clips} labels flipped ({flipped / clips:.1%}): "
-        + ", ".join(f"{name} {wrong} of {count}" for name, (count, wrong) in counts.items())
+    return f"{flipped} of {clips} labels flipped ({flipped / clips:.1%}): " + ", ".join(
+        f"{name} {wrong} of {count}" for name, (count, wrong) in counts.items()
     )
-
-
-def _define_flags() -> None:
-    """Defines the flags; not on import, for the programs that import this have flags of their own."""
-    config_flags.DEFINE_config_file(
-        "config", None, "File with the settings, such as configs/synthetic.py.", lock_config=True
-    )
-    flags.DEFINE_enum("kind", "confusion", KINDS, "How labels are flipped.")
-    flags.DEFINE_float("rate", None, "Expected share of flipped labels, in [0, 1).")
-    flags.DEFINE_integer("seed", 0, "Of all that is drawn.", lower_bound=0)
-    flags.DEFINE_string("output", None, "CSV file to write; may be gs://.")
-    flags.mark_flags_as_required(["config", "rate", "output"])
-
-
-if __name__ == "__main__":
-    _define_flags()
-    app.run(main)

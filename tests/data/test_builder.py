@@ -77,7 +77,7 @@ def test_rebuild_elsewhere_is_the_same_without_tensorflow(built, tmp_path):
             os.cpu_count = lambda: 2
             sys.path.insert(0, {str(ROOT)!r})
             print("main runs")
-            from data.build import build
+            from data.builder import build
             build("synthetic_faces", {str(tmp_path / "data")!r}, options={SMALL!r})
             assert sys.modules["__main__"].__dict__ is globals()
             """)
@@ -183,7 +183,7 @@ def test_killed_build_leaves_nothing_finished(tmp_path):
     script.write_text(
         textwrap.dedent(f"""
             import pathlib, time
-            from data.build import build
+            from data.builder import build
             from data.synthetic_faces import clips
             record = clips.record
             def stall(parameters, split, index):

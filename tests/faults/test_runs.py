@@ -163,7 +163,7 @@ def test_a_killed_reading_process_is_told_of(settings, whole, tmp_path):
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == 1
     assert_clear(printed)
-    assert "a process that reads data was ended from outside" in printed
+    assert "a data worker process was killed" in printed
 
 
 @pytest.fixture

@@ -292,7 +292,7 @@ def test_a_slip_is_found_before_the_data_set_is_read(tmp_path):
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "rdfer_jax.labels.inject", "--config=configs/synthetic.py", *arguments],
+        [sys.executable, "-m", "rdfer_jax.main", "inject", "--config=configs/synthetic.py", *arguments],
         cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip

@@ -166,7 +166,7 @@ DEFENCES = (
     ),
     Defence(
         "a reading process is killed",
-        "rdfer_jax/main.py",
+        "rdfer_jax/commands.py",
         'if "Worker process was terminated" in str(error):',
         "if False:",
         f"{RUNS}::test_a_killed_reading_process_is_told_of",
@@ -187,7 +187,7 @@ DEFENCES = (
     ),
     Defence(
         "one of two processes is killed",
-        "rdfer_jax/main.py",
+        "rdfer_jax/commands.py",
         "if is_peer_failure(error):",
         "if False:",
         f"{RUNS}::test_the_other_process_says_at_once_that_one_is_lost",
@@ -201,7 +201,7 @@ DEFENCES = (
     ),
     Defence(
         "read-only folder",
-        "rdfer_jax/main.py",
+        "rdfer_jax/commands.py",
         "USER_ERRORS = (ValueError, OSError, NonFiniteLossError)",
         "USER_ERRORS = (ValueError, NonFiniteLossError)",
         f"{RUNS}::test_a_folder_that_cannot_be_written_to_is_told_of_before_any_work",

@@ -1,0 +1,178 @@
+"""The commands: what each one runs, what it prints, and the exit status it ends with."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import jax
+from absl import logging as absl_logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from rdfer_jax import build as build_lib
+from rdfer_jax import config as config_lib
+from rdfer_jax import sharding
+from rdfer_jax.cli import Call
+from rdfer_jax.config import Config
+from rdfer_jax.labels import audit as audit_lib
+from rdfer_jax.labels import inject as inject_lib
+from rdfer_jax.predict import predictor
+from rdfer_jax.report import report as report_lib
+from rdfer_jax.training import crossval as crossval_lib
+from rdfer_jax.training import evaluate, malloc
+from rdfer_jax.training import train as train_lib
+from rdfer_jax.training.loop import NonFiniteLossError
+from rdfer_jax.training.preemption import PreemptedError, is_peer_failure
+
+log = logging.getLogger("rdfer_jax")
+
+#: Errors that the user can fix; they are shown without a stack trace.
+USER_ERRORS = (ValueError, OSError, NonFiniteLossError)
+#: Heartbeat timeout of a process, in seconds.
+HEARTBEAT = 30
+
+
+def run(call: Call) -> None:
+    """Runs a command; ends the process with an exit status if the command fails or is stopped."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    log.setLevel(logging.INFO)
+    status: int | str | None = None
+    try:
+        COMMANDS[call.command](call.flags)
+    except PreemptedError as stop:
+        print(stop)
+        status = stop.exit_status
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        log.debug("", exc_info=True)
+        if is_peer_failure(error):
+            print(
+                "error: another process of this job ended or cannot be reached: "
+                f"{str(error).splitlines()[0]}\nRestart all processes: training resumes from the last "
+                "checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)  # a normal exit would wait for that process
+        if "Worker process was terminated" in str(error):  # Grain has no class for it
+            status = (
+                "error: a data worker process was killed, perhaps because memory ran out: lower "
+                "config.data.num_workers. Training resumes from the last checkpoint"
+            )
+        elif isinstance(error, USER_ERRORS):
+            status = f"error: {error}"
+        else:
+            raise
+    # Outside of the except clauses: there, the exception would keep the data readers alive until Python's
+    # very end.
+    if status is not None:
+        sys.exit(status)
+
+
+def train(flags: SimpleNamespace) -> None:
+    """Trains and evaluates a run."""
+    config = _start(flags)
+    _print_results(train_lib.train(config, flags.workdir), flags.workdir)
+
+
+def evaluate_run(flags: SimpleNamespace) -> None:
+    """Evaluates a checkpoint of a run."""
+    config = _start(flags)
+    _print_results(evaluate.evaluate(config, flags.workdir, flags.checkpoint), flags.workdir)
+
+
+def crossval(flags: SimpleNamespace) -> None:
+    """Trains a run for each fold."""
+    config = _start(flags)
+    results = crossval_lib.crossval(config, flags.workdir, flags.folds)
+    if jax.process_index() == 0:
+        print(crossval_lib.table(results))
+
+
+def check(flags: SimpleNamespace) -> None:
+    """Checks a data set; the exit status is 1 if there are problems."""
+    checked = build_lib.check(config_lib.resolve(flags.config))
+    print(checked.text())
+    if flags.output:
+        epath.Path(flags.output).write_text(json.dumps(checked.json(), indent=2) + "\n")
+    if checked.problems:
+        sys.exit(1)
+
+
+def build(flags: SimpleNamespace) -> None:
+    """Builds a data set."""
+    build_lib.build(config_lib.resolve(flags.config))
+
+
+def predict(flags: SimpleNamespace) -> None:
+    """Predicts the expressions in the user's videos."""
+    settings = config_lib.resolve(flags.config).predict if flags.config else None
+    predictor.predict(flags.workdir, flags.input, flags.output, flags.checkpoint, settings)
+
+
+def audit(flags: SimpleNamespace) -> None:
+    """Audits the labels of a data set."""
+    result = audit_lib.run(flags.workdir, flags.output, flags.force)
+    print(audit_lib.describe(result))
+    print(f"audit in {epath.Path(flags.output or epath.Path(flags.workdir) / 'audit')}")
+
+
+def report(flags: SimpleNamespace) -> None:
+    """Writes the report of a run."""
+    print(f"report in {report_lib.write(flags.workdir, flags.output)}")
+
+
+def inject(flags: SimpleNamespace) -> None:
+    """Writes wrong labels for the training split of a data set."""
+    data = config_lib.resolve(flags.config).data
+    counts = inject_lib.write_flips(data, flags.kind, flags.rate, flags.seed, flags.output)
+    print(f"{flags.output}: {inject_lib.describe(counts)}")
+
+
+COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
+    "train": train,
+    "eval": evaluate_run,
+    "crossval": crossval,
+    "check": check,
+    "build": build,
+    "predict": predict,
+    "audit": audit,
+    "report": report,
+    "inject": inject,
+}
+
+
+def _start(flags: SimpleNamespace) -> Config:
+    """Sets up the process and its devices, and builds a synthetic data set if it is missing."""
+    config = config_lib.resolve(flags.config)
+    malloc.keep_freed()
+    sharding.split_cpu(config.cpu_devices)
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+    if flags.coordinator:
+        jax.distributed.initialize(
+            flags.coordinator, flags.processes, flags.process, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    elif flags.multihost:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+    if config.data.name == "synthetic_faces":
+        # Built if it is missing; an error if it was built with other options.
+        if jax.process_index() == 0:
+            build_lib.build(config)
+        multihost_utils.sync_global_devices("the data set is built")
+    return config
+
+
+def _print_results(results: dict, workdir: str) -> None:
+    if jax.process_index() != 0:
+        return
+    print(evaluate.describe(results))
+    if "best_on_validation" in results:
+        print("\nbest on validation: " + evaluate.describe(results["best_on_validation"]))
+    print(f"results in {epath.Path(workdir) / 'results.json'}")
