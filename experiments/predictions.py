@@ -1,14 +1,13 @@
 """What a training run left of its predictions, read for an analysis.
 
 Enters: the directory of a run. Leaves: `Training`, the scores of the training videos after each epoch, and
-`Test`, the predictions of the test split. `rdfer_jax.training.evaluate.Predictions.save` wrote the files.
+`Test`, the predictions of the test split. The files are those of rdfer_jax.training.predictions.
 
 Shape letters: B videos, N classes, E epochs.
 """
 
 import dataclasses
 import re
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,11 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from experiments import noise_scores
 from experiments.noise_scores import Evidence
-from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.training.predictions import Predictions, read_predictions
 
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+#: Arrays of the saved predictions that an analysis uses.
+NEEDED = ("clip_id", "logits", "clip_logits")
 _EPOCH_FILE = re.compile(r"train_(\d+)\.npz")
 
 
@@ -92,17 +93,9 @@ def read(path: epath.Path) -> Predictions:
       SavedError: it is no such file.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        split, names = str(arrays.pop("split")), arrays.pop("classes").tolist()
-        for needed in ("label", "logits", "clip_logits", "clip_id"):
-            if needed not in arrays:
-                raise KeyError(needed)
-    except KeyError as error:
-        raise SavedError(f"{path} lacks the array {error}: is it of evaluate.py?") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SavedError(f"{path} cannot be read: {error}") from error
-    return Predictions(split, tuple(names), arrays)
+        return read_predictions(path, NEEDED)
+    except (OSError, ValueError) as error:
+        raise SavedError(str(error)) from error
 
 
 def read_test(run: epath.Path) -> Test | None:
@@ -166,8 +159,6 @@ def epoch_paths(run: epath.Path) -> dict[int | None, epath.Path]:
 
 def _evidence(predictions: Predictions, path: epath.Path) -> Evidence:
     try:
-        if not len(predictions["label"]):
-            raise ValueError("it holds no video")
         return Evidence.of(predictions["logits"], predictions["clip_logits"], predictions["label"])
     except ValueError as error:
         raise SavedError(f"{path}: {error}") from error

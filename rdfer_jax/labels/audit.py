@@ -23,10 +23,18 @@ from rdfer_jax.labels.issues import Findings
 from rdfer_jax.pipeline import sampling, source
 from rdfer_jax.pipeline.decode import decode_frame
 from rdfer_jax.training import run_dir
-from rdfer_jax.training.crossval import OUT_OF_FOLD
+from rdfer_jax.training.predictions import (
+    OUT_OF_FOLD,
+    TEST_FILE,
+    TRAIN_FILE,
+    Predictions,
+    read_predictions,
+)
 
 log = logging.getLogger(__name__)
 
+#: Arrays of the saved predictions that an audit uses.
+NEEDED = ("clip_id", "clip_logits", "votes")
 #: Most clips on the page; the most suspicious come first.
 MOST_CARDS = 5000
 #: Frames of a film strip, and their side in pixels.
@@ -52,11 +60,16 @@ def run(
     """
     workdir = epath.Path(workdir)
     output = epath.Path(output) if output else workdir / "audit"
-    arrays, classes, split = _read(workdir, force)
+    saved = _read(workdir, force)
+    arrays, classes = saved.arrays, saved.classes
     known = run_dir.read(workdir)
     probs = special.softmax(arrays["clip_logits"].astype(np.float64), axis=-1)
     findings = issues.find_issues(arrays["label"], probs)
-    found = {"predictions": split} | issues.summary(findings, classes) | _measured(findings, arrays)
+    found = (
+        {"predictions": saved.split}
+        | issues.summary(findings, classes)
+        | _measured(findings, arrays)
+    )
     output.mkdir(parents=True, exist_ok=True)
     clip_ids = arrays["clip_id"].tolist()
     issues.write_csv(output / "issues.csv", clip_ids, findings, classes)
@@ -95,34 +108,27 @@ def _left_out(doubtful: int) -> str:
     return f" The page has the {MOST_CARDS} most suspicious; issues.csv has all."
 
 
-def _read(workdir: epath.Path, force: bool) -> tuple[dict[str, np.ndarray], tuple[str, ...], str]:
-    """Reads predictions that may be audited: their arrays, classes and split."""
-    path = workdir / "predictions.npz"
-    arrays = _load(path) if path.exists() else {}
-    if str(arrays.get("split", "")) != OUT_OF_FOLD:
-        inside = workdir / "predictions_train.npz"
-        if not force:
-            raise ValueError(
-                f"{workdir} holds no predictions out of fold. A network that has learned from a wrong "
-                "label tends to agree with it, so its own training clips cannot be audited. Run "
-                "--mode=crossval with this --workdir first; or, knowing that, --force"
-            )
-        if not inside.exists():
-            raise FileNotFoundError(
-                f"{inside}: there is no such file; only runs on data with known flips leave it. Run "
-                "--mode=crossval first"
-            )
-        arrays = _load(inside)
-        log.warning(
-            "%s: these clips were trained on; wrong labels that were learned stay hidden", inside
+def _read(workdir: epath.Path, force: bool) -> Predictions:
+    """Reads the predictions to audit."""
+    path = workdir / TEST_FILE
+    if path.exists():
+        saved = read_predictions(path, NEEDED, "Run --mode=crossval, or --mode=eval, again")
+        if saved.split == OUT_OF_FOLD:
+            return saved
+    if not force:
+        raise ValueError(
+            f"{workdir} holds no out-of-fold predictions. A network that has learned from a wrong "
+            "label tends to agree with it, so its own training clips cannot be audited. Run "
+            "--mode=crossval with this --workdir first, or accept this with --force"
         )
-    classes = tuple(arrays.pop("classes").tolist())
-    return arrays, classes, str(arrays.pop("split"))
-
-
-def _load(path: epath.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    path = workdir / TRAIN_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file; only runs on data with known flipped labels write it. Run "
+            "--mode=crossval first"
+        )
+    log.warning("%s: these clips were trained on; wrong labels that were learned stay hidden", path)
+    return read_predictions(path, NEEDED, "Run --mode=eval again")
 
 
 def _measured(findings: Findings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""Records of predicted videos -> JSON, CSV, a timeline to look at, an annotated video.
-
-And back: the predictions that an evaluation saved, read from a file that may hold anything.
-"""
+"""Records of predicted videos -> JSON, CSV, a timeline to look at, an annotated video."""
 
 import csv
 import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,9 +26,6 @@ SUMMARY = (
     "analysed_frames", "frames_with_face", "faces", "problem",
 )  # fmt: skip
 
-#: Dimensions of saved arrays whose last one is the classes.
-_DIMENSIONS = {"logits": 2, "clip_logits": 3}
-
 NO_FACE = "no face was found"
 TOO_BRIEF = "no face was in view long enough"
 
@@ -47,76 +41,6 @@ def folders(names: Sequence[str]) -> list[str]:
             folder, number = f"{stem}-{number}", number + 1
         found.append(folder)
     return found
-
-
-class Saved(NamedTuple):
-    """What an evaluation saved of n clips.
-
-    Attributes:
-      split: name of the split.
-      classes: names of the N classes.
-      arrays: by name, among them those that were asked for, see evaluate.Predictions.
-    """
-
-    split: str
-    classes: tuple[str, ...]
-    arrays: dict[str, np.ndarray]
-
-
-def read_saved(path: epath.Path, needed: Sequence[str] = ("clip_id", "label", "logits")) -> Saved:
-    """Reads what evaluate.Predictions.save wrote; nothing in the file is run.
-
-    Args:
-      path: predictions.npz, say.
-      needed: arrays that have to be there, with n rows and without NaN: label, int [n] in [0, N);
-        logits, float [n, N]; clip_logits, float [n, K, N]; any others.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is damaged, or not of an evaluation; the message names the file and the array.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if any(member.compress_type for member in archive.zip.infolist()):
-                raise ValueError("it is compressed, which no evaluation writes")
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # whatever numpy stumbles over, not enough memory among them
-        raise ValueError(f"{path}: cannot be read ({error})") from None
-    for name in ("split", "classes", "label", *needed):
-        if name not in arrays:
-            raise ValueError(f"{path}: it lacks the array {name!r}")
-        if problem := _problem(name, arrays):
-            raise ValueError(f"{path}: {problem}")
-    split, classes = str(arrays.pop("split")), tuple(arrays.pop("classes").tolist())
-    return Saved(split, classes, arrays)
-
-
-def _problem(name: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Says what is wrong with an array, or nothing; split, classes and label come before the others."""
-    array = arrays[name]
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufU" or not array.itemsize:
-        return f"{name} is no array of numbers or text"
-    what = f"{name} is {array.dtype} {array.shape}"
-    if name in ("split", "classes"):
-        is_text = array.dtype.kind == "U" and array.ndim == (name == "classes")
-        return "" if is_text else f"{what}, not text"
-    num_clips, num_classes = len(np.atleast_1d(arrays["label"])), len(arrays["classes"])
-    if not array.size or not array.ndim or len(array) != num_clips:
-        return f"{what}, and there are {num_clips} clips" if num_clips else "it holds no clip"
-    if name == "label":
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            return f"{what}, not a whole number for each clip"
-        if not 0 <= array.min() <= array.max() < num_classes:
-            return (
-                f"label runs from {array.min()} to {array.max()}; there are {num_classes} classes"
-            )
-    if name in _DIMENSIONS and (array.ndim != _DIMENSIONS[name] or array.shape[-1] != num_classes):
-        return f"{what}, and there are {num_classes} classes"
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return f"not every number of {name} is finite"
-    return ""
 
 
 def write(record: VideoPrediction, folder: epath.Path) -> None:

@@ -10,7 +10,6 @@ Shape letters: N clips, C classes.
 import dataclasses
 import datetime
 import json
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,8 +21,16 @@ from rdfer_jax import html, metrics
 from rdfer_jax.config import Config
 from rdfer_jax.report import figures, intervals, tables
 from rdfer_jax.training import writers
+from rdfer_jax.training.predictions import (
+    TEST_FILE,
+    TRAIN_FILE,
+    Predictions,
+    read_predictions,
+)
 
 OUTPUT = "report.html"
+#: Arrays of the saved predictions that the report shows.
+NEEDED = ("clip_id", "logits", "agreement", "noise_score")
 #: Rows of the table of AUROCs: what is found, by which score, among which clips, key in results.json.
 AUROCS = (
     ("wrong labels", "noise score, from the agreement", "all clips", "noise_auroc_agreement"),
@@ -47,20 +54,6 @@ _TRAIN = "Give the folder that `python -m rdfer_jax.main --mode=train --workdir=
 _EVALUATE = "Evaluate the run: `python -m rdfer_jax.main --config=... --workdir={} --mode=eval`"
 
 
-class Predicted(NamedTuple):
-    """Predictions of a split, as evaluate.py saved them.
-
-    Attributes:
-      split: its name.
-      classes: names of the C classes.
-      arrays: by name, the N clips on the first axis of each.
-    """
-
-    split: str
-    classes: tuple[str, ...]
-    arrays: dict[str, np.ndarray]
-
-
 class Run(NamedTuple):
     """What a run left.
 
@@ -78,8 +71,8 @@ class Run(NamedTuple):
     config: dict[str, Any]
     results: dict[str, Any]
     rows: list[dict[str, Any]]
-    test: Predicted
-    train: Predicted | None
+    test: Predictions
+    train: Predictions | None
     known: dict[str, Any]
 
 
@@ -114,9 +107,9 @@ def read(workdir: epath.PathLike) -> Run:
             f"{workdir / writers.METRICS_FILE}: there is no such file. {_TRAIN}"
         )
     results = _read_json(workdir / "results.json", evaluate)
-    test = _read_predictions(workdir / "predictions.npz", evaluate)
-    path = workdir / "predictions_train.npz"
-    train = _read_predictions(path, evaluate) if path.exists() else None
+    test = read_predictions(workdir / TEST_FILE, NEEDED, evaluate)
+    path = workdir / TRAIN_FILE
+    train = read_predictions(path, NEEDED, evaluate) if path.exists() else None
     known = _read_json(workdir / "data.json", "") if (workdir / "data.json").exists() else {}
     _check_together(results, test, workdir / "results.json", evaluate)
     rows = writers.read_metrics(workdir)
@@ -146,7 +139,7 @@ def view(run: Run) -> dict[str, Any]:
     }
 
 
-def _agreement(test: Predicted) -> dict[str, Any]:
+def _agreement(test: Predictions) -> dict[str, Any]:
     """What the agreement of a clip's views says about its prediction."""
     probs_NC = tables.probabilities(test.arrays["logits"])
     agreement_N = test.arrays["agreement"].astype(np.float64)
@@ -170,7 +163,7 @@ def _agreement(test: Predicted) -> dict[str, Any]:
     }
 
 
-def _noise(train: Predicted | None) -> figures.Figure | None:
+def _noise(train: Predictions | None) -> figures.Figure | None:
     """How the noise score tells wrong labels from right ones, where it is known which are wrong."""
     if train is None or "is_flipped" not in train.arrays:
         return None
@@ -223,27 +216,8 @@ def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:
     return found
 
 
-def _read_predictions(path: epath.Path, advice: str) -> Predicted:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file. {advice}")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        split, classes = str(arrays.pop("split")), tuple(map(str, arrays.pop("classes")))
-        for name in ("clip_id", "label", "logits", "agreement", "noise_score"):
-            if not len(arrays[name]):
-                raise ValueError("it holds no clip")
-            if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
-                raise ValueError(f"not every number of {name} is finite")
-    except KeyError as error:
-        raise ValueError(f"{path}: it lacks the array {error}. {advice}") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). {advice}") from None
-    return Predicted(split, classes, arrays)
-
-
 def _check_together(
-    results: Mapping[str, Any], test: Predicted, path: epath.Path, advice: str
+    results: Mapping[str, Any], test: Predictions, path: epath.Path, advice: str
 ) -> None:
     """Raises ValueError unless results.json is of these predictions."""
     label_N, best_N = test.arrays["label"], test.arrays["logits"].argmax(axis=1)

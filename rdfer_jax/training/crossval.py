@@ -18,12 +18,17 @@ from rdfer_jax import metrics
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
 from rdfer_jax.training import run_dir, train
-from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.training.predictions import (
+    OUT_OF_FOLD,
+    TEST_FILE,
+    Predictions,
+    read_predictions,
+)
 
 log = logging.getLogger(__name__)
 
-#: The split that predictions.npz names.
-OUT_OF_FOLD = "out of fold"
+#: Arrays of the saved predictions that the folds must have.
+NEEDED = ("clip_id", "logits", "clip_logits")
 
 
 def folds(config: Config, number: int) -> dict[str, Config]:
@@ -87,7 +92,7 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
             found[name] = train.train(fold_config, workdir / name)
     results = summary(found)
     if jax.process_index() == 0:
-        gather(workdir, list(chosen)).save(workdir / "predictions.npz")
+        gather(workdir, list(chosen)).save(workdir / TEST_FILE)
         # Settings and classes of the whole, for --mode=audit.
         run_dir.write_config(workdir, config)
         known = run_dir.read(workdir / next(iter(chosen)))
@@ -101,20 +106,21 @@ def gather(workdir: epath.Path, names: Sequence[str]) -> Predictions:
     """Puts the predictions of the folds' last checkpoints together, with the fold of each clip.
 
     Raises:
-      ValueError: a clip was predicted by two folds.
+      FileNotFoundError: a fold has no predictions.
+      ValueError: the predictions of a fold are damaged, or two folds predicted the same clip.
     """
     parts = []
     for number, name in enumerate(names, 1):
-        with np.load(workdir / name / "predictions.npz") as file:
-            arrays = {key: file[key] for key in file.files if key != "split"}
-        classes = tuple(arrays.pop("classes").tolist())
-        parts.append(arrays | {"fold": np.full(len(arrays["label"]), number, np.int32)})
+        results = workdir / name / "results.json"
+        advice = f"Delete {results} and run the same command: it only evaluates this fold again"
+        saved = read_predictions(workdir / name / TEST_FILE, NEEDED, advice)
+        parts.append(saved.arrays | {"fold": np.full(len(saved["label"]), number, np.int32)})
     shared = set(parts[0]).intersection(*parts)
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in sorted(shared)}
     ids, counts = np.unique(arrays["clip_id"], return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"clip {str(ids[counts > 1][0])!r} is in two folds of {workdir}")
-    return Predictions(OUT_OF_FOLD, classes, arrays)
+    return Predictions(OUT_OF_FOLD, saved.classes, arrays)
 
 
 def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

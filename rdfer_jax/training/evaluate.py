@@ -1,7 +1,6 @@
 """Evaluation: every video of a split once -> predictions.npz, results.json, pictures."""
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
@@ -23,40 +22,12 @@ from rdfer_jax.state import TrainState
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.checkpoint import Checkpoints, abstract
+from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
 
 log = logging.getLogger(__name__)
 
-#: What a prediction holds beside what the data set says of the clip.
-PREDICTED = ("logits", "clip_logits", "agreement", "consensus", "noise_score", "key_instants")
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Predictions of every clip of a split, in the order of the split.
-
-    Attributes:
-      split: its name.
-      classes: names of the N classes.
-      arrays: by name, each with the clips on its first axis: clip_id, label, votes, num_frames, what
-        PREDICTED names as in types.Prediction, key_frames int [n, M] (frames of the video around which
-        it was re-sampled), and where it is known the truth.
-    """
-
-    split: str
-    classes: tuple[str, ...]
-    arrays: dict[str, np.ndarray]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
-
-    def save(self, path: epath.Path) -> None:
-        """Writes the arrays, the split and the classes as .npz, without pickles."""
-        with path.open("wb") as file:
-            arrays: dict[str, Any] = {"split": self.split, "classes": np.array(self.classes)}
-            np.savez(file, **(arrays | self.arrays))
+#: Outputs of the network that are saved, see types.Prediction.
+OUTPUTS = ("logits", "clip_logits", "agreement", "consensus", "noise_score", "key_instants")
 
 
 class Evaluator:
@@ -116,7 +87,7 @@ class Evaluator:
         predicted.append(jax.device_get(pending))
         outputs = _stack(
             [
-                {f: x for f in ("index", "mask", *PREDICTED) if (x := getattr(p, f)) is not None}
+                {f: x for f in ("index", "mask", *OUTPUTS) if (x := getattr(p, f)) is not None}
                 for p in predicted
             ]
         )
@@ -356,14 +327,14 @@ def _write(
     train_predictions: Predictions | None,
 ) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    predictions.save(workdir / "predictions.npz")
+    predictions.save(workdir / TEST_FILE)
     title = f"{results['split']}, {results['checkpoint']}: WAR {results['war']:.1%}"
     picture = plots.confusion_matrix_figure(
         np.array(results["confusion_matrix"]), predictions.classes, title
     )
     plots.save(picture, workdir / "confusion_matrix.png")
     if train_predictions is not None:
-        train_predictions.save(workdir / "predictions_train.npz")
+        train_predictions.save(workdir / TRAIN_FILE)
         flipped = train_predictions["is_flipped"].astype(bool)
         hard = train_predictions.arrays.get("is_hard", np.zeros_like(flipped)).astype(bool)
         picture = plots.agreement_histogram(train_predictions["agreement"], flipped, hard)

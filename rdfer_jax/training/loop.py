@@ -23,7 +23,8 @@ from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
 from rdfer_jax.training import preemption
 from rdfer_jax.training.checkpoint import BEST_METRIC, Checkpoints
-from rdfer_jax.training.evaluate import Predictions, summary
+from rdfer_jax.training.evaluate import summary
+from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.training.preemption import PreemptedError
 from rdfer_jax.training.run_dir import write_json
 from rdfer_jax.training.writers import MetricWriter, Progress, describe

@@ -22,8 +22,8 @@ from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep, make_train_step
 from rdfer_jax.training import evaluate, run_dir
 from rdfer_jax.training.checkpoint import Checkpoints, abstract, last_variables, quarantine_damaged
-from rdfer_jax.training.evaluate import Predictions
 from rdfer_jax.training.loop import Loop, MetricLogger, StepCounts
+from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.training.writers import MetricWriter, Progress, read_metrics
 from rdfer_jax.types import Batch
 

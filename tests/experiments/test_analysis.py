@@ -9,7 +9,7 @@ from scipy import special
 
 from experiments import analysis, noise_scores, predictions
 from rdfer_jax import agreement, metrics, plots
-from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.training.predictions import Predictions
 
 CLASSES = ("happy", "sad", "angry")
 
@@ -318,10 +318,10 @@ def test_refuses_what_it_cannot_use(tmp_path, rng):
     with pytest.raises(predictions.SavedError, match="cannot be read"):
         analysis.run(tmp_path)
     save(path, without(planted(rng), "clip_logits"))
-    with pytest.raises(predictions.SavedError, match="lacks the array 'clip_logits'"):
+    with pytest.raises(predictions.SavedError, match="the array 'clip_logits' is missing"):
         analysis.run(tmp_path)
     save(path, {name: values[:0] for name, values in planted(rng).items()})
-    with pytest.raises(predictions.SavedError, match="no video"):
+    with pytest.raises(predictions.SavedError, match="it holds no clips"):
         analysis.run(tmp_path)
 
 

@@ -9,11 +9,11 @@ What is tested elsewhere is not tested again here:
 - frames that are empty, cut off or no pictures, videos without a frame: tests/data/test_frames.py;
 - clips left out and counted: tests/data/test_recorded.py; every frame decoded: tests/data/test_check.py;
 - videos to predict that are missing or no videos: tests/media/test_video.py;
-- damaged files of a run: tests/report/test_report.py; of weights: tests/models/test_pretrained.py;
+- saved predictions: test_predictions.py; other damaged files of a run: tests/report/test_report.py;
+- damaged weights: tests/models/test_pretrained.py;
 - any damage at all, drawn at random: tests/robustness/test_fuzz.py.
 """
 
-import io
 import os
 import shutil
 import struct
@@ -34,7 +34,6 @@ from data.video_folder import video_folder_dataset_builder as video_folder
 from rdfer_jax.media import video
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.predict import files
-from rdfer_jax.training.evaluate import Predictions
 
 
 @pytest.fixture(autouse=True)
@@ -562,100 +561,3 @@ def test_the_budget_counts_what_is_found_while_converting(tree, tmp_path, monkey
     assert "f1.png" in str(error.value) and "glad/clip1.mp4: broken" in str(error.value)
     builder = raw_trees.build(video_folder, tmp_path / "b", source_dir=str(tree), allow_missing=2)
     assert len(builder.info.metadata["missing_clips"]) == 2
-
-
-# Saved predictions.
-
-CLASSES = ("happy", "sad")
-ARRAYS = {
-    "clip_id": np.array(["a", "b", "c"]),
-    "label": np.array([0, 1, 1]),
-    "logits": np.zeros((3, 2), np.float32),
-    "clip_logits": np.zeros((3, 4, 2), np.float32),
-}
-NEEDED = tuple(ARRAYS)
-
-
-def _saved(path, **changes):
-    arrays = {k: v for k, v in (ARRAYS | changes).items() if v is not None}
-    Predictions("test", CLASSES, arrays).save(path)
-
-
-def test_saved_predictions_are_read_back(tmp_path):
-    path = epath.Path(tmp_path / "predictions.npz")
-    _saved(path)
-    found = files.read_saved(path, NEEDED)
-    assert (found.split, found.classes) == ("test", CLASSES)
-    assert found.arrays.keys() == ARRAYS.keys()
-    for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(found.arrays[name], array)
-    with pytest.raises(FileNotFoundError, match=r"gone.npz: there is no such file"):
-        files.read_saved(epath.Path(tmp_path / "gone.npz"))
-
-
-class _Harm:
-    """A pickle that writes a file when it is read."""
-
-    def __init__(self, path):
-        self._path = str(path)
-
-    def __reduce__(self):
-        return open, (self._path, "w")
-
-
-def _as_zip(path, compression=zipfile.ZIP_STORED, **replaced):
-    """Writes the arrays with bytes in place of some of the members."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        arrays = {"split": np.array("test"), "classes": np.array(CLASSES)} | ARRAYS
-        for name, array in arrays.items():
-            archive.writestr(f"{name}.npy", replaced.get(name, _npy(array)))
-
-
-def _npy(array):
-    data = io.BytesIO()
-    np.save(data, array)
-    return data.getvalue()
-
-
-def _lying_header(shape, dtype="<i8"):
-    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda p: p.write_bytes(b""), "cannot be read"),
-        (lambda p: p.write_bytes(b"x" * 1000), "cannot be read"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cannot be read"),
-        (lambda p: np.save(p.open("wb"), np.zeros(3)), "cannot be read"),
-        (lambda p: _saved(p, label=np.array([_Harm(p.parent / "harm")] * 3)), "allow_pickle=False"),
-        (lambda p: _as_zip(p, label=_lying_header((1 << 60,))), "cannot be read"),
-        (lambda p: _as_zip(p, label=_lying_header((-1,))), "cannot be read"),
-        (lambda p: _as_zip(p, label=b"no array"), "label is no array"),
-        (lambda p: _as_zip(p, clip_id=_lying_header((3,), "<U0")), "clip_id is no array"),
-        (lambda p: _as_zip(p, split=_npy(np.array(3))), r"split is int64 \(\), not text"),
-        (lambda p: _as_zip(p, classes=_npy(np.array("sad"))), r"classes is <U3 \(\), not text"),
-        (lambda p: _saved(p, logits=np.zeros((3, 2), complex)), "logits is no array of numbers"),
-        (lambda p: _as_zip(p, zipfile.ZIP_DEFLATED), "it is compressed"),
-        (lambda p: _saved(p, label=None), "it lacks the array 'label'"),
-        (lambda p: _saved(p, logits=None), "it lacks the array 'logits'"),
-        (lambda p: _saved(p, label=np.array([0, 1, 2])), "label runs from 0 to 2; there are 2 classes"),
-        (lambda p: _saved(p, label=np.array([0, -1, 1])), "label runs from -1 to 1"),
-        (lambda p: _saved(p, label=np.zeros(3)), "label is float64 .*, not a whole number for each"),
-        (lambda p: _saved(p, label=np.zeros((3, 1), int)), r"label is int64 \(3, 1\), not a whole"),
-        (lambda p: _saved(p, label=np.zeros(0, int)), "it holds no clip"),
-        (lambda p: _saved(p, clip_id=np.array(["a"])), r"clip_id is .* \(1,\), and there are 3 clips"),
-        (lambda p: _saved(p, logits=np.zeros((3, 5))), r"logits is .* \(3, 5\), and there are 2 cl"),
-        (lambda p: _saved(p, clip_logits=np.zeros((3, 2))), r"clip_logits is .*, and there are 2 cl"),
-        (lambda p: _saved(p, logits=np.full((3, 2), np.nan)), "not every number of logits is finite"),
-    ],
-)  # fmt: skip
-def test_damaged_predictions_are_refused_and_named(tmp_path, damage, message):
-    path = epath.Path(tmp_path / "predictions.npz")
-    _saved(path)
-    damage(path)
-    with pytest.raises(ValueError, match=message) as error:
-        files.read_saved(path, NEEDED)
-    assert "predictions.npz: " in str(error.value)
-    assert not (tmp_path / "harm").exists()

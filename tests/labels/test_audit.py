@@ -11,13 +11,13 @@ import tiny
 from rdfer_jax import config as config_lib
 from rdfer_jax.labels import audit
 from rdfer_jax.pipeline import label_files
-from rdfer_jax.training import crossval, run_dir
-from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.training import run_dir
+from rdfer_jax.training.predictions import OUT_OF_FOLD, Predictions
 
 CLASSES = tiny.CLASSES
 
 
-def save(folder, root, *, split=crossval.OUT_OF_FOLD, name="predictions.npz", truth=True):
+def save(folder, root, *, split=OUT_OF_FOLD, name="predictions.npz", truth=True):
     """Predictions of the tiny set's training split that know the truth but for one hard clip."""
     records = tiny.records()["train"]
     true = np.array([record["true_label"] for record in records])
@@ -47,7 +47,7 @@ def test_wrong_labels_are_named_with_what_they_should_be(tmp_path):
     found = audit.run(tmp_path / "run")
     flipped = arrays["clip_id"][arrays["is_flipped"]]
     assert found["truly_mislabelled"] == len(flipped) and found["precision_at_n"] == 1.0
-    assert found["suggested_right"] == 1.0 and found["predictions"] == crossval.OUT_OF_FOLD
+    assert found["suggested_right"] == 1.0 and found["predictions"] == OUT_OF_FOLD
     output = tmp_path / "run" / "audit"
     assert json.loads((output / "audit.json").read_text()) == found
     rows = list(csv.DictReader((output / "issues.csv").open()))
@@ -75,14 +75,14 @@ def test_without_the_data_set_or_the_truth_there_is_still_an_audit(tmp_path, cap
 
 def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, caplog):
     save(tmp_path / "run", tmp_path, split="test")
-    with pytest.raises(ValueError, match=r"no predictions out of fold.*--mode=crossval"):
+    with pytest.raises(ValueError, match=r"no out-of-fold predictions.*--mode=crossval"):
         audit.run(tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match=r"predictions_train.npz: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"predictions_train.npz: no such file"):
         audit.run(tmp_path / "run", force=True)
     save(tmp_path / "run", tmp_path, split="train", name="predictions_train.npz")
     assert audit.run(tmp_path / "run", force=True)["predictions"] == "train"
     assert "these clips were trained on" in caplog.text
-    with pytest.raises(ValueError, match="no predictions out of fold"):
+    with pytest.raises(ValueError, match="no out-of-fold predictions"):
         audit.run(tmp_path / "nothing")
 
 

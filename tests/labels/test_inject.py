@@ -17,6 +17,7 @@ from data.synthetic_faces.labels import CONFUSION
 from rdfer_jax.labels import inject
 from rdfer_jax.pipeline import decode, source
 from rdfer_jax.training import evaluate, train
+from rdfer_jax.training.predictions import Predictions
 
 ROOT = Path(__file__).parents[2]
 COUNT, CLASSES = 7000, 7
@@ -363,7 +364,7 @@ def predictions(**known):
         "noise_score": np.array([0.1, 0.8, 0.9, 0.2]),
         "is_flipped": np.array([False, True, False, False]),
     }
-    return evaluate.Predictions("train", ("a", "b"), arrays | known)
+    return Predictions("train", ("a", "b"), arrays | known)
 
 
 def test_flips_are_looked_for_among_hard_clips_only_where_these_are_known():

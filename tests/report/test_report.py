@@ -28,7 +28,7 @@ N = 400
 
 
 def predictions(classes=CLASSES, split="test", seed=0, clips=N):
-    """Arrays as evaluate.Predictions saves them; the last class has no clip."""
+    """Arrays as Predictions.save writes them; the last class has no clip."""
     rng = np.random.default_rng(seed)
     label = rng.integers(len(classes) - 1, size=clips)
     logits = rng.normal(size=(clips, len(classes))) + 2.0 * np.eye(len(classes))[label]
@@ -325,11 +325,11 @@ def test_damaged_files_are_refused(run, tmp_path):
         report.write(folder)
     arrays["agreement"] = arrays["agreement"] * np.nan
     np.savez(folder / "predictions.npz", **arrays)
-    with pytest.raises(ValueError, match="not every number of agreement is finite"):
+    with pytest.raises(ValueError, match="agreement has values that are not finite"):
         report.write(folder)
     del arrays["agreement"]
     np.savez(folder / "predictions.npz", **arrays)
-    with pytest.raises(ValueError, match="lacks the array 'agreement'"):
+    with pytest.raises(ValueError, match="the array 'agreement' is missing"):
         report.write(folder)
     (folder / "predictions.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"predictions\.npz: cannot be read"):

@@ -41,7 +41,7 @@ from data.video_folder import video_folder_dataset_builder as video_folder
 from experiments import grid
 from rdfer_jax.media import video
 from rdfer_jax.pipeline import label_files
-from rdfer_jax.predict import files
+from rdfer_jax.training.predictions import read_predictions
 
 CLASSES = ("happy", "sad", "fear")
 #: Crashes of a parser that are kept.
@@ -255,9 +255,9 @@ def _build_labels(path: epath.Path) -> None:
 
 def _predictions(path: epath.Path) -> None:
     needed = ("clip_id", "label", "logits", "clip_logits")
-    found = files.read_saved(path, needed)
-    rows = {len(found.arrays[name]) for name in needed}
-    assert len(rows) == 1 and found.arrays["label"].max() < len(found.classes)
+    found = read_predictions(path, needed)
+    rows = {len(array) for array in found.arrays.values()}
+    assert len(rows) == 1 and found["label"].max() < len(found.classes)
 
 
 def _picture(path: epath.Path) -> None:

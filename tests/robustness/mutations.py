@@ -69,8 +69,8 @@ DEFENCES = (
     Defence(
         "disk full while saving",
         "rdfer_jax/training/checkpoint.py",
-        "except (OSError, RuntimeError, ValueError) as error:\n            if tells",
-        "except ZeroDivisionError as error:\n            if tells",
+        "except (OSError, RuntimeError, ValueError) as error:\n            if is_peer",
+        "except ZeroDivisionError as error:\n            if is_peer",
         f"{RUNS}::test_a_full_disk_leaves_the_older_checkpoints",
     ),
     Defence(
@@ -392,10 +392,10 @@ DEFENCES = (
     # Files from strangers.
     Defence(
         "pickle in predictions",
-        "rdfer_jax/predict/files.py",
+        "rdfer_jax/training/predictions.py",
         "allow_pickle=False",
         "allow_pickle=True",
-        f"{INPUTS}::test_damaged_predictions_are_refused_and_named",
+        "tests/faults/test_predictions.py::test_damaged_predictions_are_refused_and_named",
     ),
     Defence(
         "pickle in weights",

@@ -16,7 +16,7 @@ from rdfer_jax import sharding
 from rdfer_jax.pipeline import source
 from rdfer_jax.training import crossval, train
 from rdfer_jax.training.checkpoint import Checkpoints
-from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.training.predictions import OUT_OF_FOLD, Predictions
 
 
 @pytest.mark.parametrize(("clips", "parts"), [(100, 5), (103, 4), (7, 7), (11, 2)])
@@ -194,7 +194,7 @@ def test_an_interrupted_crossval_goes_on_and_gives_the_same(tmp_path, monkeypatc
         np.testing.assert_array_equal(two[name], array, err_msg=name)
 
     # Every clip once, as its own fold predicted it.
-    assert str(one["split"]) == crossval.OUT_OF_FOLD
+    assert str(one["split"]) == OUT_OF_FOLD
     assert sorted(one["clip_id"]) == sorted(clip["clip_id"] for clip in clips)
     for number in (1, 2, 3):
         inside = one["fold"] == number

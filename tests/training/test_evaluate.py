@@ -11,7 +11,7 @@ from rdfer_jax import models, sharding
 from rdfer_jax import state as state_lib
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.training import evaluate
-from rdfer_jax.training.evaluate import Predictions
+from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.types import Outputs
 
 N = len(tiny.CLASSES)
