@@ -211,7 +211,7 @@ def test_renaming_the_classes_changes_nothing_else(seed, measure, score):
     )
     np.testing.assert_array_equal(new_name[one.consensus], two.consensus)
     np.testing.assert_allclose(one.probs, two.probs[:, new_name], atol=1e-6)
-    for name in ("agreement", "noise"):
+    for name in ("agreement", "noise_score"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-6)
 
 

@@ -68,7 +68,7 @@ def test_every_size_has_settings_rates_and_kinds_that_can_run(size):
     overrides = grid.base(epath.Path("out"), noise.SIZES[size] | noise.QUIET)
     grid.load(str(ROOT / "configs/synthetic.py"), overrides)
     assert all(0 <= float(rate) < 1 for rate in noise.RATES[size].split(","))
-    assert set(noise.KINDS[size].split(",")) <= set(noise.flips.KINDS)
+    assert set(noise.KINDS[size].split(",")) <= set(noise.inject.KINDS)
 
 
 def result(method, rate, seed, kind="confusion", **numbers):

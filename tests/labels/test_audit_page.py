@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from rdfer_jax.labels import page
+from rdfer_jax.labels import page as page_lib
 from rdfer_jax.pipeline import label_files
 
 CLASSES = ("happy", "sad", "neutral", "angry")
 HOSTILE = "</script><img src=x onerror=alert(1)><!--\"',{{7*7}}"
-SCORES = [key for key, _, _ in page.SCORES]
+SCORES = [key for key, _, _ in page_lib.SCORES]
 
 
 def strip(seed=0, frames=8, quality=60, noise=20):
@@ -54,7 +54,7 @@ def rows():
 
 
 def write(folder, given=None, classes=CLASSES, title="Faces, fold 1", summary=""):
-    return page.write(folder / "audit.html", given or rows(), classes, title, summary)
+    return page_lib.write(folder / "audit.html", given or rows(), classes, title, summary)
 
 
 def data_of(path):
@@ -145,7 +145,7 @@ def test_refuses_what_concerns_several_clips(tmp_path):
 
 
 def test_writing_needs_no_jax():
-    code = "import sys, rdfer_jax.audit_page; sys.exit('jax' in sys.modules)"
+    code = "import sys, rdfer_jax.labels.page; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
