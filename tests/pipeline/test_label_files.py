@@ -185,5 +185,7 @@ def test_an_empty_file_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["nowhere.csv", "."])
 def test_a_missing_file_is_an_error_that_says_what_to_do(tiny_data, tmp_path, name):
     data = dataclasses.replace(tiny_data, labels=str(tmp_path / name))
-    with pytest.raises(FileNotFoundError, match=r"labels = .* no such file.*rdfer_jax.labels.inject"):
+    with pytest.raises(
+        FileNotFoundError, match=r"labels = .* no such file.*rdfer_jax.labels.inject"
+    ):
         opened(data)
