@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint format clean
+.PHONY: help install install-dev demo test lint docs format clean
 
 help:
 	@echo "make demo     build a synthetic data set, train, evaluate, and predict a video"
 	@echo "make test     install and run the tests"
 	@echo "make install  create $(VENV) and install rdfer_jax"
 	@echo "make lint     check format, lint and types"
+	@echo "make docs     build the documentation site into site/; warnings are errors"
 	@echo "make format   format the code"
 	@echo "make clean    remove $(VENV), runs/ and tfds/"
 
@@ -54,10 +55,17 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@ $(VENV)/.installed
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 format: install-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs tfds build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) runs tfds site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
