@@ -33,12 +33,12 @@ from data import builder
 from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
 from experiments import grid
+from rdfer_jax import workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import loader, source, workers
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.training import malloc
 
 #: Epochs that a loader reads at a time: many more batches than it reads ahead.
 EPOCHS = 8
@@ -99,7 +99,7 @@ _loaded: list[Any] = []
 
 def _load(directory: str, data: Data) -> None:
     cv2.setNumThreads(1)
-    workers.end_with_parent()
+    workers.exit_with_parent()
     rng = np.random.default_rng(0)
     for record in source.Split(epath.Path(directory), "train"):
         jpegs = record["frames"]
@@ -260,7 +260,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    malloc.keep_freed()  # as rdfer_jax.main does
+    workarounds.tune_glibc_malloc()  # as rdfer_jax.main does
     options = flags.FLAGS
     output, cores = epath.Path(options.output), grid.cores()
     root = output / f"clips{options.clips}x{options.length}at{options.side}"

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from rdfer_jax import build as build_lib
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding
+from rdfer_jax import sharding, workarounds
 from rdfer_jax.cli import Call
 from rdfer_jax.config import Config
 from rdfer_jax.labels import audit as audit_lib
@@ -22,7 +22,7 @@ from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.predict import predictor
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
-from rdfer_jax.training import evaluate, malloc
+from rdfer_jax.training import evaluate
 from rdfer_jax.training import train as train_lib
 from rdfer_jax.training.loop import NonFiniteLossError
 from rdfer_jax.training.preemption import PreemptedError, is_peer_failure
@@ -60,7 +60,7 @@ def run(call: Call) -> None:
                 flush=True,
             )
             os._exit(1)  # a normal exit would wait for that process
-        if "Worker process was terminated" in str(error):  # Grain has no class for it
+        if workarounds.reports_killed_worker(error):
             status = (
                 "error: a data worker process was killed, perhaps because memory ran out: lower "
                 "config.data.num_workers. Training resumes from the last checkpoint"
@@ -151,7 +151,7 @@ COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
 def _start(flags: SimpleNamespace) -> Config:
     """Sets up the process and its devices, and builds a synthetic data set if it is missing."""
     config = config_lib.resolve(flags.config)
-    malloc.keep_freed()
+    workarounds.tune_glibc_malloc()
     sharding.split_cpu(config.cpu_devices)
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)

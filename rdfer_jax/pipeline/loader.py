@@ -9,14 +9,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 
+from rdfer_jax import workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import workers
 from rdfer_jax.pipeline.decode import FrameError, decode_frames
-from rdfer_jax.pipeline.frame_cache import Frames
+from rdfer_jax.pipeline.frame_cache import CachedFrames
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
 
@@ -57,7 +57,7 @@ class ToElement:
         stored = record["frames"]
         try:
             indices_F = frame_indices(len(stored), self.data.frames, generator)
-            if isinstance(stored, Frames):
+            if isinstance(stored, CachedFrames):
                 frames = stored.take(indices_F)
             else:
                 frames = decode_frames(stored, indices_F, self.data.image_size, self.data.fit)
@@ -162,15 +162,7 @@ def _batches(
         grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.num_threads)
     )
     if data.num_workers:
-        workers.leave_nothing()
+        workarounds.remove_stale_segments()
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
-        batches = batches.mp_prefetch(options, worker_init_fn=_init_worker)
+        batches = batches.mp_prefetch(options, worker_init_fn=workers.start_worker)
     return batches
-
-
-def _init_worker(worker: int, count: int) -> None:
-    """One thread of OpenCV in each worker: the workers are the parallelism."""
-    del worker, count
-    cv2.setNumThreads(1)
-    workers.mark()
-    workers.end_with_parent()

@@ -5,13 +5,12 @@ system, the sums of its files are written beside them, so that damage done later
 object stores keep sums of their own.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from rdfer_jax.models import Variables
 from rdfer_jax.state import TrainState
 from rdfer_jax.training.preemption import is_peer_failure
+from rdfer_jax.workarounds import silence_orbax
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Checkpoints:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            with _without_traces():
+            with silence_orbax():
                 self._checkpointer.close()
         except (OSError, RuntimeError, ValueError):
             if error is None:  # otherwise it is what went wrong before, once more
@@ -101,7 +101,7 @@ class Checkpoints:
         if step == newest:
             return
         try:
-            with _without_traces():
+            with silence_orbax():
                 self._checkpointer.save_checkpointables(
                     step, {"state": state}, metrics=dict(metrics) if metrics else None
                 )
@@ -232,17 +232,6 @@ def damage(path: epath.Path) -> str | None:
     except (ValueError, AttributeError):
         return f"{SUMS} is no list of sums"
     return None
-
-
-@contextlib.contextmanager
-def _without_traces() -> Iterator[None]:
-    """Keeps Orbax's threads from printing the stack of an error that is raised, and told of, anyway."""
-    logger = logging.getLogger("absl")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _write_sums(path: epath.Path) -> None:

@@ -27,7 +27,7 @@ from rdfer_jax.training.evaluate import summary
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.training.preemption import PreemptedError
 from rdfer_jax.training.run_dir import write_json
-from rdfer_jax.training.writers import MetricWriter, Progress, describe
+from rdfer_jax.training.writers import MetricWriter, Progress, format_metrics
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Loop:
           PreemptedError: the process was asked to end; the state is saved.
         """
         start = int(state.step)
-        with preemption.Watch() as watch:
+        with preemption.StopSignals() as signals:
             for step in range(start, self.lengths.total):
                 self._trace(step - start)
                 with self.news.waiting():
@@ -114,8 +114,8 @@ class Loop:
                 self._batches = {step + 1: known} | {step: self._batches.get(step)}
                 self._check(self.news.add(step + 1, step_metrics))
                 self._between(step + 1, state)
-                if watch.asked(step + 1) and step + 1 < self.lengths.total:
-                    self._stop(step + 1, state, watch.received)
+                if signals.stop_requested(step + 1) and step + 1 < self.lengths.total:
+                    self._stop(step + 1, state, signals.received)
         self._end_trace()
         return state
 
@@ -161,7 +161,7 @@ class Loop:
         log.info(
             "step %d of %d, epoch %.1f: %s WAR %.4f, UAR %.4f; %s",
             done, self.lengths.total, done / self.lengths.epoch, self.eval_split, found["war"],
-            found["uar"], describe(self.news.newest),
+            found["uar"], format_metrics(self.news.newest),
         )  # fmt: skip
         return scores
 

@@ -1,7 +1,4 @@
-"""Whether somebody wants this process to end, and whether another one of its job has ended.
-
-Clusters and preemptible machines say the first by SIGTERM; of the second, JAX's errors tell.
-"""
+"""Preemption signals, and detection of failed peer processes."""
 
 import signal
 import threading
@@ -11,21 +8,20 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 
-#: What JAX's errors say when a process of the job does not answer.
-_LOST = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
+from rdfer_jax import workarounds
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether an error means that another process of this job ended or cannot be reached."""
-    # In this order: to count processes JAX looks for its devices, which not every mode needs.
-    return any(sign in str(error) for sign in _LOST) and jax.process_count() > 1
+    """Returns whether an error means that another process of this job ended or cannot be reached."""
+    # The text first: jax.process_count() initializes the devices, which not every mode needs.
+    return workarounds.reports_lost_peer(error) and jax.process_count() > 1
 
 
 class PreemptedError(RuntimeError):
-    """Training was asked to end and did, with its state saved.
+    """Training was stopped by a signal, after its state was saved.
 
     Attributes:
-      exit_status: what the process should say: 0 after SIGTERM, 130 after Ctrl-C, as shells do.
+      exit_status: exit status of the process: 0 after SIGTERM, 130 after Ctrl-C as in shells.
     """
 
     def __init__(self, message: str, exit_status: int = 0):
@@ -33,36 +29,41 @@ class PreemptedError(RuntimeError):
         self.exit_status = exit_status
 
 
-class Watch:
-    """Notices SIGTERM and Ctrl-C while it is entered, instead of ending the process there and then.
+class StopSignals:
+    """Catches SIGTERM and Ctrl-C in a with block, so that training can save before it stops.
 
-    The second one ends it. Where several processes work together, JAX's own service listens for SIGTERM,
-    and they agree on a step that all of them reach; Ctrl-C is left as it is.
+    A second signal ends the process at once. In a job of several processes, JAX's preemption service
+    listens for SIGTERM and the processes agree on a common last step; Ctrl-C is not caught there.
+
+    Attributes:
+      received: the signal, or None.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python hands signals to the main thread only, and only there may their handlers be set.
+        # Only the main thread may set signal handlers.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in self.SIGNALS
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._handlers = {}
 
-    def asked(self, step: int) -> bool:
-        """Whether to end after this step; every process of a job gets the same answer."""
+    def stop_requested(self, step: int) -> bool:
+        """Returns whether to stop after this step; the same answer in every process of a job."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.received is not None
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self.__exit__()

@@ -1,6 +1,7 @@
-"""What a run's folder says of itself, so that it can be used without its data set.
+"""The files that describe a run, so that its folder can be used without its data set.
 
-config.json holds the settings, data.json what the network was made for, results.json what came out.
+config.json holds the settings, data.json the data set the network was built for, and results.json the
+scores.
 """
 
 import contextlib
@@ -12,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
+import filelock
 from etils import epath
 
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Config
 
-#: Packages whose versions are kept.
+#: Packages whose versions are saved.
 PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
 
 
@@ -27,7 +29,7 @@ class RunInfo(NamedTuple):
     Attributes:
       config: its settings.
       classes: names of the N classes, by index.
-      num_train: videos of its training split.
+      num_train: videos in its training split.
     """
 
     config: Config
@@ -36,46 +38,42 @@ class RunInfo(NamedTuple):
 
 
 def write_json(path: epath.Path, tree: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all: who is killed while writing leaves the old one, or none.
+    """Writes a JSON file atomically: a kill while writing leaves the old file, or none.
 
     Raises:
       ValueError: a number is not finite.
     """
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
 def run_lock(workdir: epath.Path) -> Iterator[None]:
-    """Keeps a second run out of a folder; the system lets go of it however the process ends.
+    """Keeps a second run out of a folder until this process ends, even if it is killed.
 
-    Object stores, and systems without POSIX locks, cannot do so; there nothing is kept out.
+    Object stores (gs://) have no locks, so a second run is not noticed there.
 
     Raises:
-      ValueError: another run is under way in the folder.
+      ValueError: another run is using the folder.
       OSError: the folder cannot be written to.
     """
-    try:
-        import fcntl
-    except ImportError:
-        fcntl = None  # type: ignore[assignment]
-    if "://" in str(workdir) or fcntl is None:
+    if "://" in str(workdir):
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{workdir}: a run is under way there ({file.read().strip()}). Wait for it, or take "
-                "another --workdir"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+    # In a file of its own, because some systems do not let others read a locked file.
+    holder = workdir / ".lock.holder"
+    try:
+        held = filelock.FileLock(workdir / ".lock").acquire(timeout=0)
+    except filelock.Timeout:
+        name = holder.read_text().strip() if holder.exists() else "unknown process"
+        raise ValueError(
+            f"{workdir}: another run is using this folder ({name}). Wait for it to finish, or choose "
+            "another --workdir"
+        ) from None
+    with held:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}\n")
         yield
 
 
@@ -83,7 +81,7 @@ def write_config(workdir: epath.Path, config: Config) -> None:
     """Writes config.json, unless the folder has one already.
 
     Raises:
-      ValueError: it has one of other settings; see `check_config`.
+      ValueError: it has one with other settings; see `check_config`.
     """
     check_config(workdir, config)
     path = workdir / "config.json"
@@ -95,35 +93,37 @@ def write_config(workdir: epath.Path, config: Config) -> None:
 def check_config(workdir: epath.Path, config: Config) -> None:
     """Compares settings with those of the run in the folder, if there is one.
 
+    Settings added since the run started count as having had their current default.
+
     Raises:
-      ValueError: a setting that changes what is learned differs.
+      ValueError: a setting that affects training differs.
     """
     path = workdir / "config.json"
     if not path.exists():
         return
-    # A setting that is newer than the run was at what is its default now.
-    standard, new = (
-        _flat(json.loads(json.dumps(config_lib.to_dict(c)))) for c in (Config(), config)
+    defaults, new = (
+        _flatten(json.loads(json.dumps(config_lib.to_dict(c)))) for c in (Config(), config)
     )
-    old = standard | _flat(json.loads(path.read_text()))
-    differ = [
+    old = defaults | _flatten(json.loads(path.read_text()))
+    differences = [
         f"config.{name} = {old.get(name)!r}, now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and config_lib.affects_training(name)
     ]
-    if differ:
+    if differences:
         raise ValueError(
             f"{workdir} holds a run with other settings:\n  "
-            + "\n  ".join(differ)
-            + "\nTake the old values, or another --workdir"
+            + "\n  ".join(differences)
+            + "\nUse the old values, or another --workdir"
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested dicts by path, such as "data.frames"."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
@@ -136,94 +136,96 @@ def write_data(
     num_train: int,
     fingerprint: str = "",
 ) -> None:
-    """Writes data.json, with the versions of what the run begins with.
+    """Writes data.json, which also holds the versions of the code at the start of the run.
 
     Args:
       workdir: of the run.
       data_set: name, variant and version, such as dfew/default/1.0.0.
       classes: names of the N classes, by index.
-      num_train: videos of the training split.
-      fingerprint: of the data, see pipeline.source; empty where there is no one data set.
+      num_train: videos in the training split.
+      fingerprint: of the data, see pipeline.source; empty if the run uses several data sets.
     """
-    known = {
+    tree = {
         "data_set": data_set,
         "classes": list(classes),
         "num_train": num_train,
         "fingerprint": fingerprint,
         "versions": _versions() | {"commit": commit()},
     }
-    write_json(workdir / "data.json", known)
+    write_json(workdir / "data.json", tree)
 
 
 def check_data(workdir: epath.Path, data_set: str, fingerprint: str) -> None:
     """Compares the data with those of the run in the folder, if there is one.
 
     Raises:
-      ValueError: they are others.
+      ValueError: the data differ.
     """
     path = workdir / "data.json"
     if not path.exists():
         return
-    known = json.loads(path.read_text())
-    if known.get("fingerprint") and known["fingerprint"] != fingerprint:
+    old = json.loads(path.read_text())
+    if old.get("fingerprint") and old["fingerprint"] != fingerprint:
         raise ValueError(
-            f"{workdir} holds a run on other data: {known['data_set']} with fingerprint "
-            f"{known['fingerprint']}, now {data_set} with {fingerprint}. The data set was built anew with "
-            "other options, or config.data.labels names a file of other labels. Take the old data, or "
-            "another --workdir"
+            f"{workdir} holds a run on other data: {old['data_set']} with fingerprint "
+            f"{old['fingerprint']}, now {data_set} with {fingerprint}. Either the data set was rebuilt "
+            "with other options, or config.data.labels names a file with other labels. Use the old "
+            "data, or another --workdir"
         )
 
 
 def commit() -> str:
-    """The commit of the code, with + where files differ from it; "unknown" where it is no repository."""
+    """Returns the commit of the code, with "+" if files were changed; "unknown" outside a clone."""
     root = epath.Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists():  # installed, perhaps inside another repository
         return "unknown"
     try:
-        found = [
+        head, changes = (
             subprocess.run(
                 ["git", "-C", root, *command], capture_output=True, text=True, check=True
-            )
+            ).stdout.strip()
             for command in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
-        ]
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found[0].stdout.strip() + ("+" if found[1].stdout.strip() else "")
+    return head + ("+" if changes else "")
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
 def read(workdir: epath.PathLike) -> RunInfo:
     """Reads config.json and data.json.
 
     Raises:
-      FileNotFoundError: the folder is no run, or no step of it was ever done.
-      ValueError: a file is damaged, or of another version of the program.
+      FileNotFoundError: the folder is not that of a run, or the run has not started training.
+      ValueError: a file is damaged, or was written by an incompatible version of the program.
     """
     workdir = epath.Path(workdir)
-    found = {}
+    trees = {}
     for name in ("config.json", "data.json"):
         path = workdir / name
         if not path.exists():
             raise FileNotFoundError(
-                f"{path}: there is no such file, so {workdir} is not the folder of a training run. "
-                "Give --workdir the folder that --mode=train wrote"
+                f"{path}: no such file, so {workdir} is not the folder of a training run. Set "
+                "--workdir to a folder that training has written"
             )
         try:
-            found[name] = json.loads(path.read_text())
+            trees[name] = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"{path}: not the JSON that training wrote: {error}") from None
+            raise ValueError(
+                f"{path}: expected JSON as written by training, got: {error}"
+            ) from None
     try:
-        config = config_lib.resolve(found["config.json"])
-        data = found["data.json"]
+        config = config_lib.resolve(trees["config.json"])
+        data = trees["data.json"]
         return RunInfo(config, tuple(map(str, data["classes"])), int(data["num_train"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -48,7 +48,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
       OSError: the folder, or that of config.data.frame_cache, cannot be written to, or the disk is full.
       RecordError: a file of the data set is missing or damaged.
       ValueError: the settings do not fit the data, the devices, the run to be resumed, or the weights to
-        start from; or another run is under way in the folder.
+        start from; or another run is using the folder.
     """
     workdir = epath.Path(workdir)
     if jax.process_index():

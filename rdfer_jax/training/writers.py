@@ -1,10 +1,6 @@
-"""Where numbers of a run go while it runs: metrics.jsonl, TensorBoard, the progress bar.
+"""Output of a run while it trains: metrics.jsonl, TensorBoard files, and a progress bar.
 
-Enters: a step and its named scalars or pictures. Leaves: lines in `workdir/metrics.jsonl`, event
-files in `workdir/tensorboard`, a bar on the terminal. Only one process of a run may write.
-
-TensorFlow, which clu's TensorBoard writer needs, is imported only when it is asked for and
-installed; metrics.jsonl is always written.
+Only one process of a run may write.
 """
 
 import contextlib
@@ -32,15 +28,15 @@ _RESERVED = ("step", "time")
 
 
 class MetricWriter:
-    """Writes scalars to `workdir/metrics.jsonl`, and scalars and pictures to TensorBoard.
+    """Writes scalars to `workdir/metrics.jsonl`, and scalars and images to `workdir/tensorboard`.
 
     A line of metrics.jsonl is a JSON object: "step", "time" (seconds since 1970), then the
-    scalars by name. JSON has no NaN and no infinity: both are written as null. One step may have
-    several lines, one for each call; `read_metrics` joins them.
+    scalars by name. NaN and infinity, which JSON does not have, are written as null. A step may
+    have several lines, one per call; `read_metrics` merges them.
 
     Each line is on disk when `write_scalars` returns, so a killed run loses at most the line it
-    was writing. Object stores (gs://) cannot append to a file; there the file is written anew by
-    `flush` and `close`.
+    was writing. Object stores (gs://) cannot append to a file; there, `flush` and `close` write the
+    whole file again.
 
     Use it as a context manager, or call `close`.
     """
@@ -56,12 +52,12 @@ class MetricWriter:
         """Opens the files, and repairs metrics.jsonl after a killed run.
 
         Args:
-          workdir: the run's folder, local or on an object store; made when it is missing.
-          resume_step: the step that the run goes on from. Lines of later steps, written by the
-            killed run after its last checkpoint, are dropped. None keeps all lines.
-          tensorboard: write event files when tensorboard and tensorflow are installed.
-          enabled: False for a writer that does nothing, for the processes of a run that must not
-            write: `enabled=jax.process_index() == 0`.
+          workdir: the run's folder, local or on an object store; created if missing.
+          resume_step: the step that training resumes from. Lines of later steps, written after the
+            last checkpoint, are dropped. None keeps all lines.
+          tensorboard: also write TensorBoard files, if tensorboardX is installed.
+          enabled: False for a writer that does nothing, for all processes but the first:
+            `enabled=jax.process_index() == 0`.
         """
         self._enabled = enabled
         self._tensorboard: Any = None
@@ -79,16 +75,16 @@ class MetricWriter:
         """Writes one line.
 
         Args:
-          step: the train step that the scalars belong to.
-          scalars: Python numbers, or NumPy or JAX scalars (which are waited for).
+          step: the training step of the scalars.
+          scalars: Python numbers, NumPy scalars or JAX scalars, by name.
 
         Raises:
-          ValueError: a value is no scalar, or a name is "step" or "time".
+          ValueError: a value is not a scalar, or a name is "step" or "time".
         """
         if not self._enabled:
             return
         if taken := [name for name in _RESERVED if name in scalars]:
-            raise ValueError(f"{taken} cannot be names of scalars: each line has its own")
+            raise ValueError(f"expected names other than {' and '.join(_RESERVED)}, got {taken}")
         values = {name: _plain(name, value) for name, value in scalars.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         row = {"step": int(step), "time": round(time.time(), 3)} | finite
@@ -99,33 +95,35 @@ class MetricWriter:
             self._file.write(line)
             self._file.flush()
         if self._tensorboard is not None:
-            self._tensorboard.write_scalars(step, values)
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Shows pictures in TensorBoard; without TensorBoard it does nothing.
+        """Writes images for TensorBoard; without TensorBoard files it does nothing.
 
         Args:
-          step: the train step that the pictures belong to.
+          step: the training step of the images.
           images: uint8 [H, W, 3], RGB, by name.
 
         Raises:
-          ValueError: a picture has another shape or type.
+          ValueError: an image has another shape or dtype.
         """
         for name, image in images.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(
-                    f"picture '{name}' must be uint8 [H, W, 3], got {image.dtype} {image.shape}"
+                    f"image '{name}': expected uint8 [H, W, 3], got {image.dtype} {image.shape}"
                 )
         if self._tensorboard is not None:
-            self._tensorboard.write_images(step, images)
+            for name, image in images.items():
+                self._tensorboard.add_image(name, image, step, dataformats="HWC")
 
     @property
     def shows_images(self) -> bool:
-        """Whether write_images has anywhere to show them."""
+        """Whether `write_images` writes anything."""
         return self._tensorboard is not None
 
     def flush(self) -> None:
-        """Puts everything written so far where others can read it."""
+        """Makes what was written visible to other processes; TensorBoard files lag by a moment."""
         if not self._enabled:
             return
         if self._file is None:
@@ -134,7 +132,7 @@ class MetricWriter:
             self._tensorboard.flush()
 
     def close(self) -> None:
-        """Flushes and closes the files; closing again does nothing."""
+        """Flushes and closes the files. A second call does nothing."""
         if not self._enabled:
             return
         self.flush()
@@ -152,18 +150,14 @@ class MetricWriter:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl of a run, also of one that is still writing it.
-
-    Args:
-      workdir: the run's folder.
+    """Reads metrics.jsonl of a run, which may still be running.
 
     Returns:
-      One dict for each step, in rising order: "step", "time" and the scalars by name, joined
-      from all lines of the step, where the last line to name a scalar counts. A scalar that was
-      not finite is None.
+      One dict per step, in ascending order: "step", "time" and the scalars by name, merged from all
+      lines of the step; the last value of a scalar counts. A scalar that was not finite is None.
 
     Raises:
-      FileNotFoundError: the folder holds no metrics.jsonl.
+      FileNotFoundError: the folder has no metrics.jsonl.
     """
     rows: dict[int, dict[str, Any]] = {}
     for line in (epath.Path(workdir) / METRICS_FILE).read_text().splitlines():
@@ -173,21 +167,19 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A progress bar: steps, steps per second, time left, the newest metrics.
+    """A progress bar: steps, steps per second, remaining time, latest metrics.
 
-    It draws on stderr when that is a terminal, and is silent when it is a file or a pipe. While it
-    is open, lines that go through logging appear above it.
-    Use it as a context manager, or call `close`.
+    It writes to stderr if that is a terminal, and nothing if it is a file or a pipe. While the bar is
+    open, log messages appear above it. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, total_steps: int, *, start_step: int = 0, enabled: bool = True):
-        """Draws the empty bar.
+        """Shows the empty bar.
 
         Args:
-          total_steps: the step at which the run ends.
-          start_step: the step at which it goes on, after a resume.
-          enabled: False for a bar that stays silent on a terminal too, for the processes of a
-            run other than the first.
+          total_steps: the last step of the run.
+          start_step: the step that training resumes from.
+          enabled: False for a bar that writes nothing, for all processes but the first.
         """
         self._bar = tqdm.tqdm(
             total=total_steps,
@@ -195,7 +187,7 @@ class Progress:
             desc="train",
             unit=" steps",
             dynamic_ncols=True,
-            # None: silent unless stderr is a terminal.
+            # None: enabled only if stderr is a terminal.
             disable=None if enabled else True,
         )
         self._above = contextlib.ExitStack()
@@ -206,18 +198,17 @@ class Progress:
         """Moves the bar to a step.
 
         Args:
-          step: the number of steps done.
-          metrics: the newest means, of which loss, agreement and the shares clean, hard and
-            noisy are shown; None leaves the shown ones as they are.
+          step: number of completed steps.
+          metrics: latest metrics to show, see `format_metrics`; None keeps those shown.
         """
         if self._bar.disable:
             return
         if metrics is not None:
-            self._bar.set_postfix_str(describe(metrics), refresh=False)
+            self._bar.set_postfix_str(format_metrics(metrics), refresh=False)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        """Ends the bar, which stays on the terminal."""
+        """Closes the bar, which stays visible."""
         self._bar.close()
         self._above.close()
 
@@ -228,13 +219,13 @@ class Progress:
         self.close()
 
 
-def describe(metrics: Mapping[str, Any]) -> str:
-    """Returns one short line of the train step's means, whichever of them are there.
+def format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Returns the main metrics in one short line.
 
     Example: `loss 1.234, agreement 0.81, clean/hard/noisy 61/27/12 %`.
 
     Args:
-      metrics: means by name; loss, accuracy, agreement, clean, hard and noisy are used.
+      metrics: values by name. Shows loss, accuracy, agreement, clean, hard and noisy, if present.
     """
     parts = []
     for name, form in (("loss", ".3f"), ("accuracy", ".2f"), ("agreement", ".2f")):
@@ -248,16 +239,16 @@ def describe(metrics: Mapping[str, Any]) -> str:
 
 
 def _plain(name: str, value: Any) -> float | int:
-    """Turns a scalar of any library into a Python number."""
+    """Converts a Python, NumPy or JAX scalar to a Python number."""
     array = np.asarray(value)
     if array.shape != ():
-        raise ValueError(f"'{name}' must be a scalar, got shape {array.shape}")
-    # bool and the integers stay whole; float() also takes bfloat16.
+        raise ValueError(f"'{name}': expected a scalar, got shape {array.shape}")
+    # float() also accepts bfloat16.
     return int(array) if array.dtype.kind in "biu" else float(array)
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """Returns the row of a line, or None where the line is no whole row."""
+    """Returns the row of a line, or None if the line is incomplete."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -266,7 +257,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def _repaired_lines(path: epath.Path, resume_step: int | None) -> list[str]:
-    """Drops half-written lines and those after `resume_step`; returns the lines that stay."""
+    """Removes incomplete lines and those after `resume_step` from the file; returns the other lines."""
     if not path.exists():
         return []
     text = path.read_text()
@@ -274,15 +265,15 @@ def _repaired_lines(path: epath.Path, resume_step: int | None) -> list[str]:
     for line in text.splitlines():
         row = _parse(line)
         if row is None:
-            log.warning("%s: dropped a line that is no whole row: %.80r", path, line)
+            log.warning("%s: dropped an incomplete line: %.80r", path, line)
         elif resume_step is None or row["step"] <= resume_step:
             kept.append(line + "\n")
     repaired = "".join(kept)
     if repaired != text:
-        # Written beside and moved, so that a kill at this moment loses nothing.
-        beside = path.parent / f"{path.name}.tmp"
-        beside.write_text(repaired)
-        beside.replace(path)
+        # Atomically, so that a kill at this moment loses nothing.
+        temporary = path.parent / f"{path.name}.tmp"
+        temporary.write_text(repaired)
+        temporary.replace(path)
     return kept
 
 
@@ -291,30 +282,22 @@ def _is_remote(path: epath.Path) -> bool:
 
 
 def _tensorboard_writer(logdir: epath.Path) -> Any:
-    """Returns clu's TensorBoard writer, or None, and says which, when it is not installed."""
-    missing = [name for name in ("tensorflow", "tensorboard") if not _is_installed(name)]
-    if missing:
+    """Returns a tensorboardX writer; None, with a message in the log, if it is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
         log.info(
-            "TensorBoard is off: %s not installed (pip install 'rdfer-jax[tensorboard]'). "
-            "Metrics go to %s.",
-            " and ".join(missing),
+            "TensorBoard files are off: tensorboardX is not installed "
+            "(pip install 'rdfer-jax[tensorboard]'). Metrics are in %s",
             METRICS_FILE,
         )
         return None
-    import tensorflow as tf
-    from clu import metric_writers
+    import tensorboardX
 
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the accelerator's memory.
-    log.info("TensorBoard is on: tensorboard --logdir %s", logdir)
-    return metric_writers.SummaryWriter(str(logdir))
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    log.info("TensorBoard files are on: tensorboard --logdir %s", logdir)
+    return tensorboardX.SummaryWriter(str(logdir))
 
 
 def bar(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:
-    """The items, with a progress bar on a terminal while they are taken; silent elsewhere."""
+    """Returns the items, with a progress bar over them if stderr is a terminal."""
     return tqdm.tqdm(
         items, desc=what, unit=unit, total=total, leave=False, disable=not sys.stderr.isatty()
     )

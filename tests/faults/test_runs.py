@@ -14,7 +14,7 @@ import jobs
 import numpy as np
 import pytest
 
-from rdfer_jax.pipeline import workers
+from rdfer_jax import workarounds
 from rdfer_jax.training.checkpoint import last_variables
 from tests.robustness import soak
 
@@ -125,7 +125,7 @@ def test_decoded_frames_change_nothing(settings, whole, tmp_path):
     assert "frames decoded" in printed
 
 
-@pytest.mark.skipif(not workers.FOLDER.is_dir(), reason="no folder of shared memory")
+@pytest.mark.skipif(not workarounds.SHARED_MEMORY.is_dir(), reason="no folder of shared memory")
 def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path):
     with_workers = settings | {"data.num_workers": 2, "train.duration": "5000 steps"}
     killed = jobs.start(CONFIG, with_workers, workdir=tmp_path / "killed")
@@ -210,7 +210,7 @@ def test_two_runs_in_one_folder_do_not_mix(settings, whole, tmp_path):
     first.communicate()
     assert second.returncode == 1
     assert_clear(printed)
-    assert f"a run is under way there (process {first.pid} on " in printed
+    assert f"another run is using this folder (process {first.pid} on " in printed
 
 
 def start_two(settings, workdir):

@@ -1,4 +1,4 @@
-"""Frames that were decoded once: the same batches, whole or not there, and never those of other data."""
+"""The frame cache: same batches, complete or absent, and never the frames of other data."""
 
 import dataclasses
 import errno
@@ -82,7 +82,7 @@ def test_frames_are_decoded_once(data, monkeypatch):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(loader, "decode_frames", refuse)
-    monkeypatch.setattr(frame_cache, "_filled", refuse)
+    monkeypatch.setattr(frame_cache, "_create", refuse)
     assert_equal(train(opened(data)[0], data), first)
 
 
@@ -127,7 +127,7 @@ def test_what_is_damaged_is_made_anew_and_told(data, caplog, hurt):
     hurt(folder(data))
     with caplog.at_level(logging.WARNING):
         again = opened(data)[0]
-    assert f"{folder(data)}: the decoded frames are of no use, and are made anew" in caplog.text
+    assert f"{folder(data)}: the cached frames are unusable and will be recreated" in caplog.text
     assert_equal(train(again, data), first)
 
 
@@ -145,7 +145,7 @@ def test_frames_of_another_data_set_are_not_taken(data, tmp_path, caplog):
     shutil.rmtree(new)
     shutil.copytree(left, new)
     split = opened(other)[0]
-    assert "is not what the data set holds" in caplog.text
+    assert "differs from the data set" in caplog.text
     assert train(split, other, 1)[0]["frames"].max() < 10
 
 
@@ -159,13 +159,13 @@ def test_what_a_killed_run_left_is_no_obstacle(data):
 
 
 def test_one_fills_and_the_others_wait(data, monkeypatch):
-    filled, fills = frame_cache._filled, []
+    filled, fills = frame_cache._create, []
 
     def counted(folder, *arguments):
         fills.append(folder.name)
         return filled(folder, *arguments)
 
-    monkeypatch.setattr(frame_cache, "_filled", counted)
+    monkeypatch.setattr(frame_cache, "_create", counted)
     with ThreadPoolExecutor(4) as pool:
         splits = [split for split, _ in pool.map(opened, [data] * 4)]
     assert sorted(fills) == ["test-16-crop", "train-16-crop"]
@@ -178,7 +178,8 @@ def test_no_room_is_told_early_and_leaves_nothing(data, monkeypatch):
     monkeypatch.setattr(frame_cache, "_SAMPLE", 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1))
     with pytest.raises(
-        OSError, match=r"train-16-crop: decoded frames .* GB are needed, and .* free"
+        OSError,
+        match=r"train-16-crop: cannot cache decoded frames: expected .* GB of free space, got ",
     ):
         opened(data)
     assert not list(pathlib.Path(data.frame_cache).glob("*/*.part"))
@@ -197,7 +198,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(data, monkeypatch):
 def test_a_folder_that_cannot_be_is_told(data, tmp_path):
     (tmp_path / "file").write_text("")
     data = dataclasses.replace(data, frame_cache=str(tmp_path / "file"))
-    with pytest.raises(OSError, match=r"file/.*Point config.data.frame_cache at another folder"):
+    with pytest.raises(OSError, match=r"file/.*Set config.data.frame_cache to another folder"):
         opened(data)
     tree = config_lib.default()
     tree.data.frame_cache = "gs://bucket/frames"
@@ -222,6 +223,6 @@ def test_a_file_that_is_cut_while_it_is_read_is_named(data, workers):
     split, _ = opened(data)
     os.truncate(folder(data) / "frames", 1000)
     with pytest.raises(
-        OSError, match=r"train-16-crop: frames was cut short meanwhile; start again"
+        OSError, match=r"train-16-crop: file frames was truncated during the run; restart the run"
     ):
         evaluation(split, data)

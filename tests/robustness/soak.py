@@ -31,7 +31,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from experiments import grid
-from rdfer_jax.pipeline import workers
+from rdfer_jax import workarounds
 from rdfer_jax.training.checkpoint import last_variables
 from rdfer_jax.training.writers import read_metrics
 
@@ -201,7 +201,7 @@ def usage(pid: int) -> dict[str, int]:
 
 def segments(pid: int) -> int:
     """The segments of shared memory that reading processes made for a process."""
-    return len(list(workers.FOLDER.glob(f"{workers.prefix(pid)}*")))
+    return len(list(workarounds.SHARED_MEMORY.glob(f"{workarounds.segment_prefix(pid)}*")))
 
 
 def children(pid: int) -> list[int]:

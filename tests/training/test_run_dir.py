@@ -1,4 +1,4 @@
-"""What a run's folder says: files that are whole or not there, settings that must stay the same."""
+"""The files that describe a run: written atomically; settings and data that must stay the same."""
 
 import json
 import subprocess
@@ -110,7 +110,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     assert other.stdout.readline() == "in\n"
     with (
         pytest.raises(
-            ValueError, match=rf"run: a run is under way there \(process {other.pid} on "
+            ValueError, match=rf"run: another run is using this folder \(process {other.pid} on "
         ),
         run_dir.run_lock(folder),
     ):

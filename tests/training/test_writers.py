@@ -1,20 +1,21 @@
+"""What a run writes while it trains: metrics.jsonl, TensorBoard files, the progress bar."""
+
+import importlib.util
 import io
 import json
 import logging
 import math
-import subprocess
+import struct
 import sys
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
 
 from rdfer_jax.training import writers
-
-
-@pytest.fixture
-def no_tensorboard(monkeypatch):
-    monkeypatch.setattr(writers, "_is_installed", lambda name: False)
 
 
 def _write(workdir, steps, **options):
@@ -123,11 +124,15 @@ def test_object_store_is_written_whole(tmp_path, monkeypatch):
 
 def test_refuses_what_it_cannot_write(tmp_path):
     with writers.MetricWriter(tmp_path, tensorboard=False) as writer:
-        with pytest.raises(ValueError, match="'loss' must be a scalar"):
+        with pytest.raises(ValueError, match=r"'loss': expected a scalar, got shape \(2,\)"):
             writer.write_scalars(1, {"loss": np.ones(2)})
-        with pytest.raises(ValueError, match="step"):
+        with pytest.raises(
+            ValueError, match=r"expected names other than step and time, got \['step'\]"
+        ):
             writer.write_scalars(1, {"step": 2})
-        with pytest.raises(ValueError, match="'faces' must be uint8"):
+        with pytest.raises(
+            ValueError, match=r"image 'faces': expected uint8 \[H, W, 3\], got float32 \(4, 4, 3\)"
+        ):
             writer.write_images(1, {"faces": np.zeros((4, 4, 3), np.float32)})
         writer.write_images(1, {"faces": np.zeros((4, 4, 3), np.uint8)})
     assert _steps(tmp_path) == []
@@ -141,62 +146,58 @@ def test_disabled_writer_leaves_no_trace(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_says_once_that_tensorboard_is_off(tmp_path, no_tensorboard, caplog):
+def test_says_once_that_tensorboard_is_off(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     caplog.set_level(logging.INFO)
     with writers.MetricWriter(tmp_path) as writer:
+        assert not writer.shows_images
         writer.write_scalars(1, {"loss": 1.0})
         writer.write_scalars(2, {"loss": 1.0})
-    (said,) = caplog.messages
-    assert "TensorBoard is off: tensorflow and tensorboard not installed" in said
+    (message,) = caplog.messages
+    assert "TensorBoard files are off: tensorboardX is not installed" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_tensorboard_gets_what_the_file_gets(tmp_path, monkeypatch):
-    calls = []
+def events(path):
+    """Yields the events of a TensorBoard file: [length, CRC of it, data, CRC of them] each."""
+    masked_crc = record_writer.masked_crc32c
+    content = path.read_bytes()
+    while content:
+        head, (length, head_crc) = content[:8], struct.unpack("<QI", content[:12])
+        data, (data_crc,) = (
+            content[12 : 12 + length],
+            struct.unpack_from("<I", content, 12 + length),
+        )
+        assert (masked_crc(head), masked_crc(data)) == (head_crc, data_crc)
+        yield event_pb2.Event.FromString(data)
+        content = content[16 + length :]
 
-    class Recorder:
-        def __getattr__(self, name):
-            return lambda *values: calls.append((name, *values))
 
-    monkeypatch.setattr(writers, "_tensorboard_writer", lambda logdir: Recorder())
-    image = np.zeros((4, 4, 3), np.uint8)
+def test_tensorboard_files_hold_what_was_written(tmp_path):
+    image = np.random.default_rng(0).integers(256, size=(5, 4, 3), dtype=np.uint8)
     with writers.MetricWriter(tmp_path) as writer:
-        writer.write_scalars(1, {"loss": jnp.float32(0.5)})
-        writer.write_images(1, {"faces": image})
-    assert calls == [
-        ("write_scalars", 1, {"loss": 0.5}),
-        ("write_images", 1, {"faces": image}),
-        ("flush",),
-        ("close",),
-    ]
-
-
-def test_real_tensorboard_writes_event_files(tmp_path):
-    for name in ("tensorflow", "tensorboard"):
-        if not writers._is_installed(name):
-            pytest.skip(f"{name} is not installed")
-    # In a process of its own, so that TensorFlow stays out of this one.
-    program = f"""
-import numpy as np
-from rdfer_jax import writers
-with writers.MetricWriter({str(tmp_path)!r}) as writer:
-    writer.write_scalars(1, {{"loss": 0.5}})
-    writer.write_images(1, {{"faces": np.zeros((4, 4, 3), np.uint8)}})
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
-    (event_file,) = (tmp_path / "tensorboard").iterdir()
-    events = event_file.read_bytes()
-    assert b"loss" in events
-    assert b"faces" in events
+        assert writer.shows_images
+        writer.write_scalars(1, {"loss": jnp.float32(0.5), "clips": np.int32(7)})
+        writer.write_scalars(2, {"loss": 0.25})
+        writer.write_images(2, {"faces": image})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    found = [(event.step, value) for event in events(path) for value in event.summary.value]
+    scalars = [(step, v.tag, v.simple_value) for step, v in found if not v.HasField("image")]
+    assert scalars == [(1, "loss", 0.5), (1, "clips", 7.0), (2, "loss", 0.25)]
+    ((step, picture),) = [(step, v) for step, v in found if v.HasField("image")]
+    assert (step, picture.tag) == (2, "faces")
+    png = np.frombuffer(picture.image.encoded_image_string, np.uint8)
+    np.testing.assert_array_equal(cv2.imdecode(png, cv2.IMREAD_COLOR_RGB), image)
 
 
 METRICS = {"loss": 1.2348, "agreement": 0.8123, "clean": 0.61, "hard": 0.27, "noisy": 0.12}
 
 
-def test_describe():
+def test_format_metrics():
     expected = "loss 1.235, agreement 0.81, clean/hard/noisy 61/27/12 %"
-    assert writers.describe(METRICS) == expected
-    assert writers.describe({"accuracy": jnp.float32(0.5)}) == "accuracy 0.50"
-    assert writers.describe({}) == ""
+    assert writers.format_metrics(METRICS) == expected
+    assert writers.format_metrics({"accuracy": jnp.float32(0.5)}) == "accuracy 0.50"
+    assert writers.format_metrics({}) == ""
 
 
 def test_progress_is_silent_in_a_pipe(capsys):
