@@ -29,9 +29,9 @@ def tune_glibc_malloc() -> bool:
 
     Problem: on a CPU, XLA allocates the temporaries of every step anew, tens of megabytes. By default
     glibc maps and unmaps them each time, so the kernel clears every page again, which costs up to 20 %
-    of a small step (docs/evidence/performance.md). Few arenas keep the held memory small (docs/evidence/reliability.md).
-    Environment variables do the same (MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_, MALLOC_ARENA_MAX), but
-    glibc reads them before main(), too late for us to set them.
+    of a small step (docs/evidence/performance.md). Few arenas keep the process small
+    (docs/evidence/reliability.md). Environment variables do the same (MALLOC_MMAP_MAX_,
+    MALLOC_TRIM_THRESHOLD_, MALLOC_ARENA_MAX), but glibc reads them before the program starts.
 
     Seen with: jaxlib 0.10.2, glibc 2.36. Delete when: XLA's CPU client reuses its temporaries between
     steps, or CPU speed no longer matters.
