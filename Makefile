@@ -3,13 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+XDIST := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint docs format clean
+.PHONY: help install install-dev demo test test-fast test-torch test-browser test-real test-robustness lint docs \
+  format clean
 
 help:
 	@echo "make demo     build a synthetic data set, train, evaluate, and predict a video"
-	@echo "make test     install and run the tests"
+	@echo "make test     install and run all tests"
+	@echo "make test-fast        only tests that take under 3 seconds and start no other program"
+	@echo "make test-torch       tests that compare with PyTorch; installs torch"
+	@echo "make test-browser     tests of the HTML pages in Chromium; installs playwright"
+	@echo "make test-real REAL_VIDEOS=dir   training on your videos, at least four .mp4 or .mov files"
+	@echo "make test-robustness  fuzzing and mutation testing; installs atheris and cosmic-ray"
 	@echo "make install  create $(VENV) and install rdfer_jax"
 	@echo "make lint     check format, lint and types"
 	@echo "make docs     build the documentation site into site/; warnings are errors"
@@ -21,11 +29,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed
@@ -46,8 +54,33 @@ demo: install
 	@echo "  $(BIN)/rdfer build --config=video_folder --config.build.source_dir=my_videos"
 	@echo "  $(BIN)/rdfer train --config=video_folder --workdir=runs/mine"
 
+# Markers: `e2e` starts the program or Python with JAX in a process of its own; `slow` takes more than
+# 3 seconds on an idle core. `make test-fast` leaves both out.
 test: install-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(XDIST)
+
+test-fast: install-dev
+	$(BIN)/python -m pytest $(XDIST) -m "not slow and not e2e"
+
+test-torch: install-dev
+	$(PIP_INSTALL) -e '.[dev,torch]'
+	$(BIN)/python -m pytest -m torch
+
+# Chromium comes from the system: `apt install chromium`, or its path in the variable CHROMIUM. Without
+# it, all of these tests are skipped and the command fails.
+test-browser: install-dev
+	$(PIP_INSTALL) -e '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser
+
+test-real: install-dev
+	@test -d "$(REAL_VIDEOS)" || { echo "usage: make test-real REAL_VIDEOS=folder_of_videos"; exit 1; }
+	REAL_VIDEOS="$(abspath $(REAL_VIDEOS))" $(BIN)/python -m pytest -m real
+
+test-robustness: install-dev
+	$(PIP_INSTALL) -e '.[dev,robustness]'
+	$(BIN)/python -m pytest tests/robustness
+	$(BIN)/python -m tests.robustness.fuzz --inputs=10000
+	$(BIN)/python -m tests.robustness.mutations
 
 lint: install-dev
 	$(BIN)/ruff format --check .

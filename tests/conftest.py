@@ -1,39 +1,65 @@
-"""Eight simulated CPU devices for all tests, and what several test files share.
+"""Set-up shared by all tests: eight simulated CPU devices, and a summary of the skipped tests.
 
-A test that means one device says so: `sharding.make_mesh(jax.devices()[:1])`.
+A test that needs a single device asks for one: `sharding.make_mesh(jax.devices()[:1])`.
 """
 
+import collections
 import os
 
-# Before the first import of jax, which reads them once. The programs of the tests are small and run once
-# or twice: compiling them with little effort halves the time that the tests take.
+# JAX reads these once, at its first import. The programs of the tests are small and run once or twice, so
+# compiling with little optimization halves the time that the tests take.
 os.environ["JAX_PLATFORMS"] = "cpu"
-_given = os.environ.get("XLA_FLAGS", "")
+_xla_flags = os.environ.get("XLA_FLAGS", "")
 for _flag in (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 ):
-    if _flag.split("=")[0] not in _given:
-        _given += " " + _flag
-os.environ["XLA_FLAGS"] = _given.strip()
+    if _flag.split("=")[0] not in _xla_flags:
+        _xla_flags += " " + _flag
+os.environ["XLA_FLAGS"] = _xla_flags.strip()
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 from absl import flags  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# Grain's worker processes read absl flags, which only a command line parses.
+# Grain's worker processes read absl flags, which are usually parsed from a command line.
 flags.FLAGS.mark_as_parsed()
 
-# A first example compiles, which takes longer than any deadline.
+# No deadline: the first example of a test may include compilation.
 settings.register_profile("rdfer_jax", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("rdfer_jax")
 
 
+def pytest_sessionfinish(session):
+    """Fails a run in which every test was skipped."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or session.config.option.collectonly:  # a worker of pytest-xdist has none
+        return
+    if session.exitstatus == pytest.ExitCode.OK and not reporter.stats.get("passed"):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Prints how many tests were skipped for each reason."""
+    if config.option.collectonly:
+        return
+    counts = collections.Counter(
+        # longrepr of a skipped test is (path, line, "Skipped: reason")
+        str(report.longrepr[-1]).removeprefix("Skipped: ").partition("\n")[0]
+        if isinstance(report.longrepr, tuple)
+        else str(report.longrepr)
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    terminalreporter.section(f"{counts.total()} skipped")
+    for reason, count in counts.most_common():
+        terminalreporter.line(f"{count:5d}  {reason}")
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """Settings (config.Data) of a built data set; see tiny.build."""
+    """The settings (config.Data) of a small data set that has been built; see tiny.build."""
     root = tmp_path_factory.mktemp("tfds")
     tiny.build(root)
     return tiny.data(root)

@@ -133,6 +133,7 @@ def test_an_unknown_field_is_an_error_that_names_the_right_one(settings, message
         config_lib.resolve(settings)
 
 
+@pytest.mark.e2e
 def test_a_misspelt_flag_is_an_error_that_names_the_right_one():
     command = [
         sys.executable, "-m", "rdfer_jax.main", "--config=configs/synthetic.py",

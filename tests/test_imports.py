@@ -46,10 +46,12 @@ def heavy_modules_after_importing(*names, stubs):
     return result.stdout.split()[1:]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_heavy_import_is_noticed(name, tmp_path):
     assert heavy_modules_after_importing(name, stubs=tmp_path) == [name]
 
 
+@pytest.mark.e2e
 def test_entry_points_load_nothing_heavy(tmp_path):
     assert heavy_modules_after_importing(*ENTRY_POINTS, stubs=tmp_path) == []

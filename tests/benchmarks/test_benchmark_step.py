@@ -71,6 +71,7 @@ def test_settings_are_those_of_the_paper_at_the_asked_length(name):
             assert (config.clips.number, config.clips.frames) == (1, frames)
 
 
+@pytest.mark.torch
 def test_the_pytorch_twin_is_the_same_network(tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file

@@ -65,6 +65,7 @@ def test_directory_and_records(built):
     assert builder.info.metadata["options"]["flip_rate"] == 0.2
 
 
+@pytest.mark.e2e
 def test_rebuild_elsewhere_is_the_same_without_tensorflow(built, tmp_path):
     """Another process, hash seed, folder and clock; worker processes; no guard of the main part."""
     for name in ("tensorflow", "apache_beam"):  # installed, so to say
@@ -177,6 +178,7 @@ def test_unfinished_directory_is_named(tmp_path):
         build("synthetic_faces", tmp_path, options=TINY)
 
 
+@pytest.mark.e2e
 def test_killed_build_leaves_nothing_finished(tmp_path):
     marker = tmp_path / "half"
     script = tmp_path / "script.py"

@@ -231,6 +231,7 @@ def test_records_have_the_schema(tree, tmp_path):
     assert len(record["frames"]) == 18 and isinstance(record["frames"][0], bytes)
 
 
+@pytest.mark.e2e
 def test_workers_end_when_the_build_is_killed():
     code = """
 import multiprocessing, os, time

@@ -11,6 +11,9 @@ import pytest
 import raw_trees
 import tensorflow_datasets as tfds
 
+pytestmark = pytest.mark.e2e
+
+
 SCRIPT = Path(sys.executable).with_name("rdfer")
 
 

@@ -10,6 +10,8 @@ import jobs
 import pytest
 import raw_trees
 
+pytestmark = pytest.mark.e2e
+
 
 def noise(output: Path, settings: dict, **flags: object) -> str:
     """Runs the benchmark and returns what it printed."""

@@ -1,5 +1,6 @@
 """The paper-scale configs on generated trees in the official layouts, and on real videos."""
 
+import os
 from pathlib import Path
 
 import jobs
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 import raw_trees
 
-REAL_VIDEOS = jobs.ROOT.parent / "shared" / "real_videos"
+pytestmark = pytest.mark.e2e
+
+
+REAL_VIDEOS = Path(os.environ.get("REAL_VIDEOS", ""))
 
 SHORT = jobs.SMALL | {"train.duration": "3 steps", "train.save_every": "3 steps"}
 
@@ -48,16 +52,16 @@ def test_mafw(tmp_path):
     assert found["split"] == "fold2" and len(found["recall_per_class"]) == 11
 
 
-@pytest.mark.skipif(not REAL_VIDEOS.is_dir(), reason="the real videos are not beside this checkout")
+@pytest.mark.real
+@pytest.mark.skipif("REAL_VIDEOS" not in os.environ, reason="no folder of videos in REAL_VIDEOS")
 def test_real_videos(tmp_path):
     source = tmp_path / "mine"
-    for name, videos in (
-        ("one", ("single_face.mp4", "face_noface.mov")),
-        ("many", ("WolfgangLanger_Pexels.mp4", "no_face.mp4")),
-    ):
-        for part, video in zip(("train", "test"), videos, strict=True):
-            (source / part / name).mkdir(parents=True)
-            (source / part / name / video).symlink_to(REAL_VIDEOS / video)
+    videos = sorted(path for path in REAL_VIDEOS.iterdir() if path.suffix in (".mp4", ".mov"))
+    assert len(videos) >= 4, f"expected at least four videos (.mp4, .mov) in {REAL_VIDEOS}"
+    places = [(part, name) for name in ("one", "many") for part in ("train", "test")]
+    for (part, name), video in zip(places, videos, strict=False):
+        (source / part / name).mkdir(parents=True)
+        (source / part / name / video.name).symlink_to(video.resolve())
     found = build_train(
         "configs/video_folder.py",
         "video_folder",

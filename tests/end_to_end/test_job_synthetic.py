@@ -7,6 +7,9 @@ import jobs
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.e2e
+
+
 CONFIG = "configs/synthetic.py"
 STEPS = 8
 

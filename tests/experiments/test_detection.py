@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from planted import planted, save
 from sklearn.metrics import roc_auc_score
-from test_analysis import planted, save
 
 from experiments import detection
 from experiments.predictions import SavedError

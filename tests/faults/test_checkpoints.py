@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 import pytest
-from test_checkpoint import assert_equal, make_state, shapes
+from states import assert_equal, make_state, shapes
 
 from rdfer_jax.training import checkpoint
 from rdfer_jax.training.checkpoint import (

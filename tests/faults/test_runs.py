@@ -18,6 +18,9 @@ from rdfer_jax import workarounds
 from rdfer_jax.training.checkpoint import last_variables
 from tests.robustness import soak
 
+pytestmark = pytest.mark.e2e
+
+
 CONFIG = "configs/synthetic.py"
 STEPS = 12
 

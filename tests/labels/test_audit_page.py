@@ -144,6 +144,7 @@ def test_refuses_what_concerns_several_clips(tmp_path):
         write(tmp_path, classes=("happy", "sad", "happy"))
 
 
+@pytest.mark.e2e
 def test_writing_needs_no_jax():
     code = "import sys, rdfer_jax.labels.page; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -299,6 +299,7 @@ def command(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.e2e
 def test_the_command_writes_the_same_and_says_how_many(tiny_data, tmp_path):
     data = [f"--config.data.dir={tiny_data.dir}", "--config.data.name=tiny_faces"]
     flags = ["--kind=symmetric", "--rate=0.5", "--seed=4"]

@@ -120,7 +120,9 @@ def slow_logits(params, x_MID, lstm):
     return np.stack(logits)
 
 
-@pytest.mark.parametrize("lstm", [lstms.by_numpy, lstms.by_torch])
+@pytest.mark.parametrize(
+    "lstm", [lstms.by_numpy, pytest.param(lstms.by_torch, marks=pytest.mark.torch)]
+)
 def test_equals_the_slow_reference(lstm):
     equals_slow_reference(m3dfel, functools.partial(slow_logits, lstm=lstm))
 

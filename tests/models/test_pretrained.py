@@ -217,6 +217,7 @@ def torch_model(torch, name):
     return Net()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", DEPTHS)
 def test_the_features_before_the_classifier_are_those_of_torch(name, tmp_path):
     torch = pytest.importorskip("torch")
@@ -435,6 +436,7 @@ class Evil:
         return os.mkdir, (str(self.folder),)
 
 
+@pytest.mark.torch
 def test_nothing_in_a_file_is_run(tmp_path):
     torch = pytest.importorskip("torch")
     trap = tmp_path / "trap"
@@ -457,6 +459,7 @@ def test_a_pickle_by_another_name_is_not_run(tmp_path):
     assert not trap.exists()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("nest", [("state_dict",), ("model",), ("model", "model_state_dict")])
 def test_nested_arrays_are_found(nest, tmp_path):
     torch = pytest.importorskip("torch")
@@ -471,6 +474,7 @@ def test_nested_arrays_are_found(nest, tmp_path):
     np.testing.assert_allclose(found["conv1.weight"], small()["conv1.weight"], rtol=1e-2)
 
 
+@pytest.mark.torch
 def test_a_file_of_torch_without_names_or_cut_short_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "weights.pth"

@@ -14,7 +14,9 @@ from rdfer_jax import models
 from rdfer_jax.models import trunks
 
 
-@pytest.mark.parametrize("lstm", [lstms.by_numpy, lstms.by_torch])
+@pytest.mark.parametrize(
+    "lstm", [lstms.by_numpy, pytest.param(lstms.by_torch, marks=pytest.mark.torch)]
+)
 def test_equals_the_slow_reference(lstm):
     def slow_logits(params, features):
         last = lstm([[params["lstm"]]], features)[:, -1]

@@ -313,6 +313,7 @@ def torch_model(torch, name):
     return Net()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("name", "train"),
     # test_pretrained.py compares r2plus1d_18.

@@ -1,185 +1,196 @@
-"""Inputs drawn at random: parsers accept or refuse them, and the fuzzer sees what would be a crash."""
+"""Parsers accept or refuse damaged files, and the fuzzer notices a parser that does anything else."""
 
+import collections
 import json
 import os
 import pathlib
 import pickle
-import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from etils import epath
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.robustness import fuzz
+from tests.robustness.parsers import BAD_TEXTS, Parser, pack, parsers, unpack
 
-ROOT = pathlib.Path(__file__).parents[2]
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "latin-1", "gb18030", "utf-7")
+LINE_ENDS = (b"\r\n", b"\r", b"\n\n", b"\v", "\u2028".encode(), b"\0")
+
+
+@st.composite
+def edited(draw, data):
+    """Replaces, removes, repeats and inserts bytes, mostly whole fields and lines."""
+    for _ in range(draw(st.integers(1, 3))):
+        bounds = [0, len(data), *(i for i, byte in enumerate(data[:1000]) if byte in b",\t\n /_")]
+        start, stop = sorted(
+            draw(st.sampled_from(bounds) | st.integers(0, len(data))) for _ in "12"
+        )
+        piece = st.sampled_from([text.encode() for text in BAD_TEXTS]) | st.binary(max_size=4)
+        action = draw(
+            st.sampled_from(("insert", "replace", "repeat", "cut", "encode", "line ends"))
+        )
+        if action == "insert":
+            data = data[:start] + draw(piece) + data[start:]
+        elif action == "replace":
+            data = data[:start] + draw(piece) + data[min(stop, start + 20) :]
+        elif action == "repeat":
+            data = data[:stop] + data[start:]
+        elif action == "cut":
+            data = data[:start]
+        elif action == "encode":
+            data = data.decode("utf-8", "replace").encode(
+                draw(st.sampled_from(ENCODINGS)), "replace"
+            )
+        else:
+            data = data.replace(b"\n", draw(st.sampled_from(LINE_ENDS)))
+    return data
+
+
+@st.composite
+def damaged(draw, parser):
+    """Returns a damaged example of the file that a parser reads."""
+    data = draw(st.sampled_from(parser.examples))
+    if not parser.is_archive or draw(st.integers(0, 9)) == 0:
+        return draw(edited(data))
+    members = unpack(data)
+    at = draw(st.integers(0, len(members) - 1))
+    name, content = members[at]
+    if draw(st.integers(0, 4)) == 0:
+        name = draw(st.sampled_from((members[0][0], "../x.npy", "/x", "split.npy", "x", "é", "")))
+    else:
+        # The end of an array holds its values, where damage may go unnoticed.
+        head = draw(st.sampled_from((0, min(128, len(content)))))
+        content = content[:head] + draw(edited(content[head:]))
+    members[at] = (name, content)
+    return pack(members)
 
 
 @pytest.fixture(scope="module")
-def watch(tmp_path_factory):
-    return fuzz.Watch(epath.Path(tmp_path_factory.mktemp("watched") / "folder"))
+def guard():
+    return fuzz.Guard()
 
 
-@pytest.fixture
-def folder(watch):
-    path = epath.Path(watch._folder)
-    path.mkdir(exist_ok=True)
-    yield path
-    path.rmtree()
+@pytest.mark.parametrize("name", parsers())
+@pytest.mark.timeout(300)
+def test_a_parser_accepts_or_refuses_every_damaged_file(name, guard, tmp_path):
+    parser, outcomes = parsers()[name], collections.Counter()
 
+    @settings(max_examples=200, suppress_health_check=list(HealthCheck), database=None)
+    @given(data=damaged(parser))
+    def read(data):
+        outcomes[fuzz.check(parser, epath.Path(tmp_path), data, guard)] += 1
 
-@pytest.mark.parametrize("name", fuzz.parsers())
-def test_a_parser_accepts_or_refuses_whatever_it_reads(name, watch, folder):
-    found = fuzz.fuzz(name, fuzz.parsers()[name], watch, folder, inputs=300, limit=5.0)
-    assert not found.crashes, found.crashes[0]
-    assert found.inputs == found.accepted + found.refused == 300
+    read()
     # Damage that is always refused, or never, would test little.
-    assert found.accepted > 5 and (found.refused > 50 or name == "mafw votes")
+    assert outcomes["accepted"] > 5 and (outcomes["refused"] > 30 or name == "mafw votes")
 
 
-def test_equal_seeds_draw_equal_inputs_and_others_do_not():
-    for name, parser in fuzz.parsers().items():
-        draws = {
-            seed: [fuzz.mutated(parser, name, seed, number) for number in range(20)]
-            for seed in (0, 1)
-        }
-        assert draws[0] == [fuzz.mutated(parser, name, 0, number) for number in range(20)]
-        assert draws[0] != draws[1] and len(set(draws[0])) > 10
+@pytest.mark.parametrize("name", parsers())
+def test_valid_examples_are_accepted(name, guard, tmp_path):
+    parser = parsers()[name]
+    assert parser.examples == parsers()[name].examples
+    for data in parser.examples:
+        assert fuzz.check(parser, epath.Path(tmp_path), data, guard) == "accepted"
 
 
-def test_equal_seeds_draw_equal_inputs_at_any_time():
-    before = {
-        name: [parser.examples, fuzz.mutated(parser, name, 0, 1)]
-        for name, parser in fuzz.parsers().items()
-    }
-    time.sleep(2.1)  # archives write down the time, to two seconds
-    for name, parser in fuzz.parsers().items():
-        assert before[name] == [parser.examples, fuzz.mutated(parser, name, 0, 1)], name
-
-
-class _Harm:
+class _Unpickled:
     def __reduce__(self):
         return os.getcwd, ()
 
 
-def _hide_a_wait(path):
-    try:
-        time.sleep(60)
-    except Exception:
-        return
+def _raise_value_error(text):
+    raise ValueError(text)
 
 
-def _name_no_file(path):
-    raise ValueError("something is wrong")
-
-
-def _say_too_much(path):
-    raise ValueError(f"{path}: {path.read_bytes().decode() * 10_000}")
-
-
-def _slip(path):
-    return {}["x"]
-
-
-def _accept(path):
+def _fail_an_assertion(path):
     raise AssertionError("label 8")
 
 
-def _new():
-    return str(time.monotonic_ns())
-
-
-def _unpickle(path):
-    return pickle.loads(pickle.dumps(_Harm()))
-
-
-BROKEN = {
-    "KeyError: 'x'": _slip,
-    "accepted what it must not": _accept,
-    "a message that names no x.txt": _name_no_file,
-    "a message of ": _say_too_much,
-    "no answer after 0.1 seconds": _hide_a_wait,
+BROKEN_PARSERS = {
+    "KeyError: 'x'": lambda path: {}["x"],
+    "accepted invalid values": _fail_an_assertion,
+    "error without x.txt: wrong": lambda path: _raise_value_error("wrong"),
+    "error of ": lambda path: _raise_value_error(f"{path}: {'x' * 20_000}"),
     "writes ": lambda path: (path.parent.parent / "out.txt").write_text("x"),
     f"reads {os.devnull}": lambda path: open(os.devnull, "rb").close(),
-    "os.mkdir ": lambda path: (path.parent.parent / "out").mkdir(exist_ok=True),
+    "os.mkdir ": lambda path: (path.parent.parent / "out").mkdir(),
     "os.remove ": lambda path: (path.parent.parent / "out.txt").unlink(missing_ok=True),
-    "os.symlink ": lambda path: pathlib.Path(path.parent.parent, _new()).symlink_to(path),
-    "os.rename ": lambda path: path.rename(path.parent.parent / _new()),
+    "os.symlink ": lambda path: pathlib.Path(path.parent.parent, "link").symlink_to(path),
+    "os.rename ": lambda path: path.rename(path.parent.parent / "moved"),
     "subprocess.Popen ": lambda path: subprocess.run(["true"], check=True),
-    "pickle.find_class ": _unpickle,
+    "pickle.find_class ": lambda path: pickle.loads(pickle.dumps(_Unpickled())),
 }
 
 
-def _parser(read, harmless=1):
-    """A parser that does its harm from the second file on: the first is the valid one."""
-    calls = []
-
-    def whole(path):
-        calls.append(path)
-        return read(path) if len(calls) > harmless else None
-
-    return fuzz.Parser("x.txt", [b"a,b\n"], whole, fuzz.damage_text)
-
-
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_broken_parser_is_seen(what, watch, folder):
-    before = signal.getsignal(signal.SIGALRM)
-    found = fuzz.fuzz("x", _parser(BROKEN[what]), watch, folder, inputs=3, limit=0.1)
-    assert found.inputs == 3 and not found.accepted and not found.refused
-    assert [number for number, _ in found.crashes] == [0, 1, 2]
-    assert all(said.startswith(what) for _, said in found.crashes)
-    assert signal.getsignal(signal.SIGALRM) == before
+@pytest.mark.parametrize("failure", BROKEN_PARSERS)
+def test_a_broken_parser_is_noticed(failure, guard, tmp_path):
+    folder = epath.Path(tmp_path / "inputs")
+    folder.mkdir()
+    parser = Parser("x.txt", [b"a,b\n"], BROKEN_PARSERS[failure])
+    with pytest.raises(fuzz.FailureError) as error:
+        fuzz.check(parser, folder, b"a", guard)
+    assert str(error.value).startswith(failure)
 
 
-def test_files_in_the_folder_are_the_parsers_own(watch, folder):
-    def use(path):
-        (path.parent / "more").mkdir(exist_ok=True)
+def test_a_parser_may_write_to_the_folder_of_its_input(guard, tmp_path):
+    def read(path):
+        (path.parent / "more").mkdir()
         (path.parent / "more/x").write_bytes(path.read_bytes())
-        pathlib.Path(path.parent, _new()).symlink_to("/")
+        pathlib.Path(path.parent, "link").symlink_to("/")
 
-    found = fuzz.fuzz("x", _parser(use), watch, folder, inputs=3)
-    assert found.accepted == 3 and not found.crashes
-
-
-def test_it_stops_in_time(watch, folder):
-    slow = _parser(lambda path: time.sleep(0.05))
-    found = fuzz.fuzz("x", slow, watch, folder, inputs=1000, seconds=0.2)
-    assert 1 <= found.inputs < 10 and found.slowest_ms >= 50 and found.seconds < 2
+    parser = Parser("x.txt", [b"a"], read)
+    assert fuzz.check(parser, epath.Path(tmp_path), b"a", guard) == "accepted"
 
 
-def test_crashes_are_written_with_their_inputs(tmp_path, capsys):
-    known = {"good one": _parser(lambda path: None), "bad one": _parser(_slip)}
-    assert fuzz.run(known, epath.Path(tmp_path / "out"), inputs=12, seed=7) == 12
-    report = json.loads((tmp_path / "out/fuzz.json").read_text())
-    good, bad = (report["parsers"][name] for name in known)
-    assert good | {"seconds": 0, "slowest_ms": 0} == {
-        "inputs": 12, "accepted": 12, "refused": 0, "seconds": 0, "slowest_ms": 0, "crashes": 0,
-        "kept": [],
-    }  # fmt: skip
-    assert bad["crashes"] == 12 and len(bad["kept"]) == fuzz.KEPT and report["seed"] == 7
-    for kept in bad["kept"]:
-        data = (tmp_path / "out" / kept["file"]).read_bytes()
-        assert data == fuzz.mutated(known["bad one"], "bad one", 7, kept["number"])
-        assert kept["what"] == "KeyError: 'x'"
-    said = capsys.readouterr().out
-    assert "| good one | 12 | 12 | 0 | 0 |" in said and "| bad one | 12 | 0 | 0 | 12 |" in said
-    assert "bad one, input 0: KeyError: 'x'" in said
-
-
-@pytest.mark.parametrize(("parser", "status"), [("labels", 0), ("nothing", 1)])
-def test_the_command_says_by_its_status_whether_all_went_well(tmp_path, parser, status):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.robustness.fuzz", "--inputs=20", f"--parsers={parser}"),
-            f"--output={tmp_path}",
-        ],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
+def run(*words):
+    return subprocess.run(
+        [sys.executable, *words], cwd=fuzz.ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == status, done.stderr
-    assert ("| labels | 20 |" in done.stdout) == (tmp_path / "fuzz.json").exists() == (status == 0)
+
+
+@pytest.mark.e2e
+def test_the_command_fuzzes_with_atheris(tmp_path):
+    pytest.importorskip("atheris")
+    words = ("-m", "tests.robustness.fuzz", f"--output={tmp_path}", "--inputs=500")
+    done = run(*words, "--parsers=labels,predictions")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "fuzz.json").read_text())["parsers"]
+    for name in ("labels", "predictions"):
+        assert report[name]["inputs"] == 500 == report[name]["accepted"] + report[name]["refused"]
+        assert report[name]["refused"] > 50 and not report[name]["failures"]
+    assert run(*words, "--parsers=nothing").returncode == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "harm", ["raise KeyError('x')", "time.sleep(60)", "os.kill(os.getpid(), 11)"]
+)
+def test_atheris_keeps_an_input_that_fails_hangs_or_crashes(harm, tmp_path):
+    pytest.importorskip("atheris")
+    code = f"""
+import os, sys, time
+from etils import epath
+from tests.robustness import fuzz, parsers
+
+def read(path):
+    if b"e" in path.read_bytes()[1:]:
+        {harm}
+
+parser = parsers.Parser("x.txt", [b"ab"], read)
+fuzz.fuzz_here(parser, epath.Path({str(tmp_path)!r}), inputs=3000, seconds=0, seed=0, limit=1)
+"""
+    start = time.monotonic()
+    done = run("-c", code)
+    assert time.monotonic() - start < 100
+    prefix = {"r": "failure-0-x.txt", "t": "timeout-*", "o": "crash-*"}[harm[0]]
+    kept = list(tmp_path.glob(prefix))
+    assert kept and b"e" in kept[0].read_bytes(), done.stderr
+    if harm.startswith("raise"):
+        result = json.loads((tmp_path / "result.json").read_text())
+        assert result["inputs"] == 3000 and "failure-0-x.txt: KeyError: 'x'" in result["failures"]
+    else:
+        assert done.returncode and not (tmp_path / "result.json").exists()

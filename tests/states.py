@@ -1,0 +1,45 @@
+"""Random train states, and how to compare two of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import optim, sharding
+from rdfer_jax.state import TrainState
+from rdfer_jax.training.checkpoint import abstract
+
+
+def make_state(step, mesh=None):
+    """A state with every kind of part, random."""
+    rng = np.random.default_rng(step)
+    params = {"layer": {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)}}
+    params = jax.tree.map(jnp.float32, params)
+    optimizer = optim.create(config_lib.Optim(), lambda step: 0.1)
+    _, opt_state = optimizer.update(params, optimizer.init(params), params)
+    stats = {"mean": jnp.float32(rng.standard_normal(4))}
+    state = TrainState(
+        seed=jnp.uint32(7),
+        step=jnp.int32(step),
+        params=params,
+        batch_stats=stats,
+        opt_state=opt_state,
+        teacher={"params": params, "batch_stats": stats},
+        memory=jnp.float32(rng.random((8, 3))),
+    )
+    return jax.device_put(state, sharding.replicated(mesh or one_device()))
+
+
+def one_device():
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def shapes(state, mesh=None):
+    return abstract(state, sharding.replicated(mesh or one_device()))
+
+
+def assert_equal(one, two):
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
