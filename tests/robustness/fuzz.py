@@ -192,7 +192,8 @@ def fuzz_here(
     (folder / "dictionary.txt").write_text("".join(f'"{w}"\n' for w in words if len(w) < 4000))
     result: dict[str, Any] = {"accepted": 0, "refused": 0, "failures": [], "slowest_ms": 0.0}
     # In memory where possible: every input is a file.
-    scratch = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    memory = pathlib.Path("/dev/shm")
+    scratch = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
     place, guard, start = epath.Path(scratch.name), Guard(), time.monotonic()
 
     def read(data: bytes) -> None:
