@@ -1,8 +1,8 @@
-"""Agreement of a video's clips, and the verdict on its label. Pure functions, in graph.
+"""Agreement of a video's clips, and the verdict on its label. Pure functions, to be jitted.
 
-Enters: logits_BKN, one prediction for each of K clips. Leaves: agreement in [0, 1], the consensus, and
-a mask that calls each video clean, noisy or hard. The public text of the paper gives no formula; these
-are our reading, see docs/method.md.
+From the logits of K clips of a video: their agreement in [0, 1], their consensus, and the partition of the
+videos into clean, noisy and hard ones. The public text of the paper gives no formulas; these are our
+interpretation, see docs/method.md.
 """
 
 import math
@@ -16,13 +16,13 @@ from rdfer_jax import config
 
 @struct.dataclass
 class Verdict:
-    """What the clips say of a video.
+    """Agreement, consensus and noise score of each video.
 
     Attributes:
-      agreement: float32 [B] in [0, 1], 1 where all clips predict the same.
-      consensus: int32 [B], the class the clips favour together.
-      probs: float32 [B, N], mean of the clips' distributions, or of the memory where there is one.
-      noise_score: float32 [B] in [0, 1], how likely the clips find it that the label is wrong.
+      agreement: float32 [B] in [0, 1], 1 if all clips predict the same.
+      consensus: int32 [B], the class with the highest mean probability.
+      probs: float32 [B, N], mean of the clips' distributions, now or, with a memory, over the epochs.
+      noise_score: float32 [B] in [0, 1], higher if the label is more likely wrong.
     """
 
     agreement: jax.Array
@@ -33,7 +33,7 @@ class Verdict:
 
 @struct.dataclass
 class Partition:
-    """Exactly one of the three is True for each video. bool [B] each."""
+    """Which videos are clean, noisy and hard: three bool [B], exactly one of them True for each video."""
 
     clean: jax.Array
     noisy: jax.Array
@@ -41,7 +41,7 @@ class Partition:
 
 
 def vote_agreement(logits_BKN: jax.Array) -> jax.Array:
-    """Share of the clips that vote for the most voted class, float32 [B] in [1/K, 1].
+    """Returns the share of the clips that vote for the majority class, float32 [B] in [1/K, 1].
 
     A = max_c (1/K) sum_k [argmax_n logits_kn = c].
     """
@@ -50,10 +50,10 @@ def vote_agreement(logits_BKN: jax.Array) -> jax.Array:
 
 
 def soft_agreement(logits_BKN: jax.Array) -> jax.Array:
-    """One minus the normalised Jensen-Shannon divergence of the clips, float32 [B] in [0, 1].
+    """Returns one minus the normalized Jensen-Shannon divergence of the clips, float32 [B] in [0, 1].
 
-    A = 1 - (H(mean_k p_k) - mean_k H(p_k)) / log min(K, N), after the generalised divergence of Lin
-    (1991), "Divergence measures based on the Shannon entropy". A single clip agrees with itself: 1.
+    A = 1 - (H(mean_k p_k) - mean_k H(p_k)) / log min(K, N), after the generalized divergence of Lin
+    (1991), "Divergence measures based on the Shannon entropy". The agreement of a single clip is 1.
     """
     clips, classes = logits_BKN.shape[-2:]
     most = math.log(min(clips, classes))
@@ -68,15 +68,15 @@ def soft_agreement(logits_BKN: jax.Array) -> jax.Array:
 
 
 def mean_probs(logits_BKN: jax.Array) -> jax.Array:
-    """Mean of the clips' distributions, float32 [B, N]."""
+    """Returns the mean of the clips' distributions, float32 [B, N]."""
     return jnp.mean(jax.nn.softmax(logits_BKN.astype(jnp.float32)), axis=1)
 
 
 def odds_against(probs_BN: jax.Array, label_B: jax.Array) -> jax.Array:
-    """p(best other class) / (p(best other class) + p(label)), float32 [B] in [0, 1].
+    """Returns p(best other class) / (p(best other class) + p(label)), float32 [B] in [0, 1].
 
-    The odds of the strongest other class against the label. Above 1/2 where the consensus is another
-    class; unlike the lead p(c*) - p(label), a weak consensus does not make it small.
+    The odds of the most likely other class against the label. They are above 1/2 if the consensus is
+    another class. Unlike the margin p(c*) - p(label), they are not small if the consensus is weak.
     """
     at_label_BN = jax.nn.one_hot(label_B, probs_BN.shape[-1], dtype=bool)
     other_B = jnp.max(jnp.where(at_label_BN, 0.0, probs_BN), axis=-1)
@@ -85,9 +85,9 @@ def odds_against(probs_BN: jax.Array, label_B: jax.Array) -> jax.Array:
 
 
 def no_support(logits_BKN: jax.Array, label_B: jax.Array) -> jax.Array:
-    """1 - max_k p_k(label), float32 [B] in [0, 1].
+    """Returns 1 - max_k p_k(label), float32 [B] in [0, 1].
 
-    A hard video supports its label in one of its clips, a mislabelled one in none.
+    At least one clip of a hard video supports the label; no clip of a mislabeled one does.
     """
     probs_BKN = jax.nn.softmax(logits_BKN.astype(jnp.float32))
     return 1 - jnp.max(at_label(probs_BKN, label_B[:, None]), axis=1)
@@ -99,14 +99,13 @@ def judge(
     settings: config.Agreement,
     probs_BN: jax.Array | None = None,
 ) -> Verdict:
-    """Measures the agreement of the clips, and how far they contradict the label.
+    """Measures how far the clips agree with each other and contradict the label.
 
     Args:
       logits_BKN: float [B, K, N].
       label_B: int [B], the given labels.
-      settings: which measure of agreement, and which noise score.
-      probs_BN: float32 [B, N], what is believed of each video in the place of the clips' mean, such as
-        its memory over the epochs.
+      settings: which measure of agreement and which noise score to use.
+      probs_BN: float32 [B, N], replaces the clips' mean distribution, such as the video's memory.
     """
     agreement_B = {"soft": soft_agreement, "vote": vote_agreement}[settings.measure](logits_BKN)
     probs_BN = mean_probs(logits_BKN) if probs_BN is None else probs_BN
@@ -123,22 +122,22 @@ def judge(
 
 
 def at_label(values_N: jax.Array, label: jax.Array) -> jax.Array:
-    """Picks the value of each label's class: [..., N] and [...] -> [...].
+    """Returns the value of each label's class: [..., N] and [...] -> [...].
 
-    By a product with a one-hot row: its gradient is no scatter.
+    Computed as a product with one-hot rows, whose gradient needs no scatter.
     """
     return jnp.sum(values_N * jax.nn.one_hot(label, values_N.shape[-1]), axis=-1)
 
 
-def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Partition:
-    """Calls each video clean, noisy or hard.
+def partition(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Partition:
+    """Returns which videos are clean, noisy and hard.
 
     clean: the clips agree (A >= tau) on the label. noisy: they agree on another class, and the noise
-    score is above its threshold. hard: the rest. tau is a fixed value, or that quantile of the batch.
+    score is above its threshold. hard: the rest. tau is settings.threshold, or that quantile of the batch.
     """
     tau: jax.Array | float = settings.threshold
     if settings.threshold_kind == "quantile":
-        # Videos that agree exactly as much as the quantile must not fall below it by rounding.
+        # Rounding must not move videos at the quantile below it.
         tau = jnp.quantile(jax.lax.stop_gradient(verdict.agreement), settings.threshold) - 1e-6
     agrees_B = verdict.agreement >= tau
     on_label_B = verdict.consensus == label_B
@@ -148,26 +147,26 @@ def mask(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Pa
 
 
 def all_clean(num: int) -> Partition:
-    """The mask while agreement means nothing yet: every video is clean."""
-    yes = jnp.ones(num, bool)
-    return Partition(clean=yes, noisy=~yes, hard=~yes)
+    """Returns the partition for early training, before the agreement is reliable: all videos are clean."""
+    true_B = jnp.ones(num, bool)
+    return Partition(clean=true_B, noisy=~true_B, hard=~true_B)
 
 
 def update_memory(
     memory_MN: jax.Array, index_B: jax.Array, probs_BN: jax.Array, decay: float
 ) -> jax.Array:
-    """Blends new predictions into the memory of the training videos.
+    """Updates the memory, an exponential moving average of the predictions of each training video.
 
     Args:
       memory_MN: float32 [M, N], a row for each training video; all zero before its first visit. After
         v visits a row sums to 1 - decay^v.
-      index_B: int [B], the rows of these videos. A video that occurs twice, as it may where an epoch
-        ends, counts once, with the mean of its predictions.
-      probs_BN: float32 [B, N], what the clips say now.
-      decay: share of the past that stays.
+      index_B: int [B], the rows of these videos. A video that occurs twice, as it may at the end of an
+        epoch, counts once, with the mean of its predictions.
+      probs_BN: float32 [B, N], the current predictions.
+      decay: weight of the old row.
 
     Returns:
-      float32 [M, N], rows index_B being decay * old + (1 - decay) * new.
+      float32 [M, N]; rows index_B are decay * old + (1 - decay) * new.
     """
     total_MN = jnp.zeros_like(memory_MN).at[index_B].add(probs_BN)
     count_M1 = jnp.zeros((len(memory_MN), 1)).at[index_B].add(1)
@@ -177,13 +176,13 @@ def update_memory(
 
 
 def remembered(memory_BN: jax.Array) -> jax.Array:
-    """Rows of the memory that were visited, as distributions: divided by their sum, float32 [B, N].
+    """Returns visited rows of the memory as distributions: divided by their sum, float32 [B, N].
 
-    The zeros that a memory starts from have no part in it, as in Adam's bias correction.
+    This removes the bias towards the initial zeros, as Adam's bias correction does.
     """
     return memory_BN / jnp.maximum(jnp.sum(memory_BN, axis=-1, keepdims=True), 1e-30)
 
 
 def stop(verdict: Verdict, settings: config.Agreement) -> Verdict:
-    """Cuts the gradient through the agreement, unless the settings let it flow."""
+    """Stops the gradient through the verdict, unless settings.gradient is on."""
     return verdict if settings.gradient else jax.lax.stop_gradient(verdict)

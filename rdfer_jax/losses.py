@@ -1,13 +1,13 @@
-"""Losses of single videos: ours, and what the literature offers against wrong labels.
+"""Per-video losses: ours, and noise-robust losses from the literature.
 
-Every method has one interface: (outputs, evidence, settings) -> float32 [B], one loss for each video, no
-reduction over the batch. A method differs from plain cross-entropy in its criterion (how far logits are
-from a target), its targets, its weights, or in a penalty beside them:
+All methods share one interface: (outputs, evidence, settings) -> float32 [B], one loss for each video, not
+reduced over the batch. A method differs from plain cross-entropy in its criterion (the distance between
+logits and target), its targets, its weights, or an additional penalty:
 
     loss = weight * (criterion(video) + l_clips mean_k criterion(clip k) + l_long criterion(long)
                      + l_instants mean criterion(key instants)) + penalty
 
-`agreement` is ours, our reading of "reinforce the hard, mitigate the noisy", see docs/method.md.
+`agreement` is ours, our interpretation of "reinforce the hard, mitigate the noisy", see docs/method.md.
 """
 
 from collections.abc import Callable
@@ -25,28 +25,28 @@ Criterion = Callable[[jax.Array, jax.Array], jax.Array]
 
 @struct.dataclass
 class Evidence:
-    """What a method may know of the batch, beside what the network says of it.
+    """What a method may use in addition to the network's outputs.
 
     Attributes:
       label: int32 [B], the given labels.
-      verdict: what the clips say of them.
-      mask: which of them are clean, noisy, hard.
-      progress: float32 in [0, 1], share done of the way to config.loss.robust_from.
-      past: float32 [B, N], the memory of each video's prediction, with a sum below 1 in its first
+      verdict: agreement, consensus and noise score of each video.
+      partition: which videos are clean, noisy and hard.
+      progress: float32 in [0, 1], 1 from config.loss.robust_from on.
+      past: float32 [B, N], the memory of each video's prediction, whose sum is below 1 in the first
         epochs; None without a memory.
-      flipped: bool [B], which labels are truly wrong; None where nobody knows. For the oracle only.
+      flipped: bool [B], which labels are known to be wrong; None if unknown. For the oracle only.
     """
 
     label: jax.Array
     verdict: Verdict
-    mask: Partition
+    partition: Partition
     progress: jax.Array
     past: jax.Array | None = None
     flipped: jax.Array | None = None
 
 
 def smooth_labels(label_B: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """One-hot targets with `smoothing` of their mass spread evenly over all classes, float32 [B, N].
+    """Returns one-hot targets with `smoothing` of their mass spread over all classes, float32 [B, N].
 
     Szegedy et al. (2016), "Rethinking the Inception architecture", section 7.
     """
@@ -57,23 +57,23 @@ def smooth_labels(label_B: jax.Array, num_classes: int, smoothing: float) -> jax
 
 
 def cross_entropy(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-    """-sum_n t_n log p_n."""
+    """Returns -sum_n t_n log p_n."""
     return -jnp.sum(targets_N * _log_probs(logits_N), axis=-1)
 
 
 def focal(logits_N: jax.Array, targets_N: jax.Array, gamma: float) -> jax.Array:
-    """-sum_n t_n (1 - p_n)^gamma log p_n.
+    """Returns -sum_n t_n (1 - p_n)^gamma log p_n.
 
     Lin et al. (2017), "Focal loss for dense object detection", equation 4, without its class weights.
     """
     logp_N = _log_probs(logits_N)
-    # Below 1, where the power's gradient would be infinite for gamma < 1.
+    # For gamma < 1 the power's gradient is infinite at 0.
     miss_N = jnp.maximum(1 - jnp.exp(logp_N), 1e-6)
     return -jnp.sum(targets_N * miss_N**gamma * logp_N, axis=-1)
 
 
-def generalised_cross_entropy(logits_N: jax.Array, targets_N: jax.Array, q: float) -> jax.Array:
-    """sum_n t_n (1 - p_n^q) / q: cross-entropy as q goes to 0, mean absolute error at q = 1.
+def generalized_cross_entropy(logits_N: jax.Array, targets_N: jax.Array, q: float) -> jax.Array:
+    """Returns sum_n t_n (1 - p_n^q) / q: cross-entropy as q goes to 0, mean absolute error at q = 1.
 
     Zhang and Sabuncu (2018), "Generalized cross entropy loss for training deep neural networks with
     noisy labels", equation 6.
@@ -84,7 +84,7 @@ def generalised_cross_entropy(logits_N: jax.Array, targets_N: jax.Array, q: floa
 def symmetric_cross_entropy(
     logits_N: jax.Array, targets_N: jax.Array, alpha: float, beta: float, log_zero: float = -4.0
 ) -> jax.Array:
-    """alpha CE(t, p) + beta CE(p, t), with log 0 replaced by a constant.
+    """Returns alpha CE(t, p) + beta CE(p, t), with log 0 replaced by a constant.
 
     Wang et al. (2019), "Symmetric cross entropy for robust learning with noisy labels", equations 6
     and 7; the constant A = -4 is theirs.
@@ -101,9 +101,9 @@ def hierarchical_loss(
     settings: config.Loss,
     criterion: Criterion = cross_entropy,
 ) -> jax.Array:
-    """Loss of the video, its clips, the long-term stream and the key instants, float32 [B].
+    """Returns the loss of the video, its clips, the long-term stream and the key instants, float32 [B].
 
-    What a network does not have, such as a long-term stream, has no part in it.
+    Terms whose logits are None, such as those of a network without a long-term stream, are left out.
     """
     loss_B = criterion(outputs.video_logits, targets_BN)
     clips_B = jnp.mean(criterion(outputs.clip_logits, targets_BN[:, None]), axis=1)
@@ -111,7 +111,6 @@ def hierarchical_loss(
     if outputs.long_logits is not None:
         loss_B += settings.long * criterion(outputs.long_logits, targets_BN)
     if outputs.instant_logits is not None and settings.instants:
-        # They come together.
         assert outputs.instants is not None and outputs.key_instants is not None
         instants_BI = criterion(outputs.instant_logits, targets_BN[:, None])
         is_key_BI = jnp.any(outputs.instants[:, :, None] == outputs.key_instants[:, None], axis=-1)
@@ -120,40 +119,40 @@ def hierarchical_loss(
     return loss_B
 
 
-# What the methods are made of.
+# Building blocks of the methods.
 
 
-def robust_weights(verdict: Verdict, mask: Partition, settings: config.Loss) -> jax.Array:
-    """Weight of each video, float32 [B]: 1 if clean, 1 + gamma (1 - A) if hard, w if noisy."""
+def robust_weights(verdict: Verdict, partition: Partition, settings: config.Loss) -> jax.Array:
+    """Returns the weight of each video, float32 [B]: 1 if clean, 1 + gamma (1 - A) if hard, w if noisy."""
     hard_B = 1 + settings.hard * (1 - verdict.agreement)
-    weight_B = jnp.where(mask.hard, hard_B, 1.0)
-    return jnp.where(mask.noisy, settings.noisy_weight, weight_B)
+    weight_B = jnp.where(partition.hard, hard_B, 1.0)
+    return jnp.where(partition.noisy, settings.noisy_weight, weight_B)
 
 
 def robust_targets(
     label_B: jax.Array,
     verdict: Verdict,
-    mask: Partition,
+    partition: Partition,
     settings: config.Loss,
-    acts: jax.Array | bool = True,
+    active: jax.Array | bool = True,
 ) -> jax.Array:
-    """Targets of each video, float32 [B, N]: a blend of its smoothed label and p_mean.
+    """Returns the targets of each video, float32 [B, N]: a blend of its smoothed label and p_mean.
 
-    The blend is (1 - b) label + b p_mean. settings.refurbish says of which videos: of the noisy ones, b
-    = beta; or of all, b = beta s^2 with the noise score s, once the method acts.
+    The blend is (1 - b) label + b p_mean. settings.refurbish chooses the videos: "noisy" blends the noisy
+    ones with b = beta; "all" blends all of them with b = beta s^2, s the noise score, once `active`.
     """
     label_BN = smooth_labels(label_B, verdict.probs.shape[-1], settings.label_smoothing)
     if settings.refurbish == "all":
-        share_B = jnp.where(acts, verdict.noise_score**2, 0.0)
+        share_B = jnp.where(active, verdict.noise_score**2, 0.0)
     else:
-        share_B = mask.noisy.astype(jnp.float32)
+        share_B = partition.noisy.astype(jnp.float32)
     share_B1 = settings.noisy_target * share_B[:, None]
     targets_BN = (1 - share_B1) * label_BN + share_B1 * verdict.probs
     return jax.lax.stop_gradient(targets_BN)
 
 
 def early_learning_penalty(logits_BN: jax.Array, past_BN: jax.Array) -> jax.Array:
-    """log(1 - <p, past>), float32 [B]: low while the prediction keeps to what was learned early.
+    """Returns log(1 - <p, past>), float32 [B]: low while the prediction stays close to the past ones.
 
     Liu et al. (2020), "Early-learning regularization prevents memorization of noisy labels", equation
     6. Predictions are clipped to [1e-4, 1 - 1e-4], as in their code.
@@ -163,7 +162,7 @@ def early_learning_penalty(logits_BN: jax.Array, past_BN: jax.Array) -> jax.Arra
 
 
 def small_loss_choice(loss_B: jax.Array, keep: jax.Array) -> jax.Array:
-    """The floor(keep B) videos of the batch with the smallest loss, bool [B].
+    """Returns the floor(keep B) videos of the batch with the smallest loss, bool [B].
 
     Han et al. (2018), "Co-teaching", algorithm 1, line 4.
     """
@@ -172,7 +171,9 @@ def small_loss_choice(loss_B: jax.Array, keep: jax.Array) -> jax.Array:
 
 
 def relabel(logits_BN: jax.Array, label_B: jax.Array, margin: float) -> jax.Array:
-    """The predicted class where its probability is ahead of the label's by more than margin, int [B].
+    """Returns the predicted class where its probability exceeds the label's by more than margin, int [B].
+
+    Elsewhere, the label.
 
     Wang et al. (2020), "Suppressing uncertainties for large-scale facial expression recognition"
     (SCN), equation 5.
@@ -183,7 +184,7 @@ def relabel(logits_BN: jax.Array, label_B: jax.Array, margin: float) -> jax.Arra
 
 
 def mean_over(loss_B: jax.Array, chosen_B: jax.Array) -> jax.Array:
-    """Losses whose mean over the batch is the mean over the chosen ones; 0 for the others."""
+    """Returns losses scaled such that their batch mean is the mean over the chosen ones; 0 for the rest."""
     weight_B = chosen_B.astype(jnp.float32)
     return loss_B * weight_B * len(loss_B) / jnp.maximum(jnp.sum(weight_B), 1)
 
@@ -206,15 +207,17 @@ def _cross_entropy(outputs: Outputs, evidence: Evidence, settings: config.Loss) 
 
 
 def _focal(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
-    return _supervised(
-        outputs, evidence.label, settings, lambda z, t: focal(z, t, settings.focal_gamma)
-    )
+    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
+        return focal(logits_N, targets_N, settings.focal_gamma)
+
+    return _supervised(outputs, evidence.label, settings, criterion)
 
 
 def _gce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
-    return _supervised(
-        outputs, evidence.label, settings, lambda z, t: generalised_cross_entropy(z, t, settings.gce_q)
-    )  # fmt: skip
+    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
+        return generalized_cross_entropy(logits_N, targets_N, settings.gce_q)
+
+    return _supervised(outputs, evidence.label, settings, criterion)
 
 
 def _sce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
@@ -225,7 +228,7 @@ def _sce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Arr
 
 
 def _elr(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
-    past_BN = _given(evidence.past, settings, "config.agreement.memory_decay above 0")
+    past_BN = _required(evidence.past, settings, "config.agreement.memory_decay above 0")
     penalty_B = early_learning_penalty(outputs.video_logits, past_BN)
     return _supervised(outputs, evidence.label, settings) + settings.elr_weight * penalty_B
 
@@ -238,24 +241,24 @@ def _small_loss(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> 
 
 def _scn(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     logits_BN = jax.lax.stop_gradient(outputs.video_logits)
-    # SCN's group of low importance, by the probability of the label, as it has no attention weights here.
+    # SCN's low-importance group. Without its attention weights, the label's probability ranks the videos.
     doubt_B = -at_label(_log_probs(logits_BN), evidence.label)
     is_low_B = ~small_loss_choice(doubt_B, jnp.float32(1 - settings.scn_share))
-    relabelled_B = relabel(logits_BN, evidence.label, settings.scn_margin)
-    acts_B = is_low_B & (evidence.progress >= 1)
-    return _supervised(outputs, jnp.where(acts_B, relabelled_B, evidence.label), settings)
+    relabeled_B = relabel(logits_BN, evidence.label, settings.scn_margin)
+    change_B = is_low_B & (evidence.progress >= 1)
+    return _supervised(outputs, jnp.where(change_B, relabeled_B, evidence.label), settings)
 
 
 def _agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     targets_BN = robust_targets(
-        evidence.label, evidence.verdict, evidence.mask, settings, evidence.progress >= 1
+        evidence.label, evidence.verdict, evidence.partition, settings, evidence.progress >= 1
     )
-    weights_B = robust_weights(evidence.verdict, evidence.mask, settings)
+    weights_B = robust_weights(evidence.verdict, evidence.partition, settings)
     return weights_B * hierarchical_loss(outputs, targets_BN, settings)
 
 
 def _oracle(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
-    flipped_B = _given(evidence.flipped, settings, "a data set that knows which labels are wrong")
+    flipped_B = _required(evidence.flipped, settings, "a data set with known wrong labels")
     return mean_over(_supervised(outputs, evidence.label, settings), ~flipped_B)
 
 
@@ -273,15 +276,15 @@ METHODS: dict[str, Callable[[Outputs, Evidence, config.Loss], jax.Array]] = {
 
 
 def per_video(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
-    """The loss of each video by the configured method, float32 [B].
+    """Returns the loss of each video by the configured method, float32 [B].
 
     Raises:
-      ValueError: the method needs a memory, or the truth, and there is none.
+      ValueError: the method needs a memory, or known wrong labels, and there are none.
     """
     return METHODS[settings.method](outputs, evidence, settings)
 
 
-def _given(value: jax.Array | None, settings: config.Loss, what: str) -> jax.Array:
+def _required(value: jax.Array | None, settings: config.Loss, what: str) -> jax.Array:
     if value is None:
         raise ValueError(f"config.loss.method = {settings.method!r} needs {what}")
     return value

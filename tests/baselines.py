@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdfer_jax import models
 from rdfer_jax.models.m3dfel import M3DFEL
 from rdfer_jax.models.resnet_lstm import ResNetLSTM
 
@@ -51,9 +50,7 @@ def inputs(seed=0):
 
 def shapes(module):
     """Shapes and types of a network's variables."""
-    return jax.eval_shape(
-        lambda rng: module.init(rng, *inputs(), models.consensus, False), jax.random.key(0)
-    )
+    return jax.eval_shape(lambda rng: module.init(rng, *inputs(), False), jax.random.key(0))
 
 
 @functools.cache
@@ -68,7 +65,9 @@ def variables(network):
 @functools.partial(jax.jit, static_argnames=("module", "train"))
 def forward(module, variables, frames, clips, train=False, rng=None):
     rngs = None if rng is None else {"dropout": rng}
-    return module.apply(variables, frames, clips, models.consensus, train, rngs=rngs)
+    outputs, context = module.apply(variables, frames, clips, train, rngs=rngs)
+    assert context is None
+    return outputs
 
 
 def equals_slow_reference(network, slow_logits):

@@ -1,4 +1,4 @@
-"""Agreement, verdict, mask and memory against slow references, and what must hold for any input."""
+"""Agreement, verdict, partition and memory against slow references, and what must hold for any input."""
 
 import functools
 import math
@@ -197,6 +197,12 @@ def test_judge_is_the_formula(logits, seed, kind, remembers):
         np.testing.assert_allclose(found.agreement[video], SLOW[measure](logits[video]), atol=2e-6)
 
 
+def test_the_consensus_is_the_class_of_the_mean_distribution():
+    # Class 0 has the highest mean logit, because of one outlier.
+    logits = np.array([[[9.0, 0, 0], [-1, 1, 0], [-1, 1, 0], [-1, 1, 0]]], np.float32)
+    assert judge(logits, np.array([0]), "soft").consensus.tolist() == [1]
+
+
 @given(st.integers(0, 10**6), st.sampled_from(MEASURES), st.sampled_from(SCORES))
 def test_renaming_the_classes_changes_nothing_else(seed, measure, score):
     rng = np.random.default_rng(seed)
@@ -216,11 +222,11 @@ def test_renaming_the_classes_changes_nothing_else(seed, measure, score):
 
 
 @functools.partial(jax.jit, static_argnames="kind")
-def mask(verdict, label, threshold, noise_threshold, kind="fixed"):
+def partition(verdict, label, threshold, noise_threshold, kind="fixed"):
     settings = config_lib.Agreement(
         threshold=threshold, noise_threshold=noise_threshold, threshold_kind=kind
     )
-    return agreement.mask(verdict, label, settings)
+    return agreement.partition(verdict, label, settings)
 
 
 def make_verdict(value, consensus, noise):
@@ -232,7 +238,7 @@ def make_verdict(value, consensus, noise):
     )
 
 
-def slow_mask(value, consensus, noise, label, tau, noise_threshold):
+def slow_kind(value, consensus, noise, label, tau, noise_threshold):
     if value >= tau and consensus == label:
         return "clean"
     if value >= tau and noise > noise_threshold:
@@ -240,7 +246,7 @@ def slow_mask(value, consensus, noise, label, tau, noise_threshold):
     return "hard"
 
 
-def assert_mask(found, expected):
+def assert_partition(found, expected):
     kinds = np.stack([found.clean, found.noisy, found.hard])
     np.testing.assert_array_equal(kinds.sum(axis=0), 1)
     assert [("clean", "noisy", "hard")[row] for row in kinds.argmax(axis=0)] == expected
@@ -253,8 +259,8 @@ class_ = st.integers(0, 2)
 @given(st.lists(st.tuples(share, class_, share, class_), min_size=6, max_size=6), share, share)
 def test_every_video_is_exactly_one_of_clean_noisy_and_hard(videos, tau, noise_threshold):
     *parts, label = zip(*videos, strict=True)
-    found = mask(make_verdict(*parts), np.array(label), tau, noise_threshold)
-    assert_mask(found, [slow_mask(*video, tau, noise_threshold) for video in videos])
+    found = partition(make_verdict(*parts), np.array(label), tau, noise_threshold)
+    assert_partition(found, [slow_kind(*video, tau, noise_threshold) for video in videos])
 
 
 # In steps in which no difference is lost in rounding.
@@ -268,16 +274,16 @@ fifths = st.integers(0, 5).map(lambda n: n / 5)
 )
 def test_tau_can_be_a_quantile_of_the_batch(videos, share):
     value, *parts, label = zip(*videos, strict=True)
-    found = mask(make_verdict(value, *parts), np.array(label), share, 0.5, kind="quantile")
+    found = partition(make_verdict(value, *parts), np.array(label), share, 0.5, kind="quantile")
     tau = np.quantile(value, share) - 1e-9
-    assert_mask(found, [slow_mask(*video, tau, 0.5) for video in videos])
+    assert_partition(found, [slow_kind(*video, tau, 0.5) for video in videos])
     # In any batch somebody agrees: the most agreeing one at least.
     assert not found.hard[np.argmax(value)] or label[np.argmax(value)] != parts[0][np.argmax(value)]
 
 
 @given(st.floats(0, 1, width=32), st.floats(0, 1, width=32))
 def test_videos_that_agree_alike_are_on_one_side_of_any_quantile(value, share):
-    found = mask(
+    found = partition(
         make_verdict([value] * 6, [1] * 6, [0.0] * 6), np.ones(6, int), share, 0.5, "quantile"
     )
     assert found.clean.all()
@@ -287,19 +293,19 @@ def test_videos_that_agree_alike_are_on_one_side_of_any_quantile(value, share):
     clip_logits(), st.integers(0, 10**6), share, share, st.sampled_from(MEASURES),
     st.sampled_from(KINDS),
 )  # fmt: skip
-def test_the_mask_of_any_logits_is_exclusive_and_exhaustive(
+def test_the_partition_of_any_logits_is_exclusive_and_exhaustive(
     logits, seed, threshold, noise_threshold, measure, kind
 ):
     label = np.random.default_rng(seed).integers(0, logits.shape[-1], VIDEOS)
-    found = mask(judge(logits, label, measure), label, threshold, noise_threshold, kind)
+    found = partition(judge(logits, label, measure), label, threshold, noise_threshold, kind)
     np.testing.assert_array_equal(
         found.clean.astype(int) + found.noisy.astype(int) + found.hard.astype(int), 1
     )
 
 
 def test_all_clean_calls_every_video_clean():
-    mask = agreement.all_clean(5)
-    assert mask.clean.all() and not mask.noisy.any() and not mask.hard.any()
+    found = agreement.all_clean(5)
+    assert found.clean.all() and not found.noisy.any() and not found.hard.any()
 
 
 UPDATE = jax.jit(agreement.update_memory)

@@ -32,7 +32,7 @@ METHODS = tuple(losses.METHODS)
 SELECTING = ("small_loss", "scn", "oracle")
 
 
-def make_mask(kinds):
+def make_partition(kinds):
     return Partition(**{kind: np.array([k == kind for k in kinds]) for kind in KINDS})
 
 
@@ -64,14 +64,14 @@ def make_outputs(seed=0, scale=1.0):
 
 
 LABEL = np.array([0, 1, 2, 3, 4, 0], np.int32)
-MIXED = make_mask(["clean", "noisy", "hard", "noisy", "hard", "clean"])
+MIXED = make_partition(["clean", "noisy", "hard", "noisy", "hard", "clean"])
 FLIPPED = np.array([False, True, False, False, True, True])
 
 
 def make_evidence(**changes):
     past = np.random.default_rng(7).dirichlet(np.ones(N), B).astype(np.float32)
     evidence = Evidence(
-        label=LABEL, verdict=make_verdict(), mask=MIXED, progress=np.float32(1), past=past,
+        label=LABEL, verdict=make_verdict(), partition=MIXED, progress=np.float32(1), past=past,
         flipped=FLIPPED,
     )  # fmt: skip
     return dataclasses.replace(evidence, **changes)
@@ -305,19 +305,19 @@ def test_focal_loss_of_a_label_is_equation_4(gamma):
 
 
 @pytest.mark.parametrize("q", [0.01, 0.3, 0.7])
-def test_generalised_cross_entropy_of_a_label_is_equation_6(q):
+def test_generalized_cross_entropy_of_a_label_is_equation_6(q):
     logits = make_outputs(scale=3.0).video_logits
-    found = losses.generalised_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], q)
+    found = losses.generalized_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], q)
     for video in range(B):
         p = slow_probs(logits[video])[LABEL[video]]
         np.testing.assert_allclose(found[video], (1 - p**q) / q, rtol=1e-4)
 
 
-def test_generalised_cross_entropy_lies_between_cross_entropy_and_mean_absolute_error():
+def test_generalized_cross_entropy_lies_between_cross_entropy_and_mean_absolute_error():
     logits, targets = make_outputs(scale=3.0).video_logits, np.eye(N, dtype=np.float32)[LABEL]
-    almost_zero = losses.generalised_cross_entropy(logits, targets, 1e-6)
+    almost_zero = losses.generalized_cross_entropy(logits, targets, 1e-6)
     np.testing.assert_allclose(almost_zero, losses.cross_entropy(logits, targets), rtol=1e-4)
-    one = losses.generalised_cross_entropy(logits, targets, 1.0)
+    one = losses.generalized_cross_entropy(logits, targets, 1.0)
     miss = [1 - slow_probs(x)[y] for x, y in zip(logits, LABEL, strict=True)]
     np.testing.assert_allclose(one, miss, rtol=1e-5)
 
@@ -547,7 +547,7 @@ def test_loss_and_gradient_stay_finite(method, kind, scale):
     outputs = make_outputs(scale=scale)
     # A memory that is as certain as the prediction, rightly or wrongly.
     past = np.eye(N, dtype=np.float32)[outputs.video_logits.argmax(-1) - np.arange(B) % 2]
-    evidence = make_evidence(mask=make_mask([kind] * B), past=past)
+    evidence = make_evidence(partition=make_partition([kind] * B), past=past)
     settings = of(method, focal_gamma=0.5)
     # Through the agreement flows the product of two logits, which float32 must be able to hold.
     flows = method == "agreement" and scale < 1e19

@@ -129,20 +129,22 @@ def assert_close(one, two, tolerance, *, what=""):
         assert np.abs(a - b).max(initial=0) <= tolerance * size + 1e-9, f"{what}{path}: {a} != {b}"
 
 
-def kinds(mask):
-    return {name: int(np.sum(value)) for name, value in vars(mask).items()}
+def kinds(partition):
+    return {name: int(np.sum(value)) for name, value in vars(partition).items()}
 
 
 def test_the_batch_of_these_tests_holds_videos_of_all_three_kinds():
     (_, aux, _), _ = outcome(1)
-    assert min(kinds(aux["mask"]).values()) >= 2, (kinds(aux["mask"]), aux["verdict"])
+    assert min(kinds(aux["partition"]).values()) >= 2, (kinds(aux["partition"]), aux["verdict"])
 
 
 def test_a_step_on_eight_devices_is_that_on_one():
     (grads, aux, new), numbers = outcome(1)
     (grads8, aux8, new8), numbers8 = outcome(8)
     for kind in ("clean", "noisy", "hard"):
-        np.testing.assert_array_equal(getattr(aux["mask"], kind), getattr(aux8["mask"], kind))
+        np.testing.assert_array_equal(
+            getattr(aux["partition"], kind), getattr(aux8["partition"], kind)
+        )
     np.testing.assert_array_equal(aux["outputs"].key_instants, aux8["outputs"].key_instants)
     np.testing.assert_allclose(aux["loss"], aux8["loss"], rtol=1e-4)
     # Where a gradient is zero but for rounding, there is nothing to compare.
@@ -180,7 +182,7 @@ def test_a_step_moves_every_part_of_the_state():
     believed = now / now.sum(-1, keepdims=True)
     np.testing.assert_allclose(aux["verdict"].probs, believed, rtol=1e-5)
     np.testing.assert_allclose(numbers["loss"], aux["loss"].mean(), rtol=1e-5)
-    for name, count in kinds(aux["mask"]).items():
+    for name, count in kinds(aux["partition"]).items():
         np.testing.assert_allclose(numbers[name], count / B, rtol=1e-6)
 
 
@@ -191,7 +193,7 @@ def test_the_order_of_the_batch_does_not_matter():
     (grads0, aux0, new0), _ = outcome(1)
     np.testing.assert_allclose(aux["loss"], aux0["loss"][order], rtol=1e-4)
     np.testing.assert_allclose(aux["loss"].mean(), aux0["loss"].mean(), rtol=1e-5)
-    np.testing.assert_array_equal(aux["mask"].noisy, aux0["mask"].noisy[order])
+    np.testing.assert_array_equal(aux["partition"].noisy, aux0["partition"].noisy[order])
     assert_close(new.memory, new0.memory, 1e-5)
     assert_close(grads["head"], grads0["head"], 1e-4)
 
@@ -233,7 +235,7 @@ def test_every_step_draws_anew():
 @pytest.mark.parametrize("step", [0, 4])
 def test_all_is_clean_until_the_mask_begins_to_act(step):
     (_, aux, _), _ = run(1, make_state(step), make_batch())
-    assert kinds(aux["mask"]) == {"clean": B, "noisy": 0, "hard": 0}
+    assert kinds(aux["partition"]) == {"clean": B, "noisy": 0, "hard": 0}
     assert np.any(aux["verdict"].agreement < 0.999)  # it is measured all the same
 
 
@@ -245,7 +247,7 @@ def test_nothing_breaks_where_all_videos_are_of_one_kind(kind):
     believed = np.eye(N, dtype=np.float32)[[2]] if kind == "noisy" else np.zeros((1, N), np.float32)
     state = dataclasses.replace(state, memory=np.repeat(believed, ROWS, axis=0))
     (grads, aux, new), numbers = run(1, state, batch)
-    assert kinds(aux["mask"])[kind] == B
+    assert kinds(aux["partition"])[kind] == B
     for tree in (grads, aux["loss"], new, dict(numbers)):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
@@ -259,10 +261,10 @@ def test_neither_memory_nor_teacher_where_the_settings_want_none():
 
 
 def stub(config):
-    """A network whose clips predict what its parameters say, with the chosen class as key instant."""
+    """A network whose clips all predict its parameters, with the chosen class as key instant."""
     clips = config.clips.number
 
-    def apply(variables, frames, clips_BKT, choose_key, train, rng=None):
+    def read_clips(variables, frames, clips_BKT, train, rng=None):
         batch = len(frames)
         logits = jnp.broadcast_to(variables["params"]["logits"], (batch, clips, N))
         mean = logits.mean(axis=1)
@@ -272,15 +274,21 @@ def stub(config):
             long_logits=mean,
             instant_logits=mean[:, None],
             instants=jnp.zeros((batch, 1), jnp.int32),
-            key_instants=choose_key(logits)[:, None].astype(jnp.int32),
-            key_logits=mean,
         )
-        return outputs, {}
+        return models.Forward(outputs, {})
+
+    def read_key_clips(variables, forward, key_class, train, rng=None):
+        outputs = dataclasses.replace(
+            forward.outputs,
+            key_instants=key_class[:, None].astype(jnp.int32),
+            key_logits=forward.outputs.video_logits,
+        )
+        return models.Forward(outputs, {})
 
     def init(rng):
         return {"params": {"logits": jax.random.normal(rng, (N,))}}
 
-    return models.Network(init, apply, jnp.dtype("float32"))
+    return models.Network(init, read_clips, read_key_clips, jnp.dtype("float32"))
 
 
 @functools.cache
@@ -330,8 +338,8 @@ def test_the_teacher_judges_where_there_is_one():
     sections = {"loss": NOW, "agreement": {"teacher_decay": 0.9}}
     _, aux = judged([0, 9, 0], [1, 2], teacher=[0, 0, 9], **sections)
     assert aux["verdict"].consensus.tolist() == [2, 2]
-    assert aux["mask"].noisy.tolist() == [True, False]
-    assert aux["mask"].clean.tolist() == [False, True]
+    assert aux["partition"].noisy.tolist() == [True, False]
+    assert aux["partition"].clean.tolist() == [False, True]
     # The loss is that of the student all the same.
     assert aux["loss"][1] > 5
     assert aux["outputs"].key_instants[:, 0].tolist() == [2, 2]
@@ -342,7 +350,7 @@ def test_a_noisy_video_does_not_pull_towards_its_label():
     for now in (True, False):
         loss = {"noisy_target": 1.0, "label_smoothing": 0.0} | (NOW if now else {})
         grads, aux = judged([0, 3, 0], [2, 2], loss=loss)
-        assert bool(aux["mask"].noisy.all()) == now
+        assert bool(aux["partition"].noisy.all()) == now
         pull[now] = float(jnp.abs(grads["logits"]).max())
     assert pull[True] < 1e-6 < 0.5 < pull[False]
 

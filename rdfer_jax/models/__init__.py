@@ -1,4 +1,4 @@
-"""The networks, as pure functions: create(config) -> init and apply."""
+"""The networks, as pure functions: create(config) -> init, read_clips and read_key_clips."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,29 +10,52 @@ import jax.numpy as jnp
 from rdfer_jax.config import Config
 from rdfer_jax.models import trunks
 from rdfer_jax.models.m3dfel import M3DFEL
-from rdfer_jax.models.rdfer import RDFER
+from rdfer_jax.models.rdfer import RDFER, KeyContext
 from rdfer_jax.models.resnet_lstm import ResNetLSTM
 from rdfer_jax.types import Outputs
 
 Variables = Mapping[str, Any]
 
 
+class Forward(NamedTuple):
+    """The result of a forward pass over a batch of videos.
+
+    Attributes:
+      outputs: the logits. After `read_clips` alone, video_logits are the mean of the clip logits, and
+        key_instants and key_logits are None.
+      batch_stats: the running statistics; in training, updated by this pass.
+      context: the input of `read_key_clips`, other than the class; None where there is no such pass, and
+        after it.
+    """
+
+    outputs: Outputs
+    batch_stats: Variables
+    context: KeyContext | None = None
+
+
 class Network(NamedTuple):
-    """A network as two pure functions.
+    """A network as pure functions.
+
+    A forward pass is `read_clips`, followed by `read_key_clips` if the network has it. In between, the
+    caller chooses the class whose key expression to look for, usually from the clip logits.
 
     Attributes:
       init: rng -> variables, a dict with "params" and "batch_stats".
-      apply: (variables, frames_BFHWC, clips_BKT, choose_key, train, rng) -> (outputs, batch_stats).
+      read_clips: (variables, frames_BFHWC, clips_BKT, train, rng=None) -> Forward. `rng` is for dropout.
+      read_key_clips: (variables, forward, key_class_B, train, rng=None) -> Forward. It takes the result
+        of `read_clips`, its batch_stats included, and the same rng. None if the network has no key
+        expression.
       dtype: of the computation.
     """
 
     init: Callable[[jax.Array], Variables]
-    apply: Callable[..., tuple[Outputs, Variables]]
+    read_clips: Callable[..., Forward]
+    read_key_clips: Callable[..., Forward] | None
     dtype: jnp.dtype
 
 
 def compute_dtype(config: Config, platform: str) -> jnp.dtype:
-    """Returns the type of the computation: as configured, or what suits the platform."""
+    """Returns the dtype of the computation: the configured one, or the default of the platform."""
     if config.model.dtype == "auto":
         return jnp.dtype(jnp.float32 if platform == "cpu" else jnp.bfloat16)
     return jnp.dtype(config.model.dtype)
@@ -47,29 +70,48 @@ def create(config: Config, num_classes: int, platform: str) -> Network:
         size = config.augment.size
         frames = jnp.zeros((1, config.data.frames, size, size, 3), dtype)
         clips = jnp.zeros((1, config.clips.number, config.clips.frames), jnp.int32)
-        return module.init(rng, frames, clips, consensus, train=False)
+        return module.init(rng, frames, clips, train=False)
 
-    def apply(
+    def apply(variables: Variables, *args: Any, rng: jax.Array | None, **kwargs: Any) -> Any:
+        rngs = None if rng is None else {"dropout": rng}
+        result, changed = module.apply(
+            variables, *args, mutable=["batch_stats"], rngs=rngs, **kwargs
+        )
+        return result, changed["batch_stats"]
+
+    def read_clips(
         variables: Variables,
         frames_BFHWC: jax.Array,
         clips_BKT: jax.Array,
-        choose_key: Callable[[jax.Array], jax.Array],
         train: bool,
         rng: jax.Array | None = None,
-    ) -> tuple[Outputs, Variables]:
-        frames_BFHWC = frames_BFHWC.astype(dtype)
-        outputs, changed = module.apply(
-            variables,
-            frames_BFHWC,
-            clips_BKT,
-            choose_key,
-            train=train,
-            mutable=["batch_stats"],
-            rngs=None if rng is None else {"dropout": rng},
+    ) -> Forward:
+        (outputs, context), batch_stats = apply(
+            variables, frames_BFHWC.astype(dtype), clips_BKT, train=train, rng=rng
         )
-        return outputs, changed["batch_stats"]
+        return Forward(outputs, batch_stats, context)
 
-    return Network(init, apply, dtype)
+    def read_key_clips(
+        variables: Variables,
+        forward: Forward,
+        key_class_B: jax.Array,
+        train: bool,
+        rng: jax.Array | None = None,
+    ) -> Forward:
+        outputs, batch_stats = apply(
+            # A trunk that reads clips updates the statistics a second time.
+            {"params": variables["params"], "batch_stats": forward.batch_stats},
+            forward.outputs,
+            forward.context,
+            key_class_B,
+            train=train,
+            rng=rng,
+            method="read_key_clips",
+        )
+        return Forward(outputs, batch_stats)
+
+    has_key = isinstance(module, RDFER) and module.has_key
+    return Network(init, read_clips, read_key_clips if has_key else None, dtype)
 
 
 def _module(config: Config, num_classes: int, dtype: jnp.dtype) -> nn.Module:
@@ -81,8 +123,3 @@ def _module(config: Config, num_classes: int, dtype: jnp.dtype) -> nn.Module:
     if model.name == "resnet_lstm":
         return ResNetLSTM(num_classes, trunk, model.width, model.dropout, dtype)
     return RDFER(num_classes, trunk, model, config.key, dtype)
-
-
-def consensus(clip_logits_BKN: jax.Array) -> jax.Array:
-    """The class that the clips favour together, int [B]."""
-    return jnp.argmax(jnp.mean(jax.nn.softmax(clip_logits_BKN), axis=1), axis=-1)

@@ -1,14 +1,12 @@
-"""M3DFEL, a baseline: a clip is a bag of short instances, and the network learns which of them count.
+"""M3DFEL, a baseline: multiple-instance learning over the short snippets (instances) of a clip.
 
-Wang et al. (CVPR 2023), "Rethinking the Learning Paradigm for Dynamic Facial Expression Recognition",
-with what the text leaves open (no projection behind the attention, the convolution over the bag) as in
-the authors' published code. Weights start as is usual in Flax, not as in torch.
+Wang et al. (CVPR 2023), "Rethinking the Learning Paradigm for Dynamic Facial Expression Recognition".
+Details that the paper omits (no projection after the attention, the convolution over the bag) follow the
+authors' published code. Weights are initialized with Flax's defaults, not torch's.
 
 Letters: `...` stands for any leading axes, I instances of a clip in time order, W = 2 hidden, the
 features of both directions of the LSTM.
 """
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -19,15 +17,15 @@ from rdfer_jax.types import Outputs
 
 
 class DMIN(nn.Module):
-    """Dynamic multi-instance normalisation: each bag by its own statistics.
+    """Dynamic multi-instance normalization: each bag by its own statistics.
 
-    y = (x - mean) / sqrt(var + epsilon) scale + bias, scale and bias one for each channel, with
+    y = (x - mean) / sqrt(var + epsilon) scale + bias, with a scale and a bias for each channel, and
 
         mean = m_0 mean_W + m_1 mean_all        var = v_0 var_W + v_1 var_all
 
-    mean_W and var_W (unbiased) are those of a channel over the instances, mean_all and var_all those
-    over instances and channels together, put together from the former as in switchable normalisation
-    (Luo et al. 2019, arXiv 1806.10779, section 2.2); m and v are softmaxes of learned weights.
+    mean_W and var_W (unbiased) are those of a channel over the instances. mean_all and var_all are those
+    over instances and channels, computed from mean_W and var_W as in switchable normalization (Luo et al.
+    2019, arXiv 1806.10779, section 2.2). m and v are softmaxes of learned weights.
 
     Attributes:
       epsilon: added to the variance.
@@ -37,7 +35,7 @@ class DMIN(nn.Module):
 
     @nn.compact
     def __call__(self, x_IW: jax.Array) -> jax.Array:
-        """Normalises float [..., I, W], at least two instances, in float32 and returns that."""
+        """Normalizes float [..., I, W], I >= 2, and returns float32."""
         x_IW = x_IW.astype(jnp.float32)
         ones, width = nn.initializers.ones, x_IW.shape[-1]
         mean_mix_2 = nn.softmax(self.param("mean_mix", ones, (2,)))
@@ -58,14 +56,14 @@ class DMIN(nn.Module):
 class DLIAM(nn.Module):
     """Dynamic long-term instance aggregation: instances in time order -> one vector for the bag.
 
-    A bidirectional LSTM, whose output is gated by what self-attention and DMIN make of it, and a
-    convolution along the features with the instances as its channels.
+    The output of a bidirectional LSTM is gated by self-attention followed by DMIN. A convolution along the
+    features, with the instances as its channels, reduces the bag to one vector.
 
     Attributes:
       hidden: H, units of the LSTM in each direction.
       layers: of the LSTM.
       heads: of the self-attention, over 2 H / heads features each.
-      dtype: of the computation; the LSTM's state and the normalisation are float32.
+      dtype: of the computation; the LSTM's state and the normalization are float32.
     """
 
     hidden: int
@@ -96,11 +94,11 @@ class DLIAM(nn.Module):
 
 
 class M3DFEL(nn.Module):
-    """Frames of videos -> logits of each sampled clip; those of a video are their mean.
+    """Frames of videos -> logits of each sampled clip; a video's logits are their mean.
 
     Attributes:
       num_classes: N.
-      trunk: turns each frames_per_feature frames of a clip into the features of an instance.
+      trunk: turns every frames_per_feature frames of a clip into the features of an instance.
       dtype: of the computation; parameters and logits are float32.
       hidden, layers, heads: see DLIAM.
     """
@@ -114,30 +112,26 @@ class M3DFEL(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        frames_BFHWC: jax.Array,
-        clips_BKT: jax.Array,
-        choose_key: Callable[[jax.Array], jax.Array],
-        train: bool,
-    ) -> Outputs:
-        """Reads a batch of videos.
+        self, frames_BFHWC: jax.Array, clips_BKT: jax.Array, train: bool
+    ) -> tuple[Outputs, None]:
+        """Reads a batch of videos, all clips in one pass.
 
         Args:
           frames_BFHWC: float [B, F, H, W, 3].
           clips_BKT: int32 [B, K, T], positions of the clips' frames in the buffer; T is a multiple of
             the trunk's frames_per_feature, and at least twice it.
-          choose_key: not called: there is no key expression in this network.
-          train: whether the trunk uses the batch's own statistics.
+          train: whether the trunk normalizes by the statistics of the batch.
 
         Returns:
-          video_logits and clip_logits, all clips in one pass; the rest is None.
+          The outputs, of which only video_logits and clip_logits are set, and None: no key expression.
         """
         batch, clips, _ = clips_BKT.shape
-        # The trunk reads each instance on its own, so that the clips may follow each other in time.
+        # The trunk reads each instance separately, so the clips can be concatenated in time.
         pixels = resampling.pick(frames_BFHWC, clips_BKT.reshape(batch, -1))
         features = self.trunk(pixels, train).astype(self.dtype)
         features_BKID = features.reshape(batch, clips, -1, features.shape[-1])
         aggregate = DLIAM(self.hidden, self.layers, self.heads, self.dtype, name="dliam")
         bag_BKW = aggregate(features_BKID).astype(jnp.float32)
         clip_logits_BKN = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(bag_BKW)
-        return Outputs(video_logits=jnp.mean(clip_logits_BKN, axis=1), clip_logits=clip_logits_BKN)
+        video_logits_BN = jnp.mean(clip_logits_BKN, axis=1)
+        return Outputs(video_logits=video_logits_BN, clip_logits=clip_logits_BKN), None

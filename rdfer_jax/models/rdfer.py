@@ -1,6 +1,7 @@
-"""The whole network: trunk once, clips in feature space, two streams, key expression re-sampling."""
+"""The network of RDFER: a trunk, two streams over the clips' features, and key expression re-sampling."""
 
-from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,13 +14,28 @@ from rdfer_jax.models.streams import Instants, LongTerm, ShortTerm
 from rdfer_jax.types import Outputs
 
 
+class KeyContext(NamedTuple):
+    """Intermediate results of the pass over the sampled clips that the pass over the key clips needs.
+
+    Attributes:
+      buffer: what clips are picked from: the features [B, F, D] of every frame, or the pixels
+        [B, F, H, W, 3] if the trunk reads clips.
+      long: [B, W], long-term representation of the first clip.
+      gate: [B, 1, W], gate of the first clip; None if gates are off.
+    """
+
+    buffer: jax.Array
+    long: jax.Array
+    gate: jax.Array | None
+
+
 class RDFER(nn.Module):
     """Frames of videos -> logits of each sampled clip, and of the video around its key expression.
 
     Attributes:
       num_classes: N.
-      trunk: what turns frames into features: a frame trunk, read once over the whole buffer, or one
-        with frames_per_feature > 1, read over each clip's pixels.
+      trunk: turns frames into features: a frame trunk, which reads the whole buffer once, or one with
+        frames_per_feature > 1, which reads the pixels of each clip.
       model: settings of the streams.
       key: settings of the key expression re-sampling.
       dtype: of the computation; parameters and logits are float32.
@@ -31,8 +47,13 @@ class RDFER(nn.Module):
     key: config.KeyClips
     dtype: jnp.dtype
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the network localizes the key expression; a single stream does not."""
+        return self.model.streams == "both"
+
     def setup(self):
-        """Names the parts."""
+        """Creates the submodules."""
         model = self.model
         self.short = ShortTerm(model.width, model.short_layers, model.short_kernel, self.dtype)
         self.long = LongTerm(
@@ -43,92 +64,106 @@ class RDFER(nn.Module):
         self.head = nn.Dense(self.num_classes, dtype=jnp.float32)
 
     def __call__(
-        self,
-        frames_BFHWC: jax.Array,
-        clips_BKT: jax.Array,
-        choose_key: Callable[[jax.Array], jax.Array],
-        train: bool,
-    ) -> Outputs:
-        """Reads a batch of videos.
+        self, frames_BFHWC: jax.Array, clips_BKT: jax.Array, train: bool
+    ) -> tuple[Outputs, KeyContext | None]:
+        """Reads the sampled clips of a batch of videos, all in one vectorized pass.
 
         Args:
-          frames_BFHWC: float [B, F, H, W, 3], normalised.
+          frames_BFHWC: float [B, F, H, W, 3], normalized.
           clips_BKT: int32 [B, K, T], positions of the clips' frames in the buffer. The first clip spans
-            the video. The key expression is looked for at every frame of the buffer, or at the features
-            of the first clip where the trunk reads clips.
-          choose_key: clip_logits_BKN -> int [B], the class of the key expression.
-          train: whether to drop features and to use the batch's own statistics.
+            the video.
+          train: whether to apply dropout and to normalize by the statistics of the batch.
 
         Returns:
-          The outputs; logits of all clips come from one vectorised pass.
+          The outputs without key_instants and key_logits, and what `read_key_clips` needs. Instants are
+          all frames of the buffer, or the features of the first clip if the trunk reads clips. A network
+          with a single stream has video_logits and clip_logits alone, and no context.
         """
-        read, features_BFD = self._reader(frames_BFHWC, train)
-        features_BKSD = read(clips_BKT)
+        buffer_BFX = self._features(frames_BFHWC, train) if self._reads_frames else frames_BFHWC
+        features_BKSD = self._read(buffer_BFX, clips_BKT, train)
         if self.model.streams == "short":
-            return _only_clips(self._classify([self.short(features_BKSD, None)], train))
+            return _mean_of_clips(self._classify([self.short(features_BKSD, None)], train)), None
         places_I = resampling.spread(self.model.instants, features_BKSD.shape[2])
-        long_logits_BKN, long_BKW, gate_BKW = self.long(features_BKSD[:, :, places_I])
+        long_logits_BKN, long_BKW, gates_BKW = self.long(features_BKSD[:, :, places_I])
         if self.model.streams == "long":
-            return _only_clips(self._classify([long_BKW], train))
-        gates = self.model.gate
-        short_BKW = self.short(features_BKSD, gate_BKW if gates else None)
-        clip_logits_BKN = self._classify([short_BKW, long_BKW], train)
+            return _mean_of_clips(self._classify([long_BKW], train)), None
+        gate_BKW = gates_BKW if self.model.gate else None
+        short_BKW = self.short(features_BKSD, gate_BKW)
+        outputs = _mean_of_clips(self._classify([short_BKW, long_BKW], train))
 
-        buffer_frames = frames_BFHWC.shape[1]
-        if features_BFD is None:
-            instants_BI, features_BID = self._times(clips_BKT[:, 0]), features_BKSD[:, 0]
+        if self._reads_frames:
+            features_BID = buffer_BFX
+            instants_BI = jnp.broadcast_to(jnp.arange(buffer_BFX.shape[1]), features_BID.shape[:2])
         else:
-            features_BID = features_BFD
-            instants_BI = jnp.broadcast_to(jnp.arange(buffer_frames), features_BID.shape[:2])
-        instant_logits_BIN = self.instants(features_BID)
-        key_class_B = jax.lax.stop_gradient(choose_key(clip_logits_BKN))
-        probs_BIN = jax.nn.softmax(instant_logits_BIN)
-        scores_BI = jnp.sum(
-            probs_BIN * jax.nn.one_hot(key_class_B, self.num_classes)[:, None], axis=-1
-        )
-        key_instants_BM = resampling.key_instants(
-            scores_BI, instants_BI, self.key.number, self.key.min_gap * buffer_frames
-        )
-        video_logits_BN = jnp.mean(clip_logits_BKN, axis=1)
-        key_logits_BN = video_logits_BN
-        if self.key.enabled:
-            key_clips_BMT = resampling.key_clips(key_instants_BM, self.key.frames, buffer_frames)
-            short_BMW = self.short(read(key_clips_BMT), gate_BKW[:, :1] if gates else None)
-            short_BW = jnp.mean(short_BMW, axis=1)
-            key_logits_BN = self._classify([short_BW, long_BKW[:, 0]], train)
-            video_logits_BN = (video_logits_BN + key_logits_BN) / 2
-        return Outputs(
-            video_logits=video_logits_BN,
-            clip_logits=clip_logits_BKN,
+            features_BID, instants_BI = features_BKSD[:, 0], self._times(clips_BKT[:, 0])
+        outputs = dataclasses.replace(
+            outputs,
             long_logits=jnp.mean(long_logits_BKN, axis=1),
-            instant_logits=instant_logits_BIN,
+            instant_logits=self.instants(features_BID),
             instants=instants_BI,
+        )
+        gate_B1W = None if gate_BKW is None else gate_BKW[:, :1]
+        return outputs, KeyContext(buffer_BFX, long_BKW[:, 0], gate_B1W)
+
+    def read_key_clips(
+        self, outputs: Outputs, context: KeyContext, key_class_B: jax.Array, train: bool
+    ) -> Outputs:
+        """Localizes the key expression and reads the clips around it.
+
+        Args:
+          outputs: result of `__call__`.
+          context: result of `__call__`.
+          key_class_B: int [B], the class whose expression to look for.
+          train: as in `__call__`, with the same dropout rng.
+
+        Returns:
+          The complete outputs. With config.key.enabled off, the video's logits stay those of its clips.
+        """
+        assert outputs.instant_logits is not None and outputs.instants is not None
+        buffer_frames = context.buffer.shape[1]
+        probs_BIN = jax.nn.softmax(outputs.instant_logits)
+        key_class_B1N = jax.nn.one_hot(key_class_B, self.num_classes)[:, None]
+        key_instants_BM = resampling.key_instants(
+            jnp.sum(probs_BIN * key_class_B1N, axis=-1),
+            outputs.instants,
+            self.key.number,
+            self.key.min_gap * buffer_frames,
+        )
+        video_logits_BN = key_logits_BN = outputs.video_logits
+        if self.key.enabled:
+            if train and self.model.dropout:
+                # `apply` restarts the sequence of dropout keys, whose first one `__call__` used.
+                self.drop.make_rng("dropout")
+            key_clips_BMT = resampling.key_clips(key_instants_BM, self.key.frames, buffer_frames)
+            features_BMSD = self._read(context.buffer, key_clips_BMT, train)
+            short_BW = jnp.mean(self.short(features_BMSD, context.gate), axis=1)
+            key_logits_BN = self._classify([short_BW, context.long], train)
+            video_logits_BN = (video_logits_BN + key_logits_BN) / 2
+        return dataclasses.replace(
+            outputs,
+            video_logits=video_logits_BN,
             key_instants=key_instants_BM,
             key_logits=key_logits_BN,
         )
 
-    def _reader(
-        self, frames_BFHWC: jax.Array, train: bool
-    ) -> tuple[Callable[[jax.Array], jax.Array], jax.Array | None]:
-        """Returns a function from positions int [B, P, T] to features [B, P, S, D].
+    @property
+    def _reads_frames(self) -> bool:
+        return self.trunk.frames_per_feature == 1
 
-        And the features [B, F, D] of every frame, where the trunk reads single frames.
-        """
-        if self.trunk.frames_per_feature == 1:
-            features_BFD = self.trunk(frames_BFHWC, train).astype(self.dtype)
-            return lambda positions_BPT: resampling.pick(features_BFD, positions_BPT), features_BFD
+    def _features(self, frames_NFHWC: jax.Array, train: bool) -> jax.Array:
+        return self.trunk(frames_NFHWC, train).astype(self.dtype)
 
-        def read(positions_BPT: jax.Array) -> jax.Array:
-            batch, clips, length = positions_BPT.shape
-            pixels = resampling.pick(frames_BFHWC, positions_BPT)
-            pixels = pixels.reshape(batch * clips, length, *frames_BFHWC.shape[2:])
-            features = self.trunk(pixels, train).astype(self.dtype)
-            return features.reshape(batch, clips, *features.shape[1:])
-
-        return read, None
+    def _read(self, buffer_BFX: jax.Array, positions_BPT: jax.Array, train: bool) -> jax.Array:
+        """Returns the features [B, P, S, D] of clips at positions int [B, P, T] of the buffer."""
+        picked = resampling.pick(buffer_BFX, positions_BPT)
+        if self._reads_frames:
+            return picked
+        batch, clips = positions_BPT.shape[:2]
+        features = self._features(picked.reshape(batch * clips, *picked.shape[2:]), train)
+        return features.reshape(batch, clips, *features.shape[1:])
 
     def _times(self, clip_BT: jax.Array) -> jax.Array:
-        """Buffer position of each feature of a clip: of the middle one of its frames."""
+        """Returns the buffer position of each feature of a clip: that of its middle frame."""
         per_feature = self.trunk.frames_per_feature
         return clip_BT[:, np.arange(per_feature // 2, clip_BT.shape[1], per_feature)]
 
@@ -137,6 +172,6 @@ class RDFER(nn.Module):
         return self.head(features_D.astype(jnp.float32))
 
 
-def _only_clips(clip_logits_BKN: jax.Array) -> Outputs:
-    """The outputs of a single stream, which knows of no key expression."""
+def _mean_of_clips(clip_logits_BKN: jax.Array) -> Outputs:
+    """Returns the outputs of the clips alone; the video's logits are their mean."""
     return Outputs(video_logits=jnp.mean(clip_logits_BKN, axis=1), clip_logits=clip_logits_BKN)

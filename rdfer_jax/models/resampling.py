@@ -1,7 +1,7 @@
-"""Where clips, instants and key clips lie in a video's frame buffer.
+"""Positions of clips, instants and key clips in a video's frame buffer.
 
-Positions are whole frames of the buffer, in [0, F). They carry no gradient. Features are picked by a
-product with one-hot rows: exact, and its gradient is a product too, where a gather's would be a scatter.
+Positions are whole frames of the buffer, in [0, F), and have no gradient. Features are picked by a product
+with one-hot rows: it is exact, and its gradient is a product too, where that of a gather is a scatter.
 """
 
 import jax
@@ -10,27 +10,27 @@ import numpy as np
 
 from rdfer_jax import config
 
-#: Start and length of the first views in evaluation, as shares of the video: the whole, the halves, the
-#: middle, the first and the last three quarters. Further views are spread between them.
+#: Start and length of the first views in evaluation, as fractions of the video: the whole video, its
+#: halves, its middle, and its first and last three quarters. Further views are spread between them.
 EVAL_VIEWS = ((0.0, 1.0), (0.0, 0.5), (0.5, 0.5), (0.25, 0.5), (0.0, 0.75), (0.25, 0.75))
 
 
 def eval_clips(settings: config.Clips, buffer_frames: int) -> np.ndarray:
-    """Returns the clips of every video in evaluation, int32 [K, T]. The first is the longest there is."""
+    """Returns the clips of a video in evaluation, int32 [K, T]. None is longer than the first."""
     start_K, span_K = _eval_intervals(settings, buffer_frames)
     return np.asarray(_positions(np, start_K, span_K, 0.5, settings.frames, buffer_frames))
 
 
 def train_clips(keys_B: jax.Array, settings: config.Clips, buffer_frames: int) -> jax.Array:
-    """Draws clips for training, without a look at the label.
+    """Samples clips for training, independently of the label.
 
-    Views: the first is the whole video, the others are sub-intervals whose length is drawn from
-    [min_span, 1] and whose place is drawn from where they fit. Windows: one in each of K equal parts
-    of the possible places.
+    Views: the first is the whole video; the others are random sub-intervals, with their length uniform in
+    [min_span, 1] and their start uniform over the video. Windows: one in each of K equal parts of the
+    possible starts.
 
     Args:
       keys_B: PRNG keys, one for each video.
-      settings: what a clip is.
+      settings: kind, number and length of the clips.
       buffer_frames: F.
 
     Returns:
@@ -38,7 +38,7 @@ def train_clips(keys_B: jax.Array, settings: config.Clips, buffer_frames: int) -
     """
     clips = settings.number
 
-    def draw(key: jax.Array) -> jax.Array:
+    def sample(key: jax.Array) -> jax.Array:
         key_span, key_start, key_frame = jax.random.split(key, 3)
         u_K = jax.random.uniform(key_start, (clips,))
         if settings.kind == "views":
@@ -53,7 +53,7 @@ def train_clips(keys_B: jax.Array, settings: config.Clips, buffer_frames: int) -
             shift = jnp.full((clips, settings.frames), 0.5)
         return _positions(jnp, start_K, span_K, shift, settings.frames, buffer_frames)
 
-    return jax.vmap(draw)(keys_B)
+    return jax.vmap(sample)(keys_B)
 
 
 def _eval_intervals(settings: config.Clips, buffer_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,14 +71,14 @@ def _eval_intervals(settings: config.Clips, buffer_frames: int) -> tuple[np.ndar
 
 
 def _positions(xp, start_K, span_K, shift, frames, buffer_frames):
-    """floor((start + (t + shift) span / T) F), clipped to the buffer; int32 [K, T]."""
+    """Returns floor((start + (t + shift) span / T) F), clipped to the buffer; int32 [K, T]."""
     share_KT = start_K[:, None] + (xp.arange(frames) + shift) * span_K[:, None] / frames
     positions_KT = xp.floor(share_KT * buffer_frames + 1e-4).astype(np.int32)
     return xp.clip(positions_KT, 0, buffer_frames - 1)
 
 
 def pick(features_BFX: jax.Array, positions_BP: jax.Array) -> jax.Array:
-    """Picks frames of the buffer: [B, F, ...] and int [B, ...positions] -> [B, ...positions, ...]."""
+    """Returns frames of the buffer: [B, F, ...] and int [B, ...positions] -> [B, ...positions, ...]."""
     frames = features_BFX.shape[1]
     batch, places = positions_BP.shape[0], positions_BP.shape[1:]
     rest = features_BFX.shape[2:]
@@ -93,7 +93,7 @@ def pick(features_BFX: jax.Array, positions_BP: jax.Array) -> jax.Array:
 
 
 def spread(number: int, length: int) -> np.ndarray:
-    """Positions of `number` (at most `length`) places spread evenly over a sequence, int32 [number]."""
+    """Returns `number` (at most `length`) positions spread evenly over a sequence, int32 [number]."""
     number = min(number, length)
     return np.floor((np.arange(number) + 0.5) * length / number).astype(np.int32)
 
@@ -101,36 +101,37 @@ def spread(number: int, length: int) -> np.ndarray:
 def key_instants(
     scores_BI: jax.Array, instants_BI: jax.Array, number: int, min_gap: float
 ) -> jax.Array:
-    """Picks the instants that show the key expression best, apart from each other.
+    """Picks the instants with the highest scores, some frames apart from each other.
 
-    Greedy: the best instant, then the best of those at least min_gap frames from all picked before,
-    and so on; when none is left, the best of those too near; an instant comes again only when every
+    Greedy: the best instant, then the best of those at least min_gap frames away from all picked ones, and
+    so on. If none is left, the best of those that are closer. An instant is picked again only after every
     instant has been picked.
 
     Args:
       scores_BI: float [B, I] in [0, 1], probability of the key expression at each instant.
       instants_BI: int [B, I], positions of the instants in the buffer.
       number: M.
-      min_gap: frames.
+      min_gap: in frames.
 
     Returns:
       int32 [B, M], positions in the buffer, best first.
     """
     scores_BI = jax.lax.stop_gradient(scores_BI)
+    # 0: far from all picked instants; 1: near one of them; 1 + n: picked n times.
+    level_BI = jnp.zeros_like(instants_BI)
     picked = []
     for _ in range(number):
-        best_B1 = jnp.argmax(scores_BI, axis=-1, keepdims=True)
-        place_B1 = jnp.take_along_axis(instants_BI, best_B1, axis=-1)
-        near_BI = jnp.abs(instants_BI - place_B1) < min_gap
-        chosen_BI = jnp.arange(scores_BI.shape[-1]) == best_B1
-        # Penalties do not add up: 2 for near a picked one, 4 for picked itself.
-        base_BI = jnp.where(near_BI & (scores_BI >= 0), scores_BI - 2, scores_BI)
-        scores_BI = jnp.where(chosen_BI, base_BI - 4, base_BI)
-        picked.append(place_B1)
+        allowed_BI = level_BI == jnp.min(level_BI, axis=-1, keepdims=True)
+        best_B1 = jnp.argmax(jnp.where(allowed_BI, scores_BI, -1), axis=-1, keepdims=True)
+        position_B1 = jnp.take_along_axis(instants_BI, best_B1, axis=-1)
+        near_BI = jnp.abs(instants_BI - position_B1) < min_gap
+        is_best_BI = jnp.arange(scores_BI.shape[-1]) == best_B1
+        level_BI = jnp.where(near_BI | is_best_BI, jnp.maximum(level_BI, 1), level_BI) + is_best_BI
+        picked.append(position_B1)
     return jnp.concatenate(picked, axis=-1).astype(jnp.int32)
 
 
-def key_clips(centres_BM: jax.Array, frames: int, buffer_frames: int) -> jax.Array:
-    """Neighbouring frames around each key instant, shifted inward at the borders, int32 [B, M, frames]."""
-    start_BM = jnp.clip(centres_BM - frames // 2, 0, buffer_frames - frames)
+def key_clips(centers_BM: jax.Array, frames: int, buffer_frames: int) -> jax.Array:
+    """Returns the frames around each key instant, shifted inward at the borders, int32 [B, M, frames]."""
+    start_BM = jnp.clip(centers_BM - frames // 2, 0, buffer_frames - frames)
     return (start_BM[..., None] + jnp.arange(frames)).astype(jnp.int32)

@@ -1,10 +1,8 @@
-"""ResNet and LSTM, a baseline: each frame on its own through a 2-D network, then a recurrent one.
+"""ResNet-LSTM, a baseline: a 2-D network reads each frame, and an LSTM reads the features in time order.
 
-The field's usual point of comparison, ResNet18-LSTM in the tables of papers such as MAE-DFER (Sun et al.
-2023), which do not tell its details: one layer, one direction and the last state are our choice.
+Papers such as MAE-DFER (Sun et al. 2023) list ResNet18-LSTM as a baseline without its details. One layer,
+one direction and classifying the last state are our choices.
 """
-
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,16 +13,16 @@ from rdfer_jax.types import Outputs
 
 
 class ResNetLSTM(nn.Module):
-    """Frames of videos -> logits of each sampled clip; those of a video are their mean.
+    """Frames of videos -> logits of each sampled clip; a video's logits are their mean.
 
-    A clip is judged by the LSTM's last state. It has seen all frames, while a mean over the states
-    would let the network average frames and remember nothing, which is what an LSTM is compared for.
+    The LSTM's last state classifies a clip. With a mean over all states, the network could average frames
+    and ignore their order, and the comparison with a recurrent network would lose its point.
 
     Attributes:
       num_classes: N.
-      trunk: a frame trunk, which should mix no frames: time is left to the LSTM.
+      trunk: a frame trunk without temporal shift, so that only the LSTM mixes frames.
       width: W, units of the LSTM, which has one layer and one direction.
-      dropout: share of the last state's features that are dropped before the classifier.
+      dropout: dropout rate of the last state, before the classifier.
       dtype: of the computation; parameters, the LSTM's state and logits are float32.
     """
 
@@ -36,22 +34,17 @@ class ResNetLSTM(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        frames_BFHWC: jax.Array,
-        clips_BKT: jax.Array,
-        choose_key: Callable[[jax.Array], jax.Array],
-        train: bool,
-    ) -> Outputs:
-        """Reads a batch of videos.
+        self, frames_BFHWC: jax.Array, clips_BKT: jax.Array, train: bool
+    ) -> tuple[Outputs, None]:
+        """Reads a batch of videos, all clips in one pass.
 
         Args:
-          frames_BFHWC: float [B, F, H, W, 3], normalised.
+          frames_BFHWC: float [B, F, H, W, 3], normalized.
           clips_BKT: int32 [B, K, T], positions of the clips' frames in the buffer, in time order.
-          choose_key: not called: there is no key expression in this network.
-          train: whether to drop features and to use the batch's own statistics.
+          train: whether to apply dropout and to normalize by the statistics of the batch.
 
         Returns:
-          video_logits and clip_logits, all clips in one pass; the rest is None.
+          The outputs, of which only video_logits and clip_logits are set, and None: no key expression.
         """
         features_BFD = self.trunk(frames_BFHWC, train).astype(self.dtype)
         cell = nn.OptimizedLSTMCell(self.width, dtype=self.dtype, name="lstm")
@@ -59,4 +52,5 @@ class ResNetLSTM(nn.Module):
         (_, last_BKW), _ = lstm(resampling.pick(features_BFD, clips_BKT))
         last_BKW = nn.Dropout(self.dropout, deterministic=not train)(last_BKW)
         clip_logits_BKN = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(last_BKW)
-        return Outputs(video_logits=jnp.mean(clip_logits_BKN, axis=1), clip_logits=clip_logits_BKN)
+        video_logits_BN = jnp.mean(clip_logits_BKN, axis=1)
+        return Outputs(video_logits=video_logits_BN, clip_logits=clip_logits_BKN), None

@@ -1,15 +1,14 @@
-"""Trunks: frames in, one feature vector a frame (or a snippet of four frames) out.
+"""Trunks: a feature vector for each frame, or for each snippet of four frames.
 
 Frame trunks are 2-D ResNets (He et al. 2016, arXiv 1512.03385) with temporal shift (TSM: Lin, Gan
 and Han 2019, arXiv 1811.08383). `r3d_18` and `r2plus1d_18` are the 3-D ResNet-18 and the R(2+1)D-18
-of Tran et al. 2018 (arXiv 1711.11248), run on snippets of four consecutive frames as in M3DFEL (CVPR
+of Tran et al. 2018 (arXiv 1711.11248), applied to snippets of four consecutive frames as in M3DFEL (CVPR
 2023).
 
-Geometry follows torchvision, and so do the names of the parameters: torchvision's
-`layer1.0.conv1.weight` is `params/layer1_0/conv1/kernel` here, `downsample.0` is
-`downsample_conv`, `downsample.1` is `downsample_bn`, and the stem is `conv1` and `bn1` in all of
-them. A split `conv1` is `conv1_space`, `conv1_bn` and `conv1_time`. A kernel here is [(kt,) kh, kw, cin,
-cout].
+Architectures and parameter names follow torchvision: its `layer1.0.conv1.weight` is
+`params/layer1_0/conv1/kernel` here, `downsample.0` is `downsample_conv`, `downsample.1` is
+`downsample_bn`, and the stem of every trunk is `conv1` and `bn1`. A split `conv1` is `conv1_space`,
+`conv1_bn` and `conv1_time`. Kernels here are [(kt,) kh, kw, cin, cout].
 
 Letters: N videos, F frames of a buffer in time order, T frames of a clip, S snippets, H W C image,
 D features.
@@ -28,10 +27,10 @@ _kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def temporal_shift(x_NFHWC: jax.Array, parts: int = 8) -> jax.Array:
-    """Moves 1/parts of the channels one frame back in time and as many one frame forward.
+    """Shifts 1/parts of the channels one frame back in time and another 1/parts one frame forward.
 
-    Channels [0, C // parts) of frame t come from frame t + 1, the next C // parts from frame t - 1,
-    the rest stay; beyond the borders there are zeros (TSM, section 3). Same shape and dtype.
+    Channels [0, C // parts) of frame t come from frame t + 1, the next C // parts from frame t - 1, and
+    the rest stay. Frames outside the video count as zeros (TSM, section 3). Same shape and dtype.
     """
     fold = x_NFHWC.shape[-1] // parts
     later = x_NFHWC[:, 1:, ..., :fold]
@@ -48,9 +47,9 @@ def temporal_shift(x_NFHWC: jax.Array, parts: int = 8) -> jax.Array:
 
 
 def _conv(width: int, kernel: tuple[int, ...], strides: tuple[int, ...], dtype: Any, name: str):
-    """A convolution without bias, padded by half a kernel on each side (unlike 'SAME').
+    """Returns a convolution without bias, padded by half a kernel on each side (unlike 'SAME').
 
-    A kernel of rank 2 takes the frames of a video as further examples; one of rank 3 spans them.
+    A kernel of rank 2 treats frames as independent examples; one of rank 3 spans frames.
     """
     padding = [(k // 2, k // 2) for k in kernel]
     return nn.Conv(
@@ -67,24 +66,29 @@ def _conv(width: int, kernel: tuple[int, ...], strides: tuple[int, ...], dtype: 
 
 
 def _split_conv(
-    x: jax.Array, middle: int, width: int, kernel: int, strides: tuple[int, ...], train: bool,
-    dtype: Any, name: str,
-) -> jax.Array:  # fmt: skip
-    """A convolution in space to `middle` channels, and one over three frames. Called inside a module."""
+    x: jax.Array,
+    middle: int,
+    width: int,
+    kernel: int,
+    strides: tuple[int, ...],
+    train: bool,
+    dtype: Any,
+    name: str,
+) -> jax.Array:
+    """Convolves in space to `middle` channels, then over three frames. Called inside a module."""
     time, *space = strides
     x = _conv(middle, (1, kernel, kernel), (1, *space), dtype, f"{name}_space")(x)
     x = nn.relu(_norm(train, dtype, f"{name}_bn")(x))
     return _conv(width, (3, 1, 1), (time, 1, 1), dtype, f"{name}_time")(x)
 
 
-def _norm(train: bool, dtype: Any, name: str, zero: bool = False):
-    """Batch normalisation over the global batch; statistics are float32 whatever `dtype` is."""
+def _norm(train: bool, dtype: Any, name: str):
+    """Returns batch normalization over the global batch; the statistics are always float32."""
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
         dtype=dtype,
-        scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
         name=name,
     )
 
@@ -94,18 +98,16 @@ class BasicBlock(nn.Module):
 
     Attributes:
       width: output channels.
-      stride: of the first convolution, along every axis that it spans.
-      rank: 2 for frame-wise convolutions, with temporal shift; 3 for convolutions over time too.
+      stride: of the first convolution, along all of its axes.
+      rank: 2 for convolutions of single frames, with temporal shift; 3 for convolutions over time too.
       dtype: of the computation.
-      zero_init: start the last batch norm scale at zero, so that the block starts as the identity.
-      shift: False leaves out the temporal shift, so that a frame-wise block mixes no frames.
+      shift: whether to apply temporal shift in a block of rank 2. Without it, frames do not mix.
     """
 
     width: int
     stride: int
     rank: int
     dtype: Any
-    zero_init: bool = False
     shift: bool = True
     expansion = 1
 
@@ -117,27 +119,26 @@ class BasicBlock(nn.Module):
         y = self._convolve(y, cin, strides, train, "conv1")
         y = nn.relu(_norm(train, self.dtype, "bn1")(y))
         y = self._convolve(y, cin, ones, train, "conv2")
-        y = _norm(train, self.dtype, "bn2", zero=self.zero_init)(y)
+        y = _norm(train, self.dtype, "bn2")(y)
         return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
 
     def _convolve(
         self, x: jax.Array, cin: int, strides: tuple[int, ...], train: bool, name: str
     ) -> jax.Array:
-        """One of the two convolutions, in a block of cin channels."""
+        """Applies one of the two convolutions of a block with cin input channels."""
         return _conv(self.width, (3,) * self.rank, strides, self.dtype, name)(x)
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride), 1x1 to four times the width: x_NFHWC -> [N, F, H', W', 4 width].
 
-    Attributes: as in BasicBlock, except that `width` is that of the narrow part.
+    Attributes: as in BasicBlock; `width` is that of the narrow part.
     """
 
     width: int
     stride: int
     rank: int
     dtype: Any
-    zero_init: bool = False
     shift: bool = True
     expansion = 4
 
@@ -151,15 +152,15 @@ class Bottleneck(nn.Module):
         y = _conv(self.width, kernel, strides, self.dtype, "conv2")(y)
         y = nn.relu(_norm(train, self.dtype, "bn2")(y))
         y = _conv(self.width * self.expansion, ones, ones, self.dtype, "conv3")(y)
-        y = _norm(train, self.dtype, "bn3", zero=self.zero_init)(y)
+        y = _norm(train, self.dtype, "bn3")(y)
         return nn.relu(y + _shortcut(x_NFHWC, y, strides, train, self.dtype))
 
 
 class SplitBlock(BasicBlock):
-    """A BasicBlock of rank 3 whose convolutions are split into one in space and one over time.
+    """A BasicBlock of rank 3 whose convolutions are factorized into one in space and one over time.
 
-    The first halves have as many channels as give the block's first convolution the weights of an
-    unsplit one (Tran et al. 2018, section 3.5); the second convolution takes the same number.
+    The number of channels in between gives the block's first convolution as many weights as an
+    unfactorized one has (Tran et al. 2018, section 3.5). The second convolution uses the same number.
     """
 
     def _convolve(
@@ -170,7 +171,7 @@ class SplitBlock(BasicBlock):
 
 
 def _shortcut(x: jax.Array, y: jax.Array, strides: tuple[int, ...], train: bool, dtype: Any):
-    """x itself, or projected where the block changes the shape. Called inside a block."""
+    """Returns x, projected if the block changes the shape. Called inside a block."""
     if max(strides) == 1 and x.shape[-1] == y.shape[-1]:
         return x
     x = _conv(y.shape[-1], (1,) * len(strides), strides, dtype, "downsample_conv")(x)
@@ -178,23 +179,24 @@ def _shortcut(x: jax.Array, y: jax.Array, strides: tuple[int, ...], train: bool,
 
 
 class ResNet(nn.Module):
-    """A ResNet over the frames of videos, or over snippets of `frames_per_feature` frames.
+    """A ResNet applied to the frames of videos, or to snippets of `frames_per_feature` frames.
 
     Attributes:
       depths: blocks in each stage.
       widths: width of each stage; stages after the first halve the resolution.
-      dtype: of the computation; parameters, batch statistics and the features are float32.
+      dtype: of the computation; parameters, batch statistics and features are float32.
       block: BasicBlock, Bottleneck or SplitBlock.
-      stem_kernel: of the first convolution, whose stride is 2 in space and 1 in time. Its rank, 2
-        or 3, is that of all convolutions.
-      stem_middle: 0, or the channels between the halves of a split stem, which takes rank 3.
+      stem_kernel: of the first convolution, whose stride is 2 in space and 1 in time. All convolutions
+        have its rank, 2 or 3.
+      stem_middle: channels between the two convolutions of a factorized stem (rank 3); 0 for one
+        convolution.
       max_pool: whether a 3x3 max pool of stride 2 follows the stem.
-      patch: the stem reads squares of this many pixels as one pixel with more channels, so that it
-        goes down to low resolution at once, where convolutions are fast on a CPU.
+      patch: side of the squares of pixels that are folded into channels before the stem. The lower
+        resolution makes convolutions fast on a CPU.
+      embed: size of a final dense layer over the flattened feature map; 0 for global average pooling.
       frames_per_feature: 1 for a frame trunk, else the frames of a snippet.
-      remat: compute each block's activations again in the backward pass instead of keeping them.
-      zero_init: start the last batch norm scale of each block at zero (Goyal et al. 2017).
-      shift: whether a frame trunk's blocks look at the neighbouring frames, by temporal shift.
+      remat: recompute each block's activations in the backward pass instead of storing them.
+      shift: whether a frame trunk's blocks see neighboring frames, by temporal shift.
     """
 
     depths: tuple[int, ...]
@@ -208,7 +210,6 @@ class ResNet(nn.Module):
     embed: int = 0
     frames_per_feature: int = 1
     remat: bool = False
-    zero_init: bool = False
     shift: bool = True
 
     @property
@@ -221,19 +222,19 @@ class ResNet(nn.Module):
         """Computes the features of all frames, or snippets, in one pass.
 
         Args:
-          frames_NFHWC: float frames, normalised, in time order.
-          train: normalise by the statistics of this batch and update the running ones.
+          frames_NFHWC: float frames, normalized, in time order.
+          train: normalize by the statistics of this batch and update the running ones.
 
         Returns:
           features_NSD float32, S = F / frames_per_feature.
 
         Raises:
-          ValueError: F is no multiple of frames_per_feature, or H or W none of patch.
+          ValueError: F is not a multiple of frames_per_feature, or H or W not one of patch.
         """
         videos, frames = frames_NFHWC.shape[:2]
         snippet, rank = self.frames_per_feature, len(self.stem_kernel)
         if frames % snippet:
-            raise ValueError(f"{frames} frames do not divide into snippets of {snippet}")
+            raise ValueError(f"{frames} frames cannot be split into snippets of {snippet}")
         x = frames_NFHWC.astype(self.dtype)
         if snippet > 1:
             x = x.reshape(videos * frames // snippet, snippet, *x.shape[2:])
@@ -250,9 +251,9 @@ class ResNet(nn.Module):
         if self.max_pool:
             x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
 
-        # Argument 2 is `train`, counting self: a Python bool that must not become a tracer.
+        # Argument 2, counting self, is `train`: it must stay a Python bool and not become a tracer.
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
-        options = (rank, self.dtype, self.zero_init, self.shift)
+        options = (rank, self.dtype, self.shift)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
@@ -273,14 +274,14 @@ def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
     """Folds squares of pixels into channels: [..., H, W, C] -> [..., H / p, W / p, p p C].
 
     Raises:
-      ValueError: H or W is no multiple of p.
+      ValueError: H or W is not a multiple of p.
     """
     if patch == 1:
         return x
     *lead, height, width, channels = x.shape
     if height % patch or width % patch:
         raise ValueError(
-            f"frames of {height} x {width} pixels do not divide into squares of {patch}"
+            f"frames of {height} x {width} pixels cannot be split into squares of {patch} pixels"
         )
     x = x.reshape(*lead, height // patch, patch, width // patch, patch, channels)
     return jnp.moveaxis(x, -4, -3).reshape(
@@ -312,23 +313,19 @@ _TRUNKS["r2plus1d_18"] = _TRUNKS["r3d_18"] | {"block": SplitBlock, "stem_middle"
 NAMES = tuple(_TRUNKS)
 
 
-def create(
-    name: str, *, dtype: Any, remat: bool = False, zero_init: bool = False, shift: bool = True
-) -> ResNet:
-    """Returns the trunk of that name: a Linen module, called as `trunk(frames_NFHWC, train)`.
+def create(name: str, *, dtype: Any, remat: bool = False, shift: bool = True) -> ResNet:
+    """Returns a trunk by name: a Linen module, called as `trunk(frames_NFHWC, train)`.
 
     Args:
-      name: resnet8_narrow (for CPU and frames of about 48 px: 3.7 million multiplications a frame
-        there), resnet18, resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million a frame
-        at 112 px).
+      name: resnet8_narrow (for a CPU; 3.7 million multiplications per frame at 48 px), or resnet18,
+        resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million per frame at 112 px).
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
-      zero_init: see ResNet.
       shift: see ResNet.
 
     Raises:
-      ValueError: no trunk has that name.
+      ValueError: the name is unknown.
     """
     if name not in _TRUNKS:
-        raise ValueError(f"no trunk named {name!r}; there are {', '.join(_TRUNKS)}")
-    return ResNet(**_TRUNKS[name], dtype=dtype, remat=remat, zero_init=zero_init, shift=shift)
+        raise ValueError(f"unknown trunk {name!r}; choose from {', '.join(_TRUNKS)}")
+    return ResNet(**_TRUNKS[name], dtype=dtype, remat=remat, shift=shift)

@@ -99,15 +99,14 @@ def test_the_pytorch_twin_is_the_same_network(tmp_path):
     variables, _ = pretrained.load(tmp_path / "trunk.safetensors", shapes)
     params = variables["params"] | rest(twin, shapes["params"])
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda s: s.shape, shapes["params"])
-    found, _ = network.apply(
+    found = network.read_clips(
         variables | {"params": params},
         (frames / 255).astype(np.float32),
         np.arange(16, dtype=np.int32)[None, None].repeat(2, axis=0),
-        models.consensus,
         False,
     )
     assert np.abs(expected).max() > 0.05
-    np.testing.assert_allclose(found.video_logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.outputs.video_logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def rest(twin, shapes):

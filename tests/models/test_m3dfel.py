@@ -138,7 +138,7 @@ def test_equal_instances_have_a_finite_gradient():
     frames = np.ones((B, F, 4, 4, 3), np.float32)
 
     def loss(params):
-        out = m3dfel().apply({"params": params}, frames, inputs()[1], models.consensus, True)
+        out, _ = m3dfel().apply({"params": params}, frames, inputs()[1], True)
         return jnp.mean(out.video_logits**2)
 
     found = jax.jit(jax.grad(loss))(variables(m3dfel)["params"])
@@ -162,8 +162,7 @@ def test_the_configured_network_has_the_published_size():
     assert total == trunk + dliam + 1024 * 7 + 7
     frames = jax.ShapeDtypeStruct((2, 16, 16, 16, 3), jnp.float32)
     clips = jax.ShapeDtypeStruct((2, 1, 16), jnp.int32)
-    out, batch_stats = jax.eval_shape(
-        lambda v, f, c: network.apply(v, f, c, models.consensus, True), shapes, frames, clips
-    )
-    assert out.video_logits.shape == (2, 7)
-    assert jax.tree.structure(batch_stats) == jax.tree.structure(shapes["batch_stats"])
+    out = jax.eval_shape(lambda v, f, c: network.read_clips(v, f, c, True), shapes, frames, clips)
+    assert out.outputs.video_logits.shape == (2, 7)
+    assert jax.tree.structure(out.batch_stats) == jax.tree.structure(shapes["batch_stats"])
+    assert network.read_key_clips is None

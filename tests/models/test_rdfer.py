@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tiny
 
+from rdfer_jax import agreement, models
 from rdfer_jax import config as config_lib
-from rdfer_jax import models
 from rdfer_jax.models import resampling
 from rdfer_jax.models.rdfer import RDFER
 
@@ -55,17 +55,24 @@ def variables(frames_per_feature=1, model=MODEL):
     key = dataclasses.replace(KEY, frames=4, enabled=model.streams == "both")
     module = rdfer(model, key, frames_per_feature)
     frames, clips = inputs(8)
-    shapes = jax.eval_shape(
-        lambda rng: module.init(rng, frames, clips, models.consensus, False), jax.random.key(0)
-    )
+    shapes = jax.eval_shape(lambda rng: module.init(rng, frames, clips, False), jax.random.key(0))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32) * 0.5, shapes)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "choose_key", "train"))
-def forward(module, variables, frames, clips, choose_key=models.consensus, train=False, rng=None):
+def whole_forward(module, variables, frames, clips, key_class=None, train=False, rng=None):
+    """Both passes; the key expression is that of a class, or of the clips' consensus."""
     rngs = None if rng is None else {"dropout": rng}
-    return module.apply(variables, frames, clips, choose_key, train, rngs=rngs)
+    outputs, context = module.apply(variables, frames, clips, train, rngs=rngs)
+    if key_class is None:
+        key_class = jnp.argmax(agreement.mean_probs(outputs.clip_logits), axis=-1)
+    else:
+        key_class = jnp.full(len(frames), key_class)
+    again = {"rngs": rngs, "method": "read_key_clips"}
+    return module.apply(variables, outputs, context, key_class, train, **again)
+
+
+forward = jax.jit(whole_forward, static_argnames=("module", "key_class", "train"))
 
 
 def test_shapes_and_types():
@@ -184,24 +191,16 @@ def slow_forward(module, variables, frames, clips, key_class):
 def test_the_network_is_its_parts_put_together(gate, enabled):
     module = rdfer(dataclasses.replace(MODEL, gate=gate), dataclasses.replace(KEY, enabled=enabled))
     frames, clips = (x[:2] for x in inputs())
-    out = forward(module, variables(), frames, clips, choose_key=fixed_key)
+    out = forward(module, variables(), frames, clips, key_class=3)
     expected = slow_forward(module, variables(), frames, clips, [3, 3])
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(out, name), value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def fixed_key(clip_logits):
-    return jnp.full(len(clip_logits), 3)
-
-
-def other_key(clip_logits):
-    return jnp.full(len(clip_logits), 1)
-
-
 def test_the_chosen_class_decides_where_the_video_is_sampled_again():
     frames, clips = inputs()
-    one = forward(rdfer(), variables(), frames, clips, choose_key=fixed_key)
-    two = forward(rdfer(), variables(), frames, clips, choose_key=other_key)
+    one = forward(rdfer(), variables(), frames, clips, key_class=3)
+    two = forward(rdfer(), variables(), frames, clips, key_class=1)
     np.testing.assert_array_equal(one.clip_logits, two.clip_logits)
     assert np.any(one.key_instants != two.key_instants)
     assert np.any(one.key_logits != two.key_logits)
@@ -222,7 +221,8 @@ def test_a_single_stream_reads_the_clips_and_nothing_else(stream, frames_per_fea
     assert params["head"]["kernel"].shape == (W, N)
     assert variables()["params"]["head"]["kernel"].shape == (2 * W, N)
     frames, clips = inputs(8)
-    out = forward(module, found, frames, clips, choose_key=no_key)
+    out, context = jax.jit(module.apply, static_argnums=3)(found, frames, clips, False)
+    assert context is None and not module.has_key
     assert {name for name, x in vars(out).items() if x is not None} == {
         "video_logits", "clip_logits"
     }  # fmt: skip
@@ -242,14 +242,10 @@ def test_a_single_stream_reads_the_clips_and_nothing_else(stream, frames_per_fea
     )
 
 
-def no_key(clip_logits):
-    raise AssertionError("a single stream looks for no key expression")
-
-
 @functools.partial(jax.jit, static_argnames=("module", "name"))
 def gradient(module, frames, clips, name):
     def total(params):
-        out = module.apply({"params": params}, frames, clips, models.consensus, False)
+        out = whole_forward(module, {"params": params}, frames, clips)
         return jnp.sum(getattr(out, name)[..., 0])
 
     return jax.grad(total)(variables()["params"])
@@ -282,6 +278,24 @@ def test_dropout_acts_in_training_only():
 
     np.testing.assert_array_equal(logits(False, 0), logits(False, 1))
     assert np.any(logits(True, 0) != logits(True, 1))
+
+
+def test_sampled_clips_and_key_clips_have_their_own_dropout():
+    frames, clips = (x[:1] for x in inputs())
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def dropped(params, name):
+        def total(params):
+            rng = jax.random.key(0)
+            out = whole_forward(rdfer(), {"params": params}, frames, clips[:, :1], 3, True, rng)
+            return jnp.sum(getattr(out, name))
+
+        # The gradient of a weight is the feature that it is multiplied by: zero where it is dropped.
+        return jax.grad(total)(params)["head"]["kernel"][:, 0] == 0
+
+    clip_mask, key_mask = (dropped(variables()["params"], n) for n in ("clip_logits", "key_logits"))
+    assert 0 < clip_mask.sum() < 2 * W and 0 < key_mask.sum() < 2 * W
+    assert np.any(clip_mask != key_mask)
 
 
 def test_a_trunk_that_reads_several_frames_at_a_time_reads_each_clips_own():
@@ -325,13 +339,21 @@ def create_tiny(**sections):
     return network, found, frames, clips
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def run_network(network, variables, frames, clips, train):
+    """Both passes, the key expression being that of class 0."""
+    result = network.read_clips(variables, frames, clips, train)
+    key_class = jnp.zeros(len(frames), jnp.int32)
+    outputs, batch_stats, context = network.read_key_clips(variables, result, key_class, train)
+    assert context is None
+    return outputs, batch_stats
+
+
 def test_the_3d_trunk_works():
     network, found, frames, clips = create_tiny(
         data={"frames": 8}, model={"trunk": "r3d_18"}, clips={"number": 2}, key={"frames": 4}
     )
-    out, batch_stats = jax.jit(lambda v, x: network.apply(v, x, clips, models.consensus, False))(
-        found, frames
-    )
+    out, batch_stats = run_network(network, found, frames, clips, train=False)
     assert out.video_logits.shape == (2, N) and out.clip_logits.shape == (2, 2, N)
     assert out.instants.shape == (2, 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
@@ -342,9 +364,7 @@ def test_training_updates_the_batch_statistics_and_evaluation_does_not():
     network, found, frames, clips = create_tiny()
 
     def run(train):
-        return jax.jit(lambda v, x: network.apply(v, x, clips, models.consensus, train))(
-            found, frames
-        )[1]
+        return run_network(network, found, frames, clips, train)[1]
 
     jax.tree.map(np.testing.assert_array_equal, run(False), found["batch_stats"])
     assert all(
@@ -355,6 +375,36 @@ def test_training_updates_the_batch_statistics_and_evaluation_does_not():
     )
 
 
+class StatisticsTrunk(nn.Module):
+    """Counts its calls and keeps the mean pixel of the last one; features are constant."""
+
+    frames_per_feature: int = 4
+
+    @nn.compact
+    def __call__(self, frames_NFHWC, train):
+        calls = self.variable("batch_stats", "calls", jnp.zeros, ())
+        mean = self.variable("batch_stats", "mean", jnp.zeros, ())
+        if train:
+            calls.value, mean.value = calls.value + 1, frames_NFHWC.mean()
+        return jnp.ones((len(frames_NFHWC), frames_NFHWC.shape[1] // 4, 8))
+
+
+def test_key_clips_update_the_statistics_that_the_sampled_clips_left(monkeypatch):
+    monkeypatch.setattr(models.trunks, "create", lambda *_, **__: StatisticsTrunk())
+    config = tiny.config(data={"frames": 8}, clips={"number": 2}, key={"frames": 4, "number": 1})
+    network = models.create(config, N, "cpu")
+    found = network.init(jax.random.key(0))
+    frames = jnp.arange(8.0)[None, :, None, None, None] * jnp.ones((1, 8, 16, 16, 3))
+    clips = np.int32([[[0, 1, 2, 3], [4, 5, 6, 7]]])
+    result = network.read_clips(found, frames, clips, True)
+    stats = result.batch_stats["trunk"]
+    assert (stats["calls"], stats["mean"]) == (1, 3.5)
+    outputs, batch_stats, _ = network.read_key_clips(found, result, np.int32([0]), True)
+    # The only instant is that of the first clip's middle frame, 2; its key clip is 0 to 3.
+    assert outputs.key_instants.tolist() == [[2]]
+    assert (batch_stats["trunk"]["calls"], batch_stats["trunk"]["mean"]) == (2, 1.5)
+
+
 def test_the_type_of_the_computation_suits_the_platform():
     config = tiny.config()
     assert models.compute_dtype(config, "cpu") == jnp.float32
@@ -363,9 +413,3 @@ def test_the_type_of_the_computation_suits_the_platform():
     )
     config = tiny.config(model={"dtype": "bfloat16"})
     assert models.create(config, N, "cpu").dtype == jnp.bfloat16
-
-
-def test_the_consensus_is_the_class_of_the_mean_distribution():
-    # The mean of the logits would say 0: one clip shouts.
-    logits = np.array([[[9.0, 0, 0], [-1, 1, 0], [-1, 1, 0], [-1, 1, 0]]], np.float32)
-    assert models.consensus(logits).tolist() == [1]

@@ -191,9 +191,10 @@ def test_key_instants_are_picked_for_each_video_alone():
         np.testing.assert_array_equal(one[0], whole[video])
 
 
-def test_small_probabilities_are_still_told_apart():
+@pytest.mark.parametrize("min_gap", [3.0, 100.0])
+def test_the_order_of_tiny_probabilities_counts(min_gap):
     scores = np.array([[1e-9, 3e-9, 2e-9, 0.0]], np.float32)
-    found = resampling.key_instants(scores, np.array([[0, 10, 20, 30]]), 4, 3.0)
+    found = resampling.key_instants(scores, np.array([[0, 10, 20, 30]]), 4, min_gap)
     assert found[0].tolist() == [10, 20, 0, 30]
 
 

@@ -52,6 +52,7 @@ def test_without_shift_a_trunk_reads_each_frame_on_its_own(block, shift):
 def test_the_configured_network_trains_and_mixes_no_frames_before_the_lstm():
     config = tiny.config(model={"name": "resnet_lstm", "dropout": 0.5}, clips={"number": 2})
     network = models.create(config, N, "cpu")
+    assert network.read_key_clips is None
     found = jax.jit(network.init)(jax.random.key(0))
     assert found["params"]["lstm"]["hi"]["kernel"].shape == (16, 16)
     frames = np.random.default_rng(0).standard_normal((2, 6, 16, 16, 3)).astype(np.float32)
@@ -60,7 +61,9 @@ def test_the_configured_network_trains_and_mixes_no_frames_before_the_lstm():
     @functools.partial(jax.jit, static_argnames="train")
     def apply(variables, frames, train):
         rng = jax.random.key(1)
-        return network.apply(variables, frames, clips, models.consensus, train, rng)
+        outputs, batch_stats, context = network.read_clips(variables, frames, clips, train, rng)
+        assert context is None
+        return outputs, batch_stats
 
     before, kept = apply(found, frames, False)
     jax.tree.map(np.testing.assert_array_equal, kept, found["batch_stats"])

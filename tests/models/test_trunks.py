@@ -446,12 +446,11 @@ def test_training_updates_the_running_statistics():
         np.testing.assert_allclose(after["bn1"][name], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_initialisation_is_kaiming_fan_out_and_the_last_scale_may_be_zero():
-    trunk = trunks.create("resnet50", dtype=jnp.float32, zero_init=True)
+def test_initialization_is_kaiming_fan_out():
+    trunk = trunks.create("resnet50", dtype=jnp.float32)
     small = trunk.clone(depths=(1,), widths=(32,))
     x = frames(1, 2, 8, 8)
     params = jax.jit(lambda x: small.init(jax.random.key(0), x, False))(x)["params"]["layer1_0"]
     spread = np.std(params["conv2"]["kernel"])
     assert spread == pytest.approx((2 / (3 * 3 * 32)) ** 0.5, rel=0.03)
-    assert not params["bn3"]["scale"].any()
-    assert all(params[name]["scale"].all() for name in ("bn1", "bn2", "downsample_bn"))
+    assert all((params[bn]["scale"] == 1).all() for bn in ("bn1", "bn2", "bn3", "downsample_bn"))

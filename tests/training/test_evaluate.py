@@ -1,5 +1,7 @@
 """Evaluation of a network that is no more than a rule, and numbers from made-up predictions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +20,23 @@ N = len(tiny.CLASSES)
 
 
 def stub(clips, with_key):
-    """Its clips predict the class that the mean colour says, whatever the class is."""
+    """A network whose clips predict the class of the mean color."""
 
-    def apply(variables, frames, clips_BKT, choose_key, train, rng=None):
-        colour_BN = frames.mean(axis=(1, 2, 3)).astype(jnp.float32)
-        logits = jnp.broadcast_to(colour_BN[:, None], (len(frames), clips, N))
-        key = jnp.tile(jnp.array([1, 3], jnp.int32), (len(frames), 1)) if with_key else None
-        return Outputs(video_logits=colour_BN, clip_logits=logits, key_instants=key), {}
+    def read_clips(variables, frames, clips_BKT, train, rng=None):
+        color_BN = frames.mean(axis=(1, 2, 3)).astype(jnp.float32)
+        logits = jnp.broadcast_to(color_BN[:, None], (len(frames), clips, N))
+        return models.Forward(Outputs(video_logits=color_BN, clip_logits=logits), {})
 
-    return models.Network(lambda rng: {"params": {}}, apply, jnp.dtype("float32"))
+    def read_key_clips(variables, forward, key_class, train, rng=None):
+        key = jnp.tile(jnp.array([1, 3], jnp.int32), (len(key_class), 1))
+        return models.Forward(dataclasses.replace(forward.outputs, key_instants=key), {})
+
+    return models.Network(
+        lambda rng: {"params": {}},
+        read_clips,
+        read_key_clips if with_key else None,
+        jnp.dtype("float32"),
+    )
 
 
 @pytest.mark.parametrize("with_key", [True, False])
