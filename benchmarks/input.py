@@ -29,10 +29,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
+from benchmarks import harness
 from data import builder
 from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
-from experiments import grid
 from rdfer_jax import workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import loader, source, workers
@@ -252,7 +252,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
                 *peer,
             ]
         )
-    return grid.table(lines)
+    return harness.table(lines)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -262,7 +262,7 @@ def main(argv: Sequence[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     workarounds.tune_glibc_malloc()  # as rdfer_jax.main does
     options = flags.FLAGS
-    output, cores = epath.Path(options.output), grid.cores()
+    output, cores = epath.Path(options.output), harness.cores()
     root = output / f"clips{options.clips}x{options.length}at{options.side}"
     write_clips(root, options.clips, options.length, options.side)
     data = Data(
@@ -282,15 +282,20 @@ def main(argv: Sequence[str]) -> None:
             contestants |= {
                 f"{side} cached, {count}": ours(cached, data, count) for count in workers
             }
-    if grid.has_torch():
+    if harness.has_torch():
         contestants |= {f"PyTorch, {count}": theirs(root, data, count) for count in workers}
     rates = measure(contestants, options.rounds)
     for reading in contestants.values():
         reading.close()
     found = rows(rates)
-    print(f"{grid.hardware()}\n\n{table(found)}")
-    report = {"hardware": grid.hardware(), "commit": grid.commit(), "rates": rates, "rows": found}
-    (output / "input.json").write_text(grid.to_json(report))
+    print(f"{harness.hardware()}\n\n{table(found)}")
+    report = {
+        "hardware": harness.hardware(),
+        "commit": harness.commit(),
+        "rates": rates,
+        "rows": found,
+    }
+    (output / "input.json").write_text(harness.to_json(report))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
+from benchmarks import harness
 from data.synthetic_faces import film, labels
-from experiments import grid
 from rdfer_jax import models, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.media import video
@@ -253,8 +253,8 @@ def run(
     return {
         "films": rows,
         "profile": parts(pstats.Stats(str(profile))),
-        "hardware": grid.hardware(),
-        "commit": grid.commit(),
+        "hardware": harness.hardware(),
+        "commit": harness.commit(),
     }
 
 
@@ -265,7 +265,7 @@ def main(_: Sequence[str]) -> None:
     output = epath.Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        config = grid.load(options.config, grid.base(output, {}, options.set))
+        config = harness.load(options.config, harness.parse_settings(options.set))
         workdir = epath.Path(options.workdir or output / "untrained")
         if not options.workdir:
             write_untrained(config, workdir)
@@ -279,7 +279,7 @@ def main(_: Sequence[str]) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(table(report))
-    (output / "predict.json").write_text(grid.to_json(report))
+    (output / "predict.json").write_text(harness.to_json(report))
     print(f"report in {output / 'predict.json'}")
 
 

@@ -24,8 +24,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
+from benchmarks import harness
 from benchmarks.tpu import collectives
-from experiments import grid
 from rdfer_jax import models, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.training import evaluate, train
@@ -44,10 +44,10 @@ NUM_CLASSES = 7
 
 def settings(path: str, changes: Sequence[str], batch: int, frames: int = 0) -> Config:
     """Returns the settings of a file with changes, for so many videos of so many frames."""
-    overrides = grid.parsed(changes) | {"data.batch_size": batch}
+    overrides = harness.parse_settings(changes) | {"data.batch_size": batch}
     if frames:
         overrides |= {"data.frames": frames, "clips.frames": min(frames, 16)}
-    return grid.load(path, overrides)
+    return harness.load(path, overrides)
 
 
 def arrays(config: Config) -> dict[str, np.ndarray]:
@@ -186,8 +186,8 @@ def table(rows: Sequence[Mapping[str, Any]], grown: Sequence[Mapping[str, Any]])
         numbers = [f"{row['flops'] / 1e9:.1f}", f"{row['times']:.2f}", f"{row['expected']:.0f}"]
         steps.append([f"{row['number']} {row['of']}", *numbers])
     return (
-        f"{grid.table(runs)}\n\ngradients: {rows[0]['gradient_bytes']:,} bytes; batch statistics: "
-        f"{rows[0]['statistics_bytes']:,} bytes\n\n{grid.table(steps)}"
+        f"{harness.table(runs)}\n\ngradients: {rows[0]['gradient_bytes']:,} bytes; batch statistics: "
+        f"{rows[0]['statistics_bytes']:,} bytes\n\n{harness.table(steps)}"
     )
 
 
@@ -216,8 +216,8 @@ def main(argv: Sequence[str]) -> None:
     batches, frames = ([int(n) for n in given] for given in (options.videos, options.frames))
     grown = growth(options.config, options.set, batches, frames)
     print(table(rows, grown))
-    report = {"commit": grid.commit(), "runs": rows, "growth": grown}
-    (output / "scaling.json").write_text(grid.to_json(report))
+    report = {"commit": harness.commit(), "runs": rows, "growth": grown}
+    (output / "scaling.json").write_text(harness.to_json(report))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from experiments import grid
+from benchmarks import harness
 from rdfer_jax.build import build
 from rdfer_jax.training.writers import read_metrics
 
@@ -73,7 +73,7 @@ def measure(
 def table(found: dict[str, list[float]]) -> str:
     """Returns the medians as a Markdown table."""
     cold, warm = (statistics.median(found[name]) for name in ("cold", "warm"))
-    return grid.table(
+    return harness.table(
         [
             ["compiled programs", "seconds to the first step", "share"],
             ["none", f"{cold:.1f}", "100%"],
@@ -91,13 +91,15 @@ def main(argv: Sequence[str]) -> None:
     output = epath.Path(options.output).absolute()
     if output.exists():
         raise ValueError(f"{output} exists: it would not be a cold start. Take another --output")
-    settings: dict[str, Any] = {"data.dir": str(output / "tfds")} | grid.parsed(options.set)
+    settings: dict[str, Any] = {"data.dir": str(output / "tfds")} | harness.parse_settings(
+        options.set
+    )
     if options.build:
-        build(grid.load(options.config, settings))
+        build(harness.load(options.config, settings))
     found = measure(options.config, settings, output, options.rounds)
-    print(f"{grid.hardware()}\n\n{table(found)}")
-    report = {"hardware": grid.hardware(), "commit": grid.commit(), "seconds": found}
-    (output / "startup.json").write_text(grid.to_json(report))
+    print(f"{harness.hardware()}\n\n{table(found)}")
+    report = {"hardware": harness.hardware(), "commit": harness.commit(), "seconds": found}
+    (output / "startup.json").write_text(harness.to_json(report))
 
 
 if __name__ == "__main__":

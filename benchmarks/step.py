@@ -21,8 +21,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
+from benchmarks import harness
 from configs import dfew, dfew_m3dfel
-from experiments import grid
 from rdfer_jax import config as config_lib
 from rdfer_jax import models, sharding
 from rdfer_jax.config import Config
@@ -105,7 +105,7 @@ def ours(name: str, config: Config) -> Contestant:
 
 def theirs(frames: int, batch: int) -> Iterator[Contestant]:
     """Yields M3DFEL in PyTorch, on a GPU compiled, if PyTorch is installed."""
-    if not grid.has_torch():
+    if not harness.has_torch():
         return
     from benchmarks import torch_m3dfel
 
@@ -196,7 +196,7 @@ def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
                 cell(None if memory is None else memory / 2**20, ".0f"),
             ]
         )
-    return f"{grid.table(lines)}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
+    return f"{harness.table(lines)}\n\nlarge matrix product: {rate / 1e9:.0f} GFLOP/s"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -219,16 +219,16 @@ def main(argv: Sequence[str]) -> None:
         rows += measure(contestants, options.batch, options.rounds)
     rate = matmul_rate()
     rows = compare(rows, rate)
-    print(f"{grid.hardware()}\n\n{table(rows, rate)}")
+    print(f"{harness.hardware()}\n\n{table(rows, rate)}")
     output = epath.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     found = {
-        "hardware": grid.hardware(),
-        "commit": grid.commit(),
+        "hardware": harness.hardware(),
+        "commit": harness.commit(),
         "matmul_flops_per_second": rate,
         "rows": rows,
     }
-    output.write_text(grid.to_json(found))
+    output.write_text(harness.to_json(found))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""E3, E4 and every choice of ours: the default against the same run with one thing changed.
+"""Which parts of the method matter? The default against the same run with one setting changed.
 
     python -m experiments.ablation --size=small --jobs=2 --output=runs/ablation
     python -m experiments.ablation --groups=streams,key --seeds=0,1,2,3,4 --output=runs/ablation
 
-All runs learn from the same wrong labels as in experiments.noise, and differences are paired over seeds.
-With the --output of experiments.noise, the default is not run again.
-Stopped and started again, it goes on with the cells that have not finished.
+Covers key expression re-sampling (KER), the two streams, and every choice that the paper leaves open. All
+runs learn from the same wrong labels as in experiments.noise, and differences are paired over seeds.
+Writes ablation.json, ablation.md (the printed tables) and ablation.png to --output. With the --output of
+experiments.noise, the default is not trained again. When started again, it continues with the cells that
+have not finished.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,8 @@ from typing import Any, NamedTuple
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from experiments import grid, noise
+from benchmarks import harness
+from experiments import grid, noise, over_seeds
 from experiments.grid import Cell, Noise
 from rdfer_jax import plots
 
@@ -23,12 +26,12 @@ NO_KEY = {"key.enabled": False}
 
 
 class Variant(NamedTuple):
-    """One change.
+    """One change to the default.
 
     Attributes:
       group: the question that it belongs to.
       changes: settings that differ from the default.
-      versus: the variant that it is compared with.
+      versus: name of the variant that it is compared with.
     """
 
     group: str
@@ -36,8 +39,8 @@ class Variant(NamedTuple):
     versus: str = BASE
 
 
-#: Streams are compared without key expression re-sampling, which needs both of them; so are windows,
-#: along which no key expression can be looked for.
+#: Single streams and windows are compared without key expression re-sampling: it needs both streams, and
+#: clips from all of the video.
 VARIANTS: dict[str, Variant] = {
     BASE: Variant("key", {}),
     "without KER": Variant("key", NO_KEY),
@@ -87,93 +90,92 @@ COLUMNS = {
 
 
 def chosen(groups: Sequence[str]) -> dict[str, Variant]:
-    """Returns the variants of the groups, or of these names, and what they are compared with."""
-    found = {name for name, v in VARIANTS.items() if v.group in groups or name in groups}
-    found |= {VARIANTS[name].versus for name in found} | {BASE}
-    return {name: v for name, v in VARIANTS.items() if name in found}
+    """Returns the variants with these names or of these groups, and those they are compared with."""
+    names = {name for name, v in VARIANTS.items() if v.group in groups or name in groups}
+    names |= {VARIANTS[name].versus for name in names} | {BASE}
+    return {name: v for name, v in VARIANTS.items() if name in names}
 
 
 def cells(groups: Sequence[str], kind: str, rate: float, seeds: Sequence[int]) -> list[Cell]:
     """Returns the cells: each variant with each seed. The default is that of experiments.noise."""
-    found = []
+    cells = []
     for seed in seeds:
         wrong = Noise(kind, rate, seed)
         for name, variant in chosen(groups).items():
-            cell = "agreement" if name == BASE else name.replace(" ", "_").replace(",", "")
+            prefix = "agreement" if name == BASE else name.replace(" ", "_").replace(",", "")
             changes = noise.METHODS["agreement"] | variant.changes
-            found.append(Cell(f"{cell}-{wrong.name}", changes, wrong, seed))
-    return found
+            cells.append(Cell(f"{prefix}-{wrong.name}", changes, wrong, seed))
+    return cells
 
 
 def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean of each column, and its paired difference to what the variant is compared with.
+    """Returns for each variant the mean of each column, and its paired difference to `versus`.
 
     Args:
-      results: of the cells of `grid`, in their order.
-      names: the variant of each.
+      results: results of the cells, in their order.
+      names: the variant of each result.
     """
-    found: dict[str, dict[int, Any]] = {}
+    by_variant: dict[str, dict[int, Any]] = {}
     for name, result in zip(names, results, strict=True):
-        found.setdefault(name, {})[result["seed"]] = result["results"]
+        by_variant.setdefault(name, {})[result["seed"]] = result["results"]
     rows = []
-    for name, by_seed in found.items():
+    for name, by_seed in by_variant.items():
         variant = VARIANTS[name]
         row: dict[str, Any] = {"variant": name, "group": variant.group, "versus": variant.versus}
         row |= {"changes": variant.changes, "seeds": len(by_seed)}
         for column in COLUMNS:
-            row[column] = noise.plain(noise.mean(by_seed, column))
-            difference = noise.paired(found, name, variant.versus, column)
-            row[f"{column}_difference"] = noise.plain(difference)
+            difference = over_seeds.paired(by_seed, by_variant.get(variant.versus, {}), column)
+            row[column] = over_seeds.to_dict(over_seeds.mean(by_seed, column))
+            row[f"{column}_difference"] = over_seeds.to_dict(difference)
         rows.append(row)
     return rows
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table for each group, in percent: mean, and in brackets the paired difference."""
-    lines = []
+    """Returns a Markdown table for each group, in percent: mean; paired difference (interval)."""
+    blocks = []
     for group in dict.fromkeys(row["group"] for row in rows):
         inside = [row for row in rows if row["group"] == group]
-        lines += [f"\n{group}; {max(row['seeds'] for row in inside)} seeds\n"]
-        lines += [grid.line(["variant", "compared with", *COLUMNS.values()])]
-        lines += [grid.line(["---"] * (len(COLUMNS) + 2))]
+        blocks.append(f"{group}; {max(row['seeds'] for row in inside)} seeds")
+        lines = [["variant", "compared with", *COLUMNS.values()]]
         for row in inside:
-            same = row["variant"] == row["versus"]
+            is_base = row["variant"] == row["versus"]
             values = [
-                noise.percent(row[c])
-                + ("" if same else f"; {noise.bounds(row[f'{c}_difference'])}")
+                over_seeds.percent(row[c])
+                + ("" if is_base else f"; {over_seeds.points(row[f'{c}_difference'])}")
                 for c in COLUMNS
             ]
-            lines += [grid.line([row["variant"], "" if same else row["versus"], *values])]
-    return "\n".join(lines)
+            lines.append([row["variant"], "" if is_base else row["versus"], *values])
+        blocks.append(harness.table(lines))
+    return "\n\n".join(blocks)
 
 
-def picture(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """What each change does to WAR: paired difference with its 95 % interval."""
+@plots.styled
+def picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws the paired difference of WAR of each variant, with its 95 % interval."""
     shown = [r for r in rows if r["variant"] != r["versus"] and r["war_difference"]]
     figure = Figure(figsize=(8, 1 + 0.28 * max(len(shown), 3)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(reversed(shown)):
-        found = row["war_difference"]
-        mean, low, high = (100 * found[k] for k in ("mean", "low", "high"))
+        mean, low, high = (100 * row["war_difference"][k] for k in ("mean", "low", "high"))
         axes.errorbar(
             mean, place, xerr=[[mean - low], [high - mean]], marker="o", capsize=3,
             color=f"C{GROUPS.index(row['group']) % 10}",
         )  # fmt: skip
-    names = [f"{row['variant']} (to: {row['versus']})" for row in reversed(shown)]
+    names = [f"{row['variant']} (vs. {row['versus']})" for row in reversed(shown)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
-    axes.axvline(0, color="grey", linewidth=1)
+    axes.axvline(0, color="gray", linewidth=1)
     axes.set_xlabel("change of WAR on the clean test split, percentage points")
-    axes.set_title("One thing changed at a time: does it help?")
-    plots.tidy(axes)
-    return plots.to_png(figure)
+    axes.set_title("One setting changed at a time: does it help?")
+    return figure
 
 
 def main(_: Sequence[str]) -> None:
-    """Runs what is missing and reports."""
+    """Trains the missing cells and prints the tables."""
     options = flags.FLAGS
     grid.check_known("--groups", options.groups, [*GROUPS, *VARIANTS])
     seeds = [int(seed) for seed in options.seeds]
-    output, results = grid.run_asked(
+    output, results = grid.run_from_flags(
         cells(options.groups, options.kind, options.rate, seeds),
         noise.SIZES[options.size] | noise.QUIET,
     )
@@ -185,9 +187,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     grid.define_flags("runs/ablation", list(noise.SIZES))
-    flags.DEFINE_list(
-        "groups", list(GROUPS), f"Questions: {', '.join(GROUPS)}; or single variants."
-    )
+    flags.DEFINE_list("groups", list(GROUPS), f"Groups ({', '.join(GROUPS)}) or single variants.")
     flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
-    flags.DEFINE_float("rate", 0.3, "Share of wrong labels.")
+    flags.DEFINE_float("rate", 0.3, "Share of wrong labels, in [0, 1).")
     app.run(main)

@@ -1,20 +1,20 @@
-"""What the agreement of a video's clips is good for, measured on what a training run left.
+"""What is the agreement of a video's clips good for? Measured on the saved predictions of a training run.
 
-    python -m experiments.analysis --run=DIR [--output=DIR]
+    python -m experiments.analysis --run=DIR [--output=DIR]   # seconds
 
-Reads DIR/epochs/train_0001.npz and so on, predictions of the training split after each epoch, or else
-DIR/predictions_train.npz, and DIR/predictions.npz, the test split. Prints one table; writes
-analysis.json and a picture for each question, into DIR/analysis unless told otherwise:
+Reads the predictions of the training split after each epoch, DIR/epochs/train_0001.npz and so on, or else
+DIR/predictions_train.npz; and those of the test split, DIR/predictions.npz. Prints tables and writes
+analysis.json and one chart per question, by default to DIR/analysis:
 
-    agreement.png    how far the clips agree, of easy, hard and mislabelled videos, over the epochs
-    against.png      agreement against confidence and against loss, of the last epoch
+    agreement.png    agreement of easy, hard and mislabeled videos over the epochs
+    against.png      agreement against confidence and against loss, after the last epoch
     auroc.png        which score finds wrong labels, and which hard videos, over the epochs
     calibration.png  reliability, and risk against coverage, on the test split
     classes.png      the same by class, after the last epoch
 
-Most of it needs to know what is wrong or hard: where that is not known, the part is left out, and the table
-says so. No model is run. saved.py reads, scores.py
-has the scores, analysis_plots.py draws.
+Most of this needs to know which labels are wrong and which videos are hard. Otherwise that part is left
+out, and the tables say so. No model is run. predictions.py reads the files, noise_scores.py has the scores,
+plots.py the charts.
 
 Shape letters: B videos, N classes, E epochs.
 """
@@ -27,33 +27,36 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 from etils import epath
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from experiments import analysis_plots, noise_scores
+from experiments import analysis_tables as tables
+from experiments import noise_scores, plots
 from experiments.noise_scores import Evidence
 from experiments.predictions import SavedError, Test, Training, read_test, read_training
-from rdfer_jax import metrics, plots
+from rdfer_jax import metrics
+from rdfer_jax.plots import save
 
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: The scores whose detection of flipped labels is given for each class.
+#: The scores whose AUROC for wrong labels is given for each class.
 BY_CLASS = ("loss of the video", "no clip supports the label", "log-odds of another class")
-#: Coverages at which the table and the JSON give the risk.
+#: Coverages at which tables and JSON give the risk.
 COVERAGES = (0.5, 0.8, 0.9, 1.0)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-NO_TRAINING = "the run left no predictions of the training split"
-_NO_TEST = "the run left no predictions of the test split"
+NO_TRAINING = "the run saved no predictions of the training split"
+_NO_TEST = "the run saved no predictions of the test split"
 
 
 class Task(NamedTuple):
-    """What a score should find, and among which videos.
+    """A detection task.
 
     Attributes:
-      goal: which scores are to find it, "flipped" or "hard".
-      positive: bool [B], what is to be found.
+      goal: what to find, "flipped" (wrong labels) or "hard"; selects the scores.
+      positive: bool [B], the videos to find.
       among: bool [B], the videos that count.
     """
 
@@ -63,31 +66,31 @@ class Task(NamedTuple):
 
 
 def tasks(is_flipped_B: Mask | None, is_hard_B: Mask | None) -> dict[str, Task]:
-    """The tasks for which the truth is known, by name."""
-    found: dict[str, Task] = {}
+    """Returns the tasks for which the truth is known, by name."""
+    known: dict[str, Task] = {}
     if is_flipped_B is not None:
         everything_B = np.ones_like(is_flipped_B)
-        found["flipped, among all"] = Task("flipped", is_flipped_B, everything_B)
+        known["flipped, among all"] = Task("flipped", is_flipped_B, everything_B)
         if is_hard_B is not None:
             doubtful_B = is_flipped_B | is_hard_B
-            found["flipped, among flipped or hard"] = Task("flipped", is_flipped_B, doubtful_B)
-            found["hard, among right labels"] = Task("hard", is_hard_B, ~is_flipped_B)
-    return found
+            known["flipped, among flipped or hard"] = Task("flipped", is_flipped_B, doubtful_B)
+            known["hard, among right labels"] = Task("hard", is_hard_B, ~is_flipped_B)
+    return known
 
 
 def detection(
     values: dict[str, Vector], is_flipped_B: Mask | None, is_hard_B: Mask | None
 ) -> dict[str, dict[str, list[float | None]]]:
-    """AUROC of every score after every epoch, by task and score.
+    """Returns the AUROC of every score after every epoch, by task and score.
 
     Args:
       values: float64 [E, B] by the name of the score.
-      is_flipped_B: bool [B], or None if it is not known.
-      is_hard_B: bool [B], or None if it is not known.
+      is_flipped_B: bool [B], or None if unknown.
+      is_hard_B: bool [B], or None if unknown.
 
     Returns:
-      E numbers for each score of each task whose truth is known; None where there is no video to
-      find, or none to tell it from.
+      E numbers for each score of each task whose truth is known; None if all videos are positive or
+      all are negative.
     """
     return {
         name: {
@@ -103,24 +106,25 @@ def detection(
 
 
 def spread(values_EB: Vector, part_B: Mask) -> dict[str, list[float | None]]:
-    """Quantiles of some videos' values after each epoch: E numbers by the quantile's name."""
+    """Returns the quantiles of some videos' values after each epoch: E numbers by quantile."""
     if not part_B.any():
         return {f"{quantile:.0%}": [None] * len(values_EB) for quantile in QUANTILES}
-    found_QE = np.quantile(values_EB[:, part_B], QUANTILES, axis=1)
+    quantiles_QE = np.quantile(values_EB[:, part_B], QUANTILES, axis=1)
     return {
-        f"{quantile:.0%}": row.tolist() for quantile, row in zip(QUANTILES, found_QE, strict=True)
+        f"{quantile:.0%}": row.tolist()
+        for quantile, row in zip(QUANTILES, quantiles_QE, strict=True)
     }
 
 
 def rank_correlation(a_B: Vector, b_B: Vector) -> float | None:
-    """Spearman's correlation, in [-1, 1]; None if one of the two has only one value."""
+    """Returns Spearman's correlation, in [-1, 1]; None if one of the two is constant."""
     if not len(a_B) or np.ptp(a_B) == 0 or np.ptp(b_B) == 0:
         return None
-    return float(np.corrcoef(stats.rankdata(a_B), stats.rankdata(b_B))[0, 1])
+    return float(stats.spearmanr(a_B, b_B).statistic)
 
 
 def confidences(evidence: Evidence) -> dict[str, Vector]:
-    """What may serve as the confidence of the video's prediction: float64 [B] in [0, 1], by name."""
+    """Returns candidates for the confidence of a prediction: float64 [B] in [0, 1], by name."""
     agreement_B = noise_scores.soft_agreement(evidence)
     softmax_B = noise_scores.video_confidence(evidence)
     return {
@@ -131,11 +135,11 @@ def confidences(evidence: Evidence) -> dict[str, Vector]:
 
 
 def calibration(test: Test) -> dict[str, Any]:
-    """Calibration, and risk against coverage, of every confidence on the test split.
+    """Returns the calibration and the risk of every confidence on the test split.
 
     Returns:
-      videos, accuracy, and by the confidence's name: ece, aurc, excess_aurc, risk at COVERAGES, and
-      the reliability curve.
+      videos, accuracy, and by the name of the confidence: ece, aurc, excess_aurc, risk_at_coverage (at
+      COVERAGES) and the reliability curve.
     """
     correct_B = test.correct
     found: dict[str, Any] = {"videos": len(correct_B), "accuracy": float(correct_B.mean())}
@@ -152,7 +156,7 @@ def calibration(test: Test) -> dict[str, Any]:
                 for coverage, risk in zip(COVERAGES, risk_B[taken - 1], strict=True)
             },
             "reliability": {
-                "centre": curve.centre.tolist(),
+                "center": curve.centre.tolist(),
                 "confidence": [metrics.finite_or_none(value) for value in curve.confidence],
                 "accuracy": [metrics.finite_or_none(value) for value in curve.accuracy],
                 "count": curve.size.tolist(),
@@ -162,79 +166,68 @@ def calibration(test: Test) -> dict[str, Any]:
 
 
 def by_class(training: Training | None, test: Test | None) -> dict[str, dict[str, Any]]:
-    """What is known of each class, by its name.
+    """Returns the numbers of each class, by its name.
 
-    A training video belongs to the class of its given label, since that is what is in doubt.
+    A training video belongs to the class of its given label, which is the label to be checked.
 
     Returns:
-      Where it is known: videos and agreement, number and mean of each kind of video after the last
-      epoch; auroc_flipped, of the scores BY_CLASS; test_videos and recall, on the test split.
+      As far as they are known: videos and agreement, count and mean agreement of each kind of video after
+      the last epoch; auroc_flipped, for the scores BY_CLASS; test_videos and recall, on the test split.
     """
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     if training is not None:
-        agreement_B = training.agreement[-1]
         for index, name in enumerate(training.classes):
-            row, own_B = found.setdefault(name, {}), training.label == index
-            if training.is_flipped is not None:
-                row["auroc_flipped"] = {
-                    score: metrics.finite_or_none(
-                        metrics.auroc(training.scores[score][-1, own_B], training.is_flipped[own_B])
-                    )
-                    for score in BY_CLASS
-                }
-            if (known := training.kinds) is not None:
-                row["videos"] = {
-                    kind: int((own_B & part_B).sum()) for kind, part_B in known.items()
-                }
-                row["agreement"] = {
-                    kind: _mean(agreement_B[own_B & part_B]) for kind, part_B in known.items()
-                }
+            rows[name] = _class_in_training(training, training.label == index)
     if test is not None:
         label_B, best_B = test.evidence.label, test.evidence.logp.argmax(axis=1)
         confusion_NN = metrics.confusion_matrix(label_B, best_B, len(test.classes))
         recall_N = metrics.recall_per_class(confusion_NN)
         for name, count, recall in zip(test.classes, confusion_NN.sum(1), recall_N, strict=True):
-            found.setdefault(name, {}).update(
+            rows.setdefault(name, {}).update(
                 test_videos=int(count), recall=metrics.finite_or_none(recall)
             )
-    return found
+    return rows
+
+
+def _class_in_training(training: Training, is_member_B: Mask) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if training.is_flipped is not None:
+        flipped = training.is_flipped[is_member_B]
+        row["auroc_flipped"] = {
+            score: metrics.finite_or_none(
+                metrics.auroc(training.scores[score][-1, is_member_B], flipped)
+            )
+            for score in BY_CLASS
+        }
+    if (kinds := training.kinds) is not None:
+        members = {kind: is_member_B & part_B for kind, part_B in kinds.items()}
+        agreement_B = training.agreement[-1]
+        row["videos"] = {kind: int(mask_B.sum()) for kind, mask_B in members.items()}
+        row["agreement"] = {kind: _mean(agreement_B[mask_B]) for kind, mask_B in members.items()}
+    return row
 
 
 def analyze(training: Training | None, test: Test | None) -> dict[str, Any]:
-    """Everything that goes into analysis.json.
+    """Returns the contents of analysis.json.
 
     Returns:
       epochs, videos, agreement (quantiles by kind), against (rank correlations by kind), auroc (by
-      task), test, classes, and left_out: of each part that is missing, why.
+      task), test, classes, and left_out: the reason for each missing part.
     """
     report: dict[str, Any] = {"left_out": {}}
     left_out = report["left_out"]
     if training is None:
         left_out["agreement, against, auroc, and these by class"] = NO_TRAINING
     else:
-        report |= {"epochs": list(training.epochs), "videos": {"all": len(training.label)}}
-        report["auroc"] = detection(training.scores, training.is_flipped, training.is_hard)
+        report |= _analyze_training(training)
         if training.is_flipped is None:
-            left_out["auroc, and by class"] = "it is not known which labels are flipped"
+            left_out["auroc, and by class"] = "it is unknown which labels are wrong"
         elif training.is_hard is None:
-            left_out["auroc among hard, and of hard"] = "it is not known which videos are hard"
-        if (known := training.kinds) is None:
+            left_out["auroc among hard, and of hard"] = "it is unknown which videos are hard"
+        if training.kinds is None:
             left_out["agreement and against, by kind"] = (
-                "it is not known both which labels are flipped and which videos are hard"
+                "it is unknown which labels are wrong or which videos are hard"
             )
-        else:
-            last = _last(training)
-            report["videos"] |= {kind: int(part_B.sum()) for kind, part_B in known.items()}
-            report["agreement"] = {
-                kind: spread(training.agreement, part_B) for kind, part_B in known.items()
-            }
-            report["against"] = {
-                kind: {
-                    name: rank_correlation(last["agreement"][part_B], last[name][part_B])
-                    for name in ("confidence", "loss")
-                }
-                for kind, part_B in known.items()
-            }
     if test is None:
         left_out["test, and recall by class"] = _NO_TEST
     else:
@@ -243,34 +236,50 @@ def analyze(training: Training | None, test: Test | None) -> dict[str, Any]:
     return report
 
 
+def _analyze_training(training: Training) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "epochs": list(training.epochs),
+        "videos": {"all": len(training.label)},
+        "auroc": detection(training.scores, training.is_flipped, training.is_hard),
+    }
+    if (kinds := training.kinds) is not None:
+        last = _last(training)
+        report["videos"] |= {kind: int(part_B.sum()) for kind, part_B in kinds.items()}
+        report["agreement"] = {
+            kind: spread(training.agreement, part_B) for kind, part_B in kinds.items()
+        }
+        report["against"] = {
+            kind: {
+                name: rank_correlation(last["agreement"][part_B], last[name][part_B])
+                for name in ("confidence", "loss")
+            }
+            for kind, part_B in kinds.items()
+        }
+    return report
+
+
 def pictures(
     training: Training | None, test: Test | None, report: dict[str, Any]
-) -> dict[str, bytes]:
-    """A PNG for each part of the report, by the file's name."""
-    found = {}
-    if training is not None and (known := training.kinds) is not None:
-        found["agreement.png"] = analysis_plots.agreement(
-            training.agreement, known, training.epochs
-        )
+) -> dict[str, Figure]:
+    """Returns a chart for each part of the report, by file name."""
+    charts = {}
+    if training is not None and (kinds := training.kinds) is not None:
+        charts["agreement.png"] = plots.agreement(training.agreement, kinds, training.epochs)
         last = _last(training)
-        found["against.png"] = analysis_plots.against(
-            last["agreement"], last["confidence"], last["loss"], known, report["against"]
+        charts["against.png"] = plots.against(
+            last["agreement"], last["confidence"], last["loss"], kinds, report["against"]
         )
     if training is not None and report["auroc"]:
-        found["auroc.png"] = analysis_plots.auroc(
-            report["auroc"], training.epochs, noise_scores.MEMORY
-        )
+        charts["auroc.png"] = plots.auroc(report["auroc"], training.epochs, noise_scores.MEMORY)
     if test is not None:
-        found["calibration.png"] = analysis_plots.calibration(
-            confidences(test.evidence), test.correct
-        )
+        charts["calibration.png"] = plots.calibration(confidences(test.evidence), test.correct)
     if any(report["classes"].values()):
-        found["classes.png"] = analysis_plots.classes(report["classes"])
-    return found
+        charts["classes.png"] = plots.classes(report["classes"])
+    return charts
 
 
 def _last(training: Training) -> dict[str, Vector]:
-    """What a video's agreement is held against, after the last epoch: float64 [B] by name."""
+    """Returns agreement, confidence and loss after the last epoch: float64 [B] by name."""
     return {
         "agreement": training.agreement[-1],
         "confidence": 1 - training.scores["1 - max softmax of the clips"][-1],
@@ -278,119 +287,50 @@ def _last(training: Training) -> dict[str, Vector]:
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    """Returns a report as text for people."""
-    lines = []
-    if "epochs" in report:
-        counts = dict(report["videos"])
-        total = counts.pop("all")
-        parts = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-        lines += [f"Training split, {total:,} videos{': ' + parts if parts else ''}", ""]
-    if report.get("auroc"):
-        columns = {
-            task: {score: values[-1] for score, values in found.items()}
-            for task, found in report["auroc"].items()
-        }
-        lines += _grid(f"AUROC, {_epoch(report['epochs'][-1])}", columns)
-    if "agreement" in report:
-        columns = {
-            kind: {q: v[-1] for q, v in row.items()} for kind, row in report["agreement"].items()
-        }
-        lines += _grid("quantile of the agreement", columns)
-        lines += _grid("its rank correlation with", report["against"])
-    if "test" in report:
-        test = report["test"]
-        columns = {
-            short: {name: row[key] for name, row in test["confidences"].items()}
-            for short, key in (("ECE", "ece"), ("AURC", "aurc"), ("E-AURC", "excess_aurc"))
-        }
-        for coverage in next(iter(test["confidences"].values()))["risk_at_coverage"]:
-            columns[f"errors at {coverage}"] = {
-                name: row["risk_at_coverage"][coverage] for name, row in test["confidences"].items()
-            }
-        lines += [f"Test split, {test['videos']:,} videos, accuracy {test['accuracy']:.4f}", ""]
-        lines += _grid("confidence", columns)
-    if any(report["classes"].values()):
-        lines += _grid("class (given label)", _class_columns(report["classes"]))
-    lines += [f"Left out: {part}: {reason}." for part, reason in report["left_out"].items()]
-    return "\n".join(lines).rstrip()
-
-
-def _class_columns(classes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    columns: dict[str, dict[str, float | None]] = {}
-    for name, row in classes.items():
-        for score, value in row.get("auroc_flipped", {}).items():
-            columns.setdefault(f"AUROC, {score}", {})[name] = value
-        for kind, value in row.get("agreement", {}).items():
-            columns.setdefault(f"agreement, {kind}", {})[name] = value
-        if "recall" in row:
-            columns.setdefault("test recall", {})[name] = row["recall"]
-    return columns
-
-
-def _grid(corner: str, columns: dict[str, dict[str, float | None]]) -> list[str]:
-    """Lines of a table with a row for each key that occurs in a column."""
-    rows = list(dict.fromkeys(key for column in columns.values() for key in column))
-    first = max(map(len, [corner, *rows]))
-    lines = ["  ".join([f"{corner:<{first}}", *columns])]
-    for row in rows:
-        cells = [f"{row:<{first}}"]
-        for name, column in columns.items():
-            value = column.get(row)
-            text = ("-" if row in column else "") if value is None else f"{value:.4f}"
-            cells.append(f"{text:>{len(name)}}")
-        lines.append("  ".join(cells).rstrip())
-    return [*lines, ""]
-
-
-def _epoch(epoch: int | None) -> str:
-    return "final" if epoch is None else f"epoch {epoch}"
-
-
 def _mean(values: Vector) -> float | None:
     return float(values.mean()) if values.size else None
 
 
 def run(directory: epath.PathLike, output: epath.PathLike | None = None) -> dict[str, Any]:
-    """Reads a run, writes analysis.json and the pictures, and returns the report.
+    """Reads a run, writes analysis.json and the charts, and returns the report.
 
     Args:
-      directory: of the training run.
-      output: where the files go; None is the folder analysis in it.
+      directory: folder of the training run.
+      output: folder for the files; by default the folder analysis in it.
 
     Raises:
-      SavedError: there is nothing to analyse, or a file cannot be read.
+      SavedError: there is nothing to analyze, or a file cannot be read.
     """
     directory = epath.Path(directory)
     output = directory / "analysis" if output is None else epath.Path(output)
     training, test = read_training(directory), read_test(directory)
     if training is None and test is None:
         raise SavedError(
-            f"{directory} holds no predictions.npz, predictions_train.npz or epochs/train_*.npz: "
+            f"{directory} has no predictions.npz, predictions_train.npz or epochs/train_*.npz: "
             "is it the workdir of a run that was trained or evaluated?"
         )
     report = analyze(training, test)
     output.mkdir(parents=True, exist_ok=True)
     (output / "analysis.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    for name, png in pictures(training, test, report).items():
-        plots.save(png, output / name)
+    for name, figure in pictures(training, test, report).items():
+        save(figure, output / name)
     return report
 
 
 def define_flags() -> None:
-    """Defines the flags of the command line: not at import, where they would clash with others."""
-    flags.DEFINE_string("run", None, "directory of the training run; may be gs://")
-    flags.DEFINE_string("output", None, "directory to write to; by default RUN/analysis")
+    """Defines the flags; not on import, so that they do not clash with those of other programs."""
+    flags.DEFINE_string("run", None, "Folder of the training run; may be gs://.")
+    flags.DEFINE_string("output", None, "Folder to write to; by default RUN/analysis.")
     flags.mark_flag_as_required("run")
 
 
 def main(_: Sequence[str]) -> None:
-    """Analyses, prints the table, writes the JSON and the pictures."""
+    """Analyzes a run: prints the tables, writes the JSON and the charts."""
     try:
         report = run(flags.FLAGS.run, flags.FLAGS.output)
     except SavedError as error:
         sys.exit(f"error: {error}")
-    print(table(report))
+    print(tables.text(report))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
-"""Grids of training runs: a cell is one run in a process of its own; a finished cell is not run again.
+"""Grids of training runs, one process per run; a finished run is not repeated.
 
-A cell's folder holds its cell.json (what was asked for), the training run, log.txt, and, once it has
-finished, result.json. Runs are the same code as `python -m rdfer_jax.main`: this module only chooses the
-settings, starts processes side by side, and gathers what they found.
+A cell is one training run of a grid: a name, settings, wrong labels and a seed. Its folder
+OUTPUT/cells/NAME holds cell.json (the settings), run/ (the working directory of the training), log.txt
+and, once the run has finished, result.json. Cells are trained by `rdfer_jax.training.train`, as by
+`rdfer train`; this module only chooses settings, starts processes in parallel and collects the results.
 """
 
-import ast
 import concurrent.futures
 import dataclasses
-import importlib.util
 import json
-import math
 import os
-import platform
 import queue
-import runpy
 import shutil
 import subprocess
 import sys
@@ -24,22 +20,23 @@ from typing import Any
 
 from absl import app, flags
 from etils import epath
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from benchmarks import harness
+from benchmarks.harness import load
 from rdfer_jax import build, plots
-from rdfer_jax import config as config_lib
 from rdfer_jax.config import Config
 from rdfer_jax.labels import inject
 from rdfer_jax.pipeline import source
-from rdfer_jax.training.run_dir import commit as commit
 
-#: Settings that differ from machine to machine and change no result.
+#: Settings that name places on this machine and do not change results.
 PLACES = ("compile_cache", "data.dir", "data.labels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Wrong labels to put into the training split; see rdfer_jax/labels/inject.py."""
+    """Wrong labels to inject into the training split; see rdfer_jax/labels/inject.py."""
 
     kind: str
     rate: float
@@ -47,19 +44,19 @@ class Noise:
 
     @property
     def name(self) -> str:
-        """Name of the file of labels."""
+        """Name of the label file."""
         return f"{self.kind}-{self.rate:g}-s{self.seed}" if self.rate else "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run.
+    """One training run of a grid.
 
     Attributes:
-      name: of its folder.
-      overrides: settings by their path, such as {"loss.method": "gce"}, over those of the grid.
-      noise: the wrong labels it learns from.
-      seed: of its parameters, order and augmentation.
+      name: name of its folder; differs from those of the other cells.
+      overrides: settings by their path, such as {"loss.method": "gce"}, on top of the grid's settings.
+      noise: the wrong labels in its training split.
+      seed: seed of the initial parameters, the order of the data and the augmentation.
     """
 
     name: str
@@ -68,50 +65,23 @@ class Cell:
     seed: int
 
 
-def load(path: str, overrides: Mapping[str, Any]) -> Config:
-    """Returns the settings of a file, such as configs/dfew.py or configs/dfew.py:3, with some changed.
-
-    Raises:
-      ValueError: a setting is unknown or does not fit.
-    """
-    file, _, argument = path.partition(":")
-    get_config = runpy.run_path(file)["get_config"]
-    settings = (get_config(argument) if argument else get_config()).to_dict()
-    for name, value in overrides.items():
-        *parents, last = name.split(".")
-        section = settings
-        for parent in parents:
-            section = section.setdefault(parent, {})  # resolve tells of one that is unknown
-            if not isinstance(section, dict):
-                raise ValueError(f"config.{name}: {parent} is a setting, not a section")
-        section[last] = value
-    return config_lib.resolve(settings)
-
-
 def base(
     output: epath.Path, changes: Mapping[str, Any], more: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Returns the settings of a grid: `changes`, then "name=value" strings of the command line.
+    """Returns the settings of a whole grid.
 
-    Programs compiled for one cell are kept for the others. A data set that the grid builds for itself
-    lies in its folder.
+    All cells share one cache of compiled programs. A data set that the grid builds itself is stored in
+    the folder of the grid.
+
+    Args:
+      output: folder of the grid.
+      changes: settings by their path.
+      more: "name=value" strings from the command line, which override `changes`.
     """
     overrides = {"compile_cache": str(output / "compiled")} | dict(changes)
     if "build" in changes:
         overrides["data.dir"] = str(output / "tfds")
-    return overrides | parsed(more)
-
-
-def parsed(texts: Sequence[str]) -> dict[str, Any]:
-    """Returns the settings of "name=value" strings, such as those of --set."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            found[name] = value  # a word, such as soft
-    return found
+    return overrides | harness.parse_settings(more)
 
 
 def run(
@@ -121,44 +91,37 @@ def run(
     config: str,
     overrides: Mapping[str, Any],
     jobs: int,
-    known: Sequence[Mapping[str, Any]] = (),
+    finished: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """Runs the cells that have not finished yet, `jobs` at a time, and returns the results of all.
+    """Trains the cells that have not finished yet and returns the results of all cells, in their order.
 
-    On a CPU each job is bound to its share of the cores: runs side by side on one core each get more
-    done than one run on all of them. On a GPU each gets its share of the memory.
+    On a CPU each job is bound to its share of the cores: parallel runs on one core each get more done
+    than a single run on all cores. On a GPU each job gets its share of the memory.
 
     Args:
-      cells: with names that differ.
+      cells: cells with different names.
       output: folder of the grid.
-      config: file of the settings, see `load`.
+      config: config file, see `harness.load`.
       overrides: settings of the whole grid.
-      jobs: runs side by side.
-      known: results of cells that have finished elsewhere, as a report has them; they are not run.
+      jobs: number of runs in parallel.
+      finished: results from other folders or machines, as in a report; these cells are not run.
 
     Raises:
-      ValueError: a setting is unknown, or a cell of that name was run with other settings.
-      RuntimeError: cells failed; the others have finished.
+      ValueError: a setting is invalid, or a cell of the same name was run with other settings.
+      RuntimeError: some cells failed; all others have finished.
     """
     if len({cell.name for cell in cells}) < len(cells):
         raise ValueError("two cells have the same name")
-    specs = {
-        cell.name: _spec(cell, output, config, dict(overrides)) for cell in cells
-    }  # checks all settings before any work
-    labels = {cell.noise.name: cell.noise for cell in cells if cell.noise.rate}
-    for name, noise in labels.items():
-        path = output / "labels" / f"{name}.csv"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = load(config, overrides).data
-            inject.write_flips(data, noise.kind, noise.rate, noise.seed, path)
-    elsewhere = {result["name"]: dict(result) for result in known}
+    # Checks the settings of all cells before any work starts.
+    specs = {cell.name: _spec(cell, output, config, dict(overrides)) for cell in cells}
+    _write_labels(cells, output, load(config, overrides))
+    elsewhere = {result["name"]: dict(result) for result in finished}
     todo = []
     for name, spec in specs.items():
         folder = output / "cells" / name
         if name in elsewhere:
-            if elsewhere[name]["settings"] != _anywhere(spec["settings"]):
-                raise ValueError(f"the report of --add has cell {name} with other settings")
+            if elsewhere[name]["settings"] != _portable(spec["settings"]):
+                raise ValueError(f"the report given with --add has cell {name} with other settings")
         elif (folder / "result.json").exists():
             _check_same(folder, spec)
         else:
@@ -176,8 +139,16 @@ def run(
     ]
 
 
+def _write_labels(cells: Sequence[Cell], output: epath.Path, config: Config) -> None:
+    """Writes the label file of each kind of noise, unless it exists."""
+    for name, noise in {cell.noise.name: cell.noise for cell in cells if cell.noise.rate}.items():
+        path = output / "labels" / f"{name}.csv"
+        if not path.exists():
+            inject.write_flips(config.data, noise.kind, noise.rate, noise.seed, path)
+
+
 def _run_all(folders: Sequence[epath.Path], jobs: int) -> list[str]:
-    """Runs cells side by side; returns the folders of those that failed."""
+    """Runs cells in parallel and returns the folders of the failed ones."""
     slots: queue.Queue[int] = queue.Queue()
     for slot in range(jobs):
         slots.put(slot)
@@ -218,8 +189,8 @@ def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]
     return {"name": cell.name, "config": config, "settings": settings, "noise": noise}
 
 
-def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that only say where files lie."""
+def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings without PLACES."""
     return {name: value for name, value in settings.items() if name not in PLACES}
 
 
@@ -227,12 +198,12 @@ def _check_same(folder: epath.Path, spec: Mapping[str, Any]) -> None:
     before = json.loads((folder / "cell.json").read_text())
     if before != json.loads(json.dumps(spec)):
         raise ValueError(
-            f"{folder} holds a finished cell with other settings; delete it, or take another --output"
+            f"{folder} holds a finished cell with other settings; delete it or choose another --output"
         )
 
 
 def run_cell(folder: epath.Path) -> None:
-    """Runs the cell of a folder, in this process, and writes its result.json."""
+    """Trains the cell of a folder in this process and writes its result.json."""
     from rdfer_jax.training import train
 
     spec = json.loads((folder / "cell.json").read_text())
@@ -242,7 +213,7 @@ def run_cell(folder: epath.Path) -> None:
 
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     workdir = folder / "run"
-    code = commit()  # before it changes
+    commit = harness.commit()  # before anyone edits the code
     start = time.monotonic()
     results = train.train(config, workdir)
     result = {
@@ -252,10 +223,10 @@ def run_cell(folder: epath.Path) -> None:
         "settings": spec["settings"],
         "results": results,
         "seconds": time.monotonic() - start,
-        "commit": code,
-        "hardware": hardware(),
+        "commit": commit,
+        "hardware": harness.hardware(),
     }
-    # A grid would fill the disk with checkpoints.
+    # The checkpoints of a whole grid would fill the disk.
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     part = folder / "result.json.part"
     part.write_text(json.dumps(result, indent=2) + "\n")
@@ -263,41 +234,58 @@ def run_cell(folder: epath.Path) -> None:
 
 
 def define_flags(output: str, sizes: Sequence[str]) -> None:
-    """Defines the flags that every grid has."""
-    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
-    flags.DEFINE_enum("size", sizes[0], sizes, "Changes of the settings; config: none.")
-    flags.DEFINE_list("seeds", "0,1,2", "Seeds.")
-    flags.DEFINE_integer("jobs", 1, "Runs side by side.", lower_bound=1)
-    flags.DEFINE_string("output", output, "Folder for everything.")
-    flags.DEFINE_multi_string("add", [], "Report (.json) of cells that finished elsewhere.")
-    flags.DEFINE_multi_string("set", [], "Further settings, such as optim.learning_rate=0.001.")
+    """Defines the flags that all grids share."""
+    flags.DEFINE_string("config", "configs/synthetic.py", "Config file.")
+    flags.DEFINE_enum(
+        "size",
+        sizes[0],
+        sizes,
+        "Preset of data set size and duration; config: as in the config file.",
+    )
+    flags.DEFINE_list("seeds", "0,1,2", "Seeds, one training run each.")
+    flags.DEFINE_integer("jobs", 1, "Number of runs in parallel.", lower_bound=1)
+    flags.DEFINE_string("output", output, "Folder for all files of the grid.")
+    flags.DEFINE_multi_string(
+        "add", [], "Report (.json) with cells that finished elsewhere, which are not run again."
+    )
+    flags.DEFINE_multi_string("set", [], "Setting of all cells, such as optim.learning_rate=0.001.")
 
 
-def run_asked(
+def run_from_flags(
     cells: Sequence[Cell], changes: Mapping[str, Any]
 ) -> tuple[epath.Path, list[dict[str, Any]]]:
-    """Runs what is missing of a grid as the flags say; returns its folder and all results.
+    """Runs the missing cells of a grid with the options of the flags.
 
     Args:
       cells: as in `run`.
-      changes: settings of the whole grid, before those of --set.
+      changes: settings of the whole grid; --set overrides them.
+
+    Returns:
+      The folder of the grid, and the results of all cells.
     """
     options = flags.FLAGS
     output = epath.Path(options.output).expanduser().absolute()
     overrides = base(output, changes, options.set)
     ensure_built(load(options.config, overrides))
-    known = [
+    finished = [
         cell for path in options.add for cell in json.loads(epath.Path(path).read_text())["cells"]
     ]
     return output, run(
-        cells, output, config=options.config, overrides=overrides, jobs=options.jobs, known=known
+        cells,
+        output,
+        config=options.config,
+        overrides=overrides,
+        jobs=options.jobs,
+        finished=finished,
     )
 
 
 def check_known(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Raises a UsageError if a flag names something unknown."""
+    """Raises a UsageError if a flag holds an unknown value."""
     if unknown := set(given) - set(known):
-        raise app.UsageError(f"{flag}: no {', '.join(unknown)}; there are {', '.join(known)}")
+        raise app.UsageError(
+            f"{flag}: unknown {', '.join(sorted(unknown))}; choose from {', '.join(known)}"
+        )
 
 
 def write_report(
@@ -306,16 +294,16 @@ def write_report(
     results: Sequence[Mapping[str, Any]],
     report: dict[str, Any],
     text: str,
-    picture: bytes,
+    picture: Figure,
 ) -> None:
-    """Writes name.json (with where the results come from), name.md and name.png."""
-    (output / f"{name}.json").write_text(to_json(about(results) | report))
+    """Writes NAME.json (with the origin of the results), NAME.md and NAME.png."""
+    (output / f"{name}.json").write_text(harness.to_json(provenance(results) | report))
     (output / f"{name}.md").write_text(text + "\n")
     plots.save(picture, output / f"{name}.png")
 
 
-def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a report says of where its numbers come from."""
+def provenance(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the commits, hardware, seconds and scalar results of the cells, for a report."""
     return {
         "commits": sorted({r["commit"] for r in results}),
         "hardware": sorted({r["hardware"] for r in results}),
@@ -325,7 +313,7 @@ def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "name": result["name"],
                 "seed": result["seed"],
                 "noise": result["noise"],
-                "settings": _anywhere(result["settings"]),
+                "settings": _portable(result["settings"]),
                 "commit": result["commit"],
                 "hardware": result["hardware"],
                 "seconds": result["seconds"],
@@ -340,60 +328,8 @@ def about(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def line(texts: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(texts) + " |"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    head, *rest = rows
-    return "\n".join(map(line, [head, ["---"] * len(head), *rest]))
-
-
-def has_torch() -> bool:
-    """Whether PyTorch is installed to compare with; says so if it is not."""
-    if importlib.util.find_spec("torch") is not None:
-        return True
-    print(
-        "PyTorch is not installed, so that there is nothing to compare with: "
-        "pip install -e '.[torch]'",
-        file=sys.stderr,
-    )
-    return False
-
-
-def to_json(report: Any) -> str:
-    """A report as text; numbers that are not finite, such as the limits of a single seed, become null."""
-    return json.dumps(_finite(report), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def hardware() -> str:
-    """The devices, and the cores that this process may use."""
-    import jax
-
-    device = jax.devices()[0]
-    kind = device.device_kind if device.platform != "cpu" else platform.machine()
-    return (
-        f"{jax.device_count()} {device.platform} ({kind}), {cores()} cores, jax {jax.__version__}"
-    )
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _take_share() -> None:
-    """Binds this process to its share of the cores, where the system lets it."""
+    """Binds this process to its share of the cores, where the system supports that."""
     slot, jobs = map(int, os.environ.get("CELL_SLOT", "0/1").split("/"))
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -402,11 +338,11 @@ def _take_share() -> None:
 
 
 def ensure_built(config: Config) -> None:
-    """Builds the synthetic set where it is missing; other data sets must have been built.
+    """Builds the synthetic data set if it is missing; checks that any other data set has been built.
 
     Raises:
       DatasetNotFoundError: the data set has not been built.
-      ValueError: the synthetic set was built with other options.
+      ValueError: the synthetic data set was built with other options.
     """
     if config.data.name == "synthetic_faces":
         build.build(config)

@@ -1,29 +1,36 @@
-"""E1 and E2: accuracy on a clean test split, and what is found, with more and more wrong labels.
+"""Does the method help against wrong labels? Accuracy on a clean test split at growing noise rates.
 
-    python -m experiments.noise --size=small --jobs=2 --output=runs/noise   # two CPU cores
-    python -m experiments.noise --size=full --jobs=8 --output=runs/noise    # one large GPU
+    python -m experiments.noise --size=small --jobs=2 --output=runs/noise   # about 2 hours on 2 CPU cores
+    python -m experiments.noise --size=full --jobs=8 --output=runs/noise    # for a large GPU
     python -m experiments.noise --size=config --config=configs/dfew.py:1 --rates=0,0.3 --output=...
 
-Every method sees the same data, wrong labels, first parameters and order for a seed, so differences are
-paired over seeds. Stopped and started again, it goes on with the cells that have not finished. With
---size=config the settings are those of the file: for any data set that has been built, whose own labels
-then count as true.
+Trains every loss function on labels with a known share of wrong ones, and measures WAR and UAR on the
+clean test split and the AUROC with which wrong labels are found. For one seed all methods share data,
+wrong labels, initial parameters and order, so differences are paired over seeds. Writes noise.json,
+noise.md (the printed tables) and noise.png to --output. When started again, it continues with the cells
+that have not finished.
+
+--size=config takes all settings from the config file: for any data set that has been built. Its own
+labels then count as the true ones.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 from etils import epath
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import grid
+from benchmarks import harness
+from experiments import grid, over_seeds
 from experiments.grid import Cell, Noise
-from rdfer_jax import metrics, plots
+from rdfer_jax import plots
 from rdfer_jax.labels import inject
 
-#: What each method changes. Settings of its paper where it names them for this kind of noise.
+#: Settings of each method: those of its paper, where it gives them for this kind of noise.
 METHODS: dict[str, dict[str, Any]] = {
     "cross_entropy": {"loss.method": "cross_entropy", "loss.label_smoothing": 0.0},
     "label_smoothing": {"loss.method": "cross_entropy", "loss.label_smoothing": 0.1},
@@ -39,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "oracle": {"loss.method": "oracle"},
 }  # fmt: skip
 
-#: Methods that only replace what is done about wrong labels do not pay for our memory and teacher.
+#: The other methods need neither our memory nor our teacher.
 NO_AGREEMENT = {"agreement.memory_decay": 0.0, "agreement.teacher_decay": 0.0}
 
 QUIET = {
@@ -59,7 +66,7 @@ SIZES: dict[str, dict[str, Any]] = {
 RATES = {"small": "0,0.3", "full": "0,0.1,0.2,0.3,0.4", "config": "0,0.3"}
 KINDS = {"small": "confusion", "full": "symmetric,confusion,instance", "config": "symmetric"}
 
-#: Columns of the table: name in results.json, heading.
+#: Columns of the tables: name in results.json, heading.
 COLUMNS = {
     "war": "WAR", "uar": "UAR", "war_easy": "easy", "war_hard": "hard",
     "noise_auroc_agreement": "flipped, by agreement", "noise_auroc_loss": "by loss",
@@ -67,7 +74,7 @@ COLUMNS = {
     "noise_auroc_loss_among_hard": "by loss", "hard_auroc_agreement": "hard, by agreement",
 }  # fmt: skip
 
-#: Methods that leave out what is wrong. Without wrong labels they leave nothing out, and are REFERENCE.
+#: Methods that drop wrong labels. Without wrong labels they drop nothing and equal REFERENCE.
 SELECTING = ("oracle", "small_loss")
 REFERENCE = "label_smoothing"
 
@@ -77,196 +84,150 @@ def cells(
 ) -> list[Cell]:
     """Returns the cells: each method with each kind and rate of noise and each seed.
 
-    Without noise the kind means nothing: these cells occur once, and those of SELECTING not at all.
+    Without noise the kind is meaningless: these cells occur once, and those of SELECTING are left out.
     """
-    found = {}
-    for seed in seeds:
-        for rate in rates:
-            for kind in kinds:
-                noise = Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed)
-                for method in methods:
-                    if not rate and method in SELECTING:
-                        continue
-                    changes = METHODS[method]
-                    if method != "agreement":
-                        changes = NO_AGREEMENT | changes
-                    if method == "small_loss":  # it is told the rate, as in its paper
-                        changes = changes | {"loss.forget_rate": rate}
-                    name = f"{method}-{noise.name}" + ("" if rate else f"-s{seed}")
-                    found[name] = Cell(name, changes, noise, seed)
-    return list(found.values())
+    cells_by_name = {}
+    for seed, rate, kind, method in itertools.product(seeds, rates, kinds, methods):
+        if not rate and method in SELECTING:
+            continue
+        noise = Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed)
+        changes = METHODS[method] if method == "agreement" else NO_AGREEMENT | METHODS[method]
+        if method == "small_loss":  # as in its paper, it knows the rate
+            changes = changes | {"loss.forget_rate": rate}
+        name = f"{method}-{noise.name}" + ("" if rate else f"-s{seed}")
+        cells_by_name[name] = Cell(name, changes, noise, seed)
+    return list(cells_by_name.values())
 
 
 def gather(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, float], dict[int, Any]]:
-    """Results by (method, kind, rate), then by seed; the kind of a rate of 0 is "none".
+    """Groups results by (method, kind, rate), then by seed; a rate of 0 has the kind "none".
 
-    Without noise, those of SELECTING are what REFERENCE is.
+    Without noise, the results of SELECTING are those of REFERENCE.
     """
-    found: dict[tuple[str, str, float], dict[int, Any]] = {}
+    groups: dict[tuple[str, str, float], dict[int, Any]] = {}
     for result in results:
         noise = result["noise"]
         method = result["name"].split("-")[0]
-        names = [method]
+        methods = [method]
         if method == REFERENCE and not noise["rate"]:
-            names += SELECTING
-        for name in names:
+            methods += SELECTING
+        for name in methods:
             key = (name, noise["kind"], noise["rate"])
-            found.setdefault(key, {})[result["seed"]] = result["results"]
-    return found
-
-
-def mean(by_seed: Mapping[int, Any], column: str) -> metrics.Interval | None:
-    """Mean and interval of a column over the seeds that have it; None without any."""
-    values = [r[column] for r in by_seed.values() if r.get(column) is not None]
-    return metrics.mean_interval(values) if values else None
-
-
-def paired(
-    found: Mapping[Any, Mapping[int, Any]],
-    first: Any,
-    second: Any,
-    column: str,
-    second_column: str | None = None,
-) -> metrics.Interval | None:
-    """Mean and interval of first minus second over the seeds that both have; None without any.
-
-    Args:
-      found: results by what was run, then by seed.
-      first: a key of found.
-      second: a key of found.
-      column: what is compared.
-      second_column: what of the second, if not the same.
-    """
-    one, two = found.get(first, {}), found.get(second, {})
-    pairs = [
-        (one[s].get(column), two[s].get(second_column or column))
-        for s in sorted(set(one) & set(two))
-    ]
-    differences = [a - b for a, b in pairs if a is not None and b is not None]
-    return metrics.paired_interval(differences) if differences else None
-
-
-def plain(interval: metrics.Interval | None) -> dict[str, float] | None:
-    """An interval for JSON."""
-    return interval._asdict() if interval else None
+            groups.setdefault(key, {})[result["seed"]] = result["results"]
+    return groups
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means and intervals of every column, and the differences of agreement to every other method."""
-    found = gather(results)
-    rows: list[dict[str, Any]] = []
-    versus: list[dict[str, Any]] = []
-    for (method, kind, rate), by_seed in found.items():
-        row: dict[str, Any] = {"method": method, "kind": kind, "rate": rate, "seeds": len(by_seed)}
-        for column in COLUMNS:
-            row[column] = plain(mean(by_seed, column))
-        score = paired(
-            found, (method, kind, rate), (method, kind, rate),
-            "noise_auroc_agreement_among_hard", "noise_auroc_loss_among_hard",
-        )  # fmt: skip
-        row["agreement_minus_loss_among_hard"] = plain(score)
-        rows.append(row)
-        if method != "agreement":
-            for column in ("war", "war_hard"):
-                difference = paired(found, ("agreement", kind, rate), (method, kind, rate), column)
-                if difference:
-                    versus.append(
-                        {"kind": kind, "rate": rate, "than": method, "column": column}
-                        | difference._asdict()
-                    )
+    """Returns means of all columns, and differences of `agreement` to every other method.
+
+    Returns:
+      rows: for each method, kind and rate the COLUMNS, and agreement_minus_loss_among_hard, the
+      difference of the two AUROCs of the same run; agreement_minus: paired differences of WAR.
+    """
+    groups = gather(results)
     order = {name: i for i, name in enumerate(METHODS)}
+    rows: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    for (method, kind, rate), by_seed in groups.items():
+        row: dict[str, Any] = {"method": method, "kind": kind, "rate": rate, "seeds": len(by_seed)}
+        row |= {column: over_seeds.to_dict(over_seeds.mean(by_seed, column)) for column in COLUMNS}
+        auroc_difference = over_seeds.paired(
+            by_seed, by_seed, "noise_auroc_agreement_among_hard", "noise_auroc_loss_among_hard"
+        )
+        row["agreement_minus_loss_among_hard"] = over_seeds.to_dict(auroc_difference)
+        rows.append(row)
+        if method == "agreement":
+            continue
+        ours = groups.get(("agreement", kind, rate), {})
+        for column in ("war", "war_hard"):
+            if difference := over_seeds.paired(ours, by_seed, column):
+                differences.append(
+                    {"kind": kind, "rate": rate, "than": method, "column": column}
+                    | difference._asdict()
+                )
     rows.sort(key=lambda row: (row["rate"], row["kind"], order[row["method"]]))
-    versus.sort(key=lambda row: (row["rate"], row["kind"], order[row["than"]], row["column"]))
-    return {"rows": rows, "agreement_minus": versus}
+    differences.sort(key=lambda d: (d["rate"], d["kind"], order[d["than"]], d["column"]))
+    return {"rows": rows, "agreement_minus": differences}
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The summary as plain Markdown tables, in percent: mean and half the width of the 95 % interval."""
-    lines = []
+    """Returns the summary as Markdown tables, in percent."""
+    blocks = []
     for kind, rate in dict.fromkeys((row["kind"], row["rate"]) for row in report["rows"]):
         rows = [row for row in report["rows"] if (row["kind"], row["rate"]) == (kind, rate)]
-        columns = [column for column in COLUMNS if any(row[column] for row in rows)]
-        seeds = max(row["seeds"] for row in rows)
-        lines += [f"\n{rate:.0%} wrong labels, {kind}; {seeds} seeds\n"]
-        lines += [grid.line(["method", *(COLUMNS[c] for c in columns)])]
-        lines += [grid.line(["---"] * (len(columns) + 1))]
-        lines += [grid.line([row["method"], *(percent(row[c]) for c in columns)]) for row in rows]
-        versus = [v for v in report["agreement_minus"] if (v["kind"], v["rate"]) == (kind, rate)]
+        count = max(row["seeds"] for row in rows)
+        blocks += [f"{rate:.0%} wrong labels, {kind}; {count} seeds", _means(rows)]
+        versus = [d for d in report["agreement_minus"] if (d["kind"], d["rate"]) == (kind, rate)]
         if versus:
-            lines += [
-                "",
-                grid.line(["agreement minus", "WAR", "WAR of hard clips"]),
-                grid.line(["---"] * 3),
-            ]
-            for than in dict.fromkeys(v["than"] for v in versus):
-                by_column = {v["column"]: v for v in versus if v["than"] == than}
-                cells_ = [bounds(by_column.get(c)) for c in ("war", "war_hard")]
-                lines += [grid.line([than, *cells_])]
-        scores = [row for row in rows if row["agreement_minus_loss_among_hard"]]
-        if scores:
-            lines += [
-                "",
-                grid.line(["run", "AUROC among hard: agreement minus loss"]),
-                grid.line(["---"] * 2),
-            ]
-            lines += [
-                grid.line([row["method"], bounds(row["agreement_minus_loss_among_hard"])])
-                for row in scores
-            ]
-    return "\n".join(lines)
+            blocks.append(_differences(versus))
+        rows = [row for row in rows if row["agreement_minus_loss_among_hard"]]
+        if rows:
+            head = ["run", "AUROC among hard: agreement minus loss"]
+            blocks.append(
+                harness.table(
+                    [head]
+                    + [
+                        [row["method"], over_seeds.points(row["agreement_minus_loss_among_hard"])]
+                        for row in rows
+                    ]
+                )
+            )
+    return "\n\n".join(blocks)
 
 
-def picture(report: Mapping[str, Any]) -> bytes:
-    """WAR against the rate of wrong labels, a panel for each kind and for all, easy and hard clips."""
+def _means(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = [column for column in COLUMNS if any(row[column] for row in rows)]
+    lines = [["method", *(COLUMNS[c] for c in columns)]]
+    lines += [[row["method"], *(over_seeds.percent(row[c]) for c in columns)] for row in rows]
+    return harness.table(lines)
+
+
+def _differences(versus: Sequence[Mapping[str, Any]]) -> str:
+    lines = [["agreement minus", "WAR", "WAR of hard clips"]]
+    for than in dict.fromkeys(d["than"] for d in versus):
+        by_column = {d["column"]: d for d in versus if d["than"] == than}
+        lines.append([than, *(over_seeds.points(by_column.get(c)) for c in ("war", "war_hard"))])
+    return harness.table(lines)
+
+
+@plots.styled
+def picture(report: Mapping[str, Any]) -> Figure:
+    """Draws WAR against the noise rate: a row for each kind of noise; all, easy and hard clips."""
     rows = report["rows"]
     kinds = [k for k in dict.fromkeys(row["kind"] for row in rows) if k != "none"] or ["none"]
     parts = {"war": "all clips", "war_easy": "easy clips", "war_hard": "hard clips"}
     parts = {c: name for c, name in parts.items() if any(row[c] for row in rows)}
     figure = Figure(figsize=(4.2 * len(parts) + 1.5, 3.6 * len(kinds)), layout="constrained")
     panels = figure.subplots(len(kinds), len(parts), squeeze=False, sharex=True)
-    for i, kind in enumerate(kinds):
-        for j, (column, title) in enumerate(parts.items()):
-            axes = panels[i][j]
-            for n, method in enumerate(METHODS):
-                points = [
-                    (row["rate"], row[column]["mean"], row[column]["low"], row[column]["high"])
-                    for row in rows
-                    if row["method"] == method and row["kind"] in (kind, "none") and row[column]
-                ]
-                if not points:
-                    continue
-                rate, mean, low, high = 100 * np.array(points, float).T
-                bold = method in ("agreement", "oracle")
-                axes.errorbar(
-                    rate + 0.15 * (n - len(METHODS) / 2), mean, [mean - low, high - mean],
-                    marker="o", markersize=4, linewidth=2.5 if bold else 1, capsize=2,
-                    color="black" if method == "oracle" else f"C{n}",
-                    linestyle="--" if method == "oracle" else "-", label=method,
-                )  # fmt: skip
+    for kind, panel_row in zip(kinds, panels, strict=True):
+        inside = [row for row in rows if row["kind"] in (kind, "none")]
+        for axes, (column, title) in zip(panel_row, parts.items(), strict=True):
+            _curves(axes, inside, column)
             axes.set_title(f"{title}; wrong labels: {kind}")
             axes.set_xlabel("wrong training labels, %")
             axes.set_ylabel("WAR on the clean test split, %")
-            plots.tidy(axes)
     figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return plots.to_png(figure)
+    return figure
 
 
-def percent(value: Mapping[str, float] | None) -> str:
-    """A mean and half the width of its interval, in percent."""
-    if value is None:
-        return "-"
-    half = (value["high"] - value["low"]) / 2
-    return f"{100 * value['mean']:.1f}" + (f" ± {100 * half:.1f}" if np.isfinite(half) else "")
-
-
-def bounds(value: Mapping[str, float] | None) -> str:
-    """A difference and its interval, in percentage points."""
-    if value is None:
-        return "-"
-    found = f"{100 * value['mean']:+.1f}"
-    if np.isfinite(value["low"]):
-        found += f" ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
-    return found
+def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
+    """Draws one line with error bars per method; slightly shifted, so that bars do not overlap."""
+    for n, method in enumerate(METHODS):
+        points = [
+            (row["rate"], row[column]["mean"], row[column]["low"], row[column]["high"])
+            for row in rows
+            if row["method"] == method and row[column]
+        ]
+        if not points:
+            continue
+        rate, mean, low, high = 100 * np.array(points, float).T
+        axes.errorbar(
+            rate + 0.15 * (n - len(METHODS) / 2), mean, [mean - low, high - mean],
+            marker="o", markersize=4, capsize=2, label=method,
+            linewidth=2.5 if method in ("agreement", "oracle") else 1,
+            color="black" if method == "oracle" else f"C{n}",
+            linestyle="--" if method == "oracle" else "-",
+        )  # fmt: skip
 
 
 def write(output: epath.Path, results: Sequence[Mapping[str, Any]]) -> str:
@@ -278,7 +239,7 @@ def write(output: epath.Path, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(_: Sequence[str]) -> None:
-    """Runs what is missing and reports."""
+    """Trains the missing cells and prints the tables."""
     options = flags.FLAGS
     grid.check_known("--methods", options.methods, list(METHODS))
     chosen = cells(
@@ -287,13 +248,13 @@ def main(_: Sequence[str]) -> None:
         [float(rate) for rate in options.rates or RATES[options.size].split(",")],
         [int(seed) for seed in options.seeds],
     )
-    output, results = grid.run_asked(chosen, SIZES[options.size] | QUIET)
+    output, results = grid.run_from_flags(chosen, SIZES[options.size] | QUIET)
     print(write(output, results))
 
 
 if __name__ == "__main__":
     grid.define_flags("runs/noise", list(SIZES))
-    flags.DEFINE_list("methods", list(METHODS), "Methods to compare.")
+    flags.DEFINE_list("methods", list(METHODS), "Loss functions to compare.")
     flags.DEFINE_list("kinds", None, f"Kinds of wrong labels: {', '.join(inject.KINDS)}.")
-    flags.DEFINE_list("rates", None, "Shares of wrong labels.")
+    flags.DEFINE_list("rates", None, "Shares of wrong labels, in [0, 1).")
     app.run(main)

@@ -1,13 +1,13 @@
-"""Scores of videos from what their clips predict: is the label wrong, is the video hard?
+"""Scores of videos from the predictions for their clips: is the label wrong, is the video hard?
 
-Enters: the predictions of one epoch, as `Evidence`. Leaves: a number for each video, float64, higher
-for a label that is more likely wrong, or a video that is more likely hard. Pure NumPy, on the host,
-written after the formulas alone and not after `rdfer_jax.agreement`, so that tests can compare the two.
+Enters: the predictions of one epoch, as `Evidence`. Leaves: a float64 number for each video, higher for a
+label that is more likely wrong, or a video that is more likely hard. NumPy on the host, written from the
+formulas and independent of `rdfer_jax.agreement`, so that tests can compare the two.
 
-In the formulas: y the given label, p the video's distribution, p_k that of its clip k of K,
+Notation: y is the given label, p the distribution of the video, p_k that of its clip k of K,
 pm = mean_k p_k, c* = argmax pm, A the soft agreement.
 
-To add a score: write a function of `Evidence`, name it in `SCORES`.
+To add a score, write a function of `Evidence` and add it to `SCORES`.
 
 Shape letters: B videos, K clips, N classes, E epochs.
 """
@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 Vector = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What a network says of B videos after one epoch.
+    """Predictions for B videos after one epoch.
 
     Attributes:
       label: int [B], the given labels.
@@ -39,15 +40,15 @@ class Evidence:
 
     @classmethod
     def of(cls, logits_BN: ArrayLike, clip_logits_BKN: ArrayLike, label_B: ArrayLike) -> "Evidence":
-        """Makes evidence of logits.
+        """Returns evidence from logits.
 
         Args:
-          logits_BN: real numbers, of the video.
-          clip_logits_BKN: real numbers, of each clip.
-          label: integers in [0, N).
+          logits_BN: logits of the videos.
+          clip_logits_BKN: logits of the clips.
+          label_B: integers in [0, N).
 
         Raises:
-          ValueError: the shapes do not fit together, a label is no class, or a logit is not finite.
+          ValueError: the shapes do not match, a label is out of range, or a logit is not finite.
         """
         logits_BN = np.asarray(logits_BN, np.float64)
         clips_BKN = np.asarray(clip_logits_BKN, np.float64)
@@ -70,7 +71,11 @@ class Evidence:
             raise ValueError(f"labels must lie in [0, {num_classes})")
         if not (np.isfinite(logits_BN).all() and np.isfinite(clips_BKN).all()):
             raise ValueError("logits must be finite")
-        return cls(label_B, log_softmax(logits_BN), log_softmax(clips_BKN))
+        return cls(
+            label_B,
+            special.log_softmax(logits_BN, axis=-1),
+            special.log_softmax(clips_BKN, axis=-1),
+        )
 
     @functools.cached_property
     def mean(self) -> Vector:
@@ -93,17 +98,6 @@ class Evidence:
         return np.take_along_axis(values_BN, self.label[:, None], axis=1)[:, 0]
 
 
-def log_softmax(logits_N: Vector) -> Vector:
-    """x - log sum_n exp x_n over the last axis, float64 of the same shape."""
-    shifted_N = logits_N - logits_N.max(axis=-1, keepdims=True)
-    return shifted_N - np.log(np.exp(shifted_N).sum(axis=-1, keepdims=True))
-
-
-def entropy(probs_N: Vector) -> Vector:
-    """-sum_n p_n log p_n over the last axis, with 0 log 0 = 0, in nats."""
-    return -(probs_N * np.log(np.where(probs_N > 0, probs_N, 1))).sum(axis=-1)
-
-
 def loss(evidence: Evidence) -> Vector:
     """-log p(y), the cross-entropy of the video, in nats."""
     return -evidence.at_label(evidence.logp)
@@ -120,23 +114,23 @@ def no_support(evidence: Evidence) -> Vector:
 
 
 def margin(evidence: Evidence) -> Vector:
-    """pm(c*) - pm(y): how far the consensus is ahead of the label."""
+    """pm(c*) - pm(y): by how much the consensus beats the label."""
     return evidence.mean.max(axis=1) - evidence.at_label(evidence.mean)
 
 
 def log_odds(evidence: Evidence) -> Vector:
     """log max_{n != y} pm(n) - log pm(y): the odds of the strongest other class against the label.
 
-    It also ranks the videos whose consensus is the label, which the margin calls all equal.
+    Unlike the margin, it also ranks the videos whose consensus is the label.
     """
     # K pm(n) for each class: their common factor cancels.
-    log_BN = np.logaddexp.reduce(evidence.clip_logp, axis=1)
+    log_BN = special.logsumexp(evidence.clip_logp, axis=1)
     is_label_BN = np.arange(log_BN.shape[1]) == evidence.label[:, None]
     return np.where(is_label_BN, -np.inf, log_BN).max(axis=1) - evidence.at_label(log_BN)
 
 
 def agreement_elsewhere(evidence: Evidence) -> Vector:
-    """A [c* != y]: the clips agree, on another class than the label."""
+    """A [c* != y]: the clips agree on another class than the label."""
     return soft_agreement(evidence) * (evidence.mean.argmax(axis=1) != evidence.label)
 
 
@@ -148,14 +142,14 @@ def votes_against(evidence: Evidence) -> Vector:
 def soft_agreement(evidence: Evidence) -> Vector:
     """A = 1 - (H(pm) - mean_k H(p_k)) / log min(K, N), in [0, 1]; 1 for a single clip.
 
-    One less the normalised Jensen-Shannon divergence, Lin (1991), "Divergence measures based on the
+    One minus the normalized Jensen-Shannon divergence, Lin (1991), "Divergence measures based on the
     Shannon entropy".
     """
     clips, classes = evidence.clip_logp.shape[1:]
     if min(clips, classes) == 1:
         return np.ones(len(evidence.label))
-    mean_entropy_B = entropy(np.exp(evidence.clip_logp)).mean(axis=1)
-    divergence_B = entropy(evidence.mean) - mean_entropy_B
+    mean_entropy_B = special.entr(np.exp(evidence.clip_logp)).sum(axis=-1).mean(axis=1)
+    divergence_B = special.entr(evidence.mean).sum(axis=-1) - mean_entropy_B
     return 1 - np.clip(divergence_B / np.log(min(clips, classes)), 0, 1)
 
 
@@ -179,13 +173,13 @@ def video_confidence(evidence: Evidence) -> Vector:
 
 
 class Score(NamedTuple):
-    """A score, and what it is measured for.
+    """A score and its purpose.
 
     Attributes:
-      function: from evidence to float64 [B].
-      flipped: whether it ranks videos by how likely their label is wrong.
-      hard: whether it ranks videos by how hard they are.
-      memory: whether its mean over the epochs so far is measured beside it.
+      function: maps evidence to float64 [B].
+      flipped: whether it ranks videos by the probability of a wrong label.
+      hard: whether it ranks videos by difficulty.
+      memory: whether its mean over the epochs so far is measured, too.
     """
 
     function: Callable[[Evidence], Vector]
@@ -194,7 +188,7 @@ class Score(NamedTuple):
     memory: bool = False
 
 
-#: By the name under which tables and pictures show it.
+#: The scores, by their name in tables and charts.
 SCORES: dict[str, Score] = {
     "loss of the video": Score(loss, flipped=True, hard=True, memory=True),
     "loss of the clips": Score(clips_loss, flipped=True, memory=True),
@@ -208,15 +202,15 @@ SCORES: dict[str, Score] = {
     "1 - max softmax of the clips": Score(lambda e: 1 - confidence(e), hard=True),
     "1 - max softmax of the video": Score(lambda e: 1 - video_confidence(e), hard=True),
 }
-#: What the name of a score's mean over the epochs ends in.
+#: Suffix of the name of a mean over epochs.
 MEMORY = ", mean of epochs"
 
 
 def names(goal: str) -> list[str]:
-    """The names of the scores for a goal, each followed by that of its mean over the epochs.
+    """Returns the names of the scores for a goal, each followed by that of its mean over epochs.
 
     Args:
-      goal: "flipped" or "hard", what they are to find.
+      goal: what to find, "flipped" or "hard".
     """
     return [
         name + suffix
@@ -227,19 +221,16 @@ def names(goal: str) -> list[str]:
 
 
 def over_epochs(evidences: Iterable[Evidence]) -> dict[str, NDArray[np.float64]]:
-    """Every score after every epoch.
-
-    A mean over epochs, a memory in which all of them weigh the same, is over those given so far; of a
-    single epoch there is none.
+    """Returns every score after every epoch, and means over the epochs so far if there are several.
 
     Args:
-      evidences: one for each of E epochs, in their order, of the same videos; taken one by one.
+      evidences: evidence of the same videos after each of E epochs, in order; consumed one by one.
 
     Returns:
-      By name, float64 [E, B].
+      float64 [E, B] by name.
 
     Raises:
-      ValueError: there is no epoch, or they differ in their videos' number.
+      ValueError: there is no epoch, or the number of videos differs.
     """
     rows: dict[str, list[Vector]] = {name: [] for name in SCORES}
     for evidence in evidences:

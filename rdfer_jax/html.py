@@ -1,8 +1,8 @@
-"""Web pages in one file each: the templates, styles and scripts of this package, and how to fill them.
+"""Renders single-file HTML pages from the templates, styles and scripts of this package.
 
-Enters: names and values, which nobody has to trust. Leaves: the text of an HTML page that loads nothing.
-Values are escaped (Jinja2 with autoescape); what goes to a script goes through `embed`. As a second
-lock the pages carry a content security policy, which lets no script run but their own.
+Enters: untrusted names and values. Leaves: the text of an HTML page that loads nothing. Values are
+escaped (Jinja2 with autoescape); values for a script go through `embed`. As a second safeguard, the
+pages carry a content security policy that allows only their own script.
 """
 
 import base64
@@ -14,28 +14,28 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-# Inside a script element these could end it, or open a comment that swallows the rest of the page.
+# In a script element these characters could end it, or open a comment that swallows the page.
 _IN_SCRIPT = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills a template.
+    """Returns a filled template.
 
     Args:
       template: path of a file in this package.
-      values: by the names that the template knows.
+      values: the values of the template, by name.
 
     Raises:
-      jinja2.UndefinedError: the template needs a value that was not given.
+      jinja2.UndefinedError: a value of the template is missing.
     """
     return _ENVIRONMENT.get_template(template).render(values)
 
 
 def embed(value: Any) -> Markup:
-    """Returns a value as JSON that a script element can hold, whatever texts it holds itself.
+    """Returns a value as JSON that is safe in a script element, whatever text it contains.
 
     Raises:
-      ValueError: it holds NaN or an infinity, which JSON has not.
+      ValueError: the value contains NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character, escaped in _IN_SCRIPT:
@@ -44,24 +44,24 @@ def embed(value: Any) -> Markup:
 
 
 def source(*names: str) -> Markup:
-    """Returns files of this package as they are, one after another."""
+    """Returns the concatenated text of files of this package, unescaped."""
     folder = resources.files(__package__)
     return Markup("\n".join(folder.joinpath(name).read_text("utf-8") for name in names))
 
 
 def digest(script: str) -> str:
-    """Returns how a content security policy names a script of the page: the hash of its text."""
+    """Returns the hash by which a content security policy allows a script."""
     code = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(code).decode()}'"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Returns a share as a reader sees it; a dash for one that is not known."""
+    """Returns a share as text, such as "12.5%"; a dash for None."""
     return "\N{EN DASH}" if share is None else f"{100 * share:.{digits}f}%"
 
 
 def thousands(number: int) -> str:
-    """Returns a whole number with its thousands apart."""
+    """Returns an integer with thousands separators."""
     return f"{number:,}"
 
 

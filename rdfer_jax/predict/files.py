@@ -133,12 +133,9 @@ def _verdict(record: VideoPrediction, face: Face) -> str:
     )
 
 
-def timeline(record: VideoPrediction) -> bytes:
-    """The probability of each expression over time, with the key frames above; a panel for each face.
-
-    Returns:
-      A PNG.
-    """
+@plots.styled
+def timeline(record: VideoPrediction) -> Figure:
+    """Draws the probability of each expression over time, with the key frames above; a panel per face."""
     shown = record.faces[:4]
     rows = max(len(shown), 1)
     figure = Figure(figsize=(10, 3.9 * rows + 0.3), layout="constrained")
@@ -157,12 +154,11 @@ def timeline(record: VideoPrediction) -> bytes:
         axes.set_xlim(0, max([0.1, *record.times[-1:].tolist()]))
         axes.set_ylim(0, 1)
         axes.set_ylabel("probability")
-        plots.tidy(axes)
     for strip in strips:
         strip.axis("off")
     panels[-1].set_xlabel("time, seconds")
     figure.suptitle(epath.Path(record.name).name, fontsize=12, x=0.01, ha="left")
-    return plots.to_png(figure)
+    return figure
 
 
 def _draw_face(axes: Axes, record: VideoPrediction, face: Face) -> None:

@@ -1,8 +1,8 @@
-"""The report of a run: one HTML file to read, send and keep.
+"""The report of a run: one HTML file that loads nothing.
 
-Enters: the folder of a run that has been evaluated. Leaves: `report.html`, which needs nothing else. It is
-made of saved files, no model is run: config.json, results.json, metrics.jsonl, predictions.npz and,
-where it is there, predictions_train.npz.
+Enters: the folder of a run that has been evaluated. Leaves: report.html, made from saved files only:
+config.json, results.json, metrics.jsonl, predictions.npz and, if they exist, predictions_train.npz and
+data.json. No model is run.
 
 Shape letters: N clips, C classes.
 """
@@ -19,7 +19,7 @@ from etils import epath
 from rdfer_jax import config as config_lib
 from rdfer_jax import html, metrics
 from rdfer_jax.config import Config
-from rdfer_jax.report import figures, intervals, tables
+from rdfer_jax.report import charts, intervals, tables
 from rdfer_jax.training import writers
 from rdfer_jax.training.predictions import (
     TEST_FILE,
@@ -31,40 +31,40 @@ from rdfer_jax.training.predictions import (
 OUTPUT = "report.html"
 #: Arrays of the saved predictions that the report shows.
 NEEDED = ("clip_id", "logits", "agreement", "noise_score")
-#: Rows of the table of AUROCs: what is found, by which score, among which clips, key in results.json.
+#: Rows of the AUROC table: what to find, by which score, among which clips, key in results.json.
 AUROCS = (
-    ("wrong labels", "noise score, from the agreement", "all clips", "noise_auroc_agreement"),
+    ("wrong labels", "noise score, based on agreement", "all clips", "noise_auroc_agreement"),
     ("wrong labels", "loss", "all clips", "noise_auroc_loss"),
     (
         "wrong labels",
-        "noise score, from the agreement",
-        "clips that are hard or have a wrong label",
+        "noise score, based on agreement",
+        "hard clips and clips with wrong labels",
         "noise_auroc_agreement_among_hard",
     ),
     (
         "wrong labels",
         "loss",
-        "clips that are hard or have a wrong label",
+        "hard clips and clips with wrong labels",
         "noise_auroc_loss_among_hard",
     ),
-    ("hard clips", "disagreement", "clips with a right label", "hard_auroc_agreement"),
+    ("hard clips", "disagreement", "clips with right labels", "hard_auroc_agreement"),
 )
 
-_TRAIN = "Give the folder that `python -m rdfer_jax.main --mode=train --workdir=...` wrote"
-_EVALUATE = "Evaluate the run: `python -m rdfer_jax.main --config=... --workdir={} --mode=eval`"
+_TRAIN = "Give the folder of a training run, as written by `rdfer train --workdir=...`"
+_EVALUATE = "Evaluate the run: `rdfer eval --config=... --workdir={}`"
 
 
 class Run(NamedTuple):
-    """What a run left.
+    """The saved files of a run.
 
     Attributes:
-      name: of its folder.
+      name: name of its folder.
       config: its settings, nested.
-      results: what results.json holds.
-      rows: what metrics.jsonl holds.
+      results: contents of results.json.
+      rows: contents of metrics.jsonl.
       test: predictions of the test split.
-      train: predictions of the training split; None where there are none.
-      known: what data.json says of the data and of the versions, where there is one.
+      train: predictions of the training split; None if they were not saved.
+      data: contents of data.json: data set and library versions; empty if there is no such file.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Run(NamedTuple):
     rows: list[dict[str, Any]]
     test: Predictions
     train: Predictions | None
-    known: dict[str, Any]
+    data: dict[str, Any]
 
 
 def write(workdir: epath.PathLike, output: epath.PathLike | None = None) -> epath.Path:
@@ -81,24 +81,24 @@ def write(workdir: epath.PathLike, output: epath.PathLike | None = None) -> epat
 
     Args:
       workdir: folder of a run that has been trained and evaluated.
-      output: the file to write; None for report.html in the folder of the run.
+      output: file to write; by default report.html in the folder of the run.
 
     Returns:
-      The file.
+      The path of the report.
 
     Raises:
-      FileNotFoundError: a file is missing; the message says which, and what to run.
-      ValueError: a file is damaged, or the files are not of one evaluation.
+      FileNotFoundError: a file is missing; the message names it and the command that writes it.
+      ValueError: a file is damaged, or the files are from different evaluations.
     """
     run = read(workdir)
     path = epath.Path(output) if output else epath.Path(workdir) / OUTPUT
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(html.render("report/report.html", **view(run)).encode())
+    path.write_bytes(html.render("report/report.html", **context(run)).encode())
     return path
 
 
 def read(workdir: epath.PathLike) -> Run:
-    """Reads what a run left; errors as `write`."""
+    """Reads the saved files of a run; raises the errors of `write`."""
     workdir = epath.Path(workdir)
     evaluate = _EVALUATE.format(workdir)
     config = _read_json(workdir / "config.json", _TRAIN)
@@ -110,14 +110,14 @@ def read(workdir: epath.PathLike) -> Run:
     test = read_predictions(workdir / TEST_FILE, NEEDED, evaluate)
     path = workdir / TRAIN_FILE
     train = read_predictions(path, NEEDED, evaluate) if path.exists() else None
-    known = _read_json(workdir / "data.json", "") if (workdir / "data.json").exists() else {}
+    data = _read_json(workdir / "data.json", "") if (workdir / "data.json").exists() else {}
     _check_together(results, test, workdir / "results.json", evaluate)
     rows = writers.read_metrics(workdir)
-    return Run(workdir.resolve().name, config, results, rows, test, train, known)
+    return Run(workdir.resolve().name, config, results, rows, test, train, data)
 
 
-def view(run: Run) -> dict[str, Any]:
-    """Returns what the template shows."""
+def context(run: Run) -> dict[str, Any]:
+    """Returns the values of the template."""
     confusion_CC = np.array(run.results["confusion_matrix"])
     right = int(np.trace(confusion_CC))
     return {
@@ -130,7 +130,7 @@ def view(run: Run) -> dict[str, Any]:
         "classes": tables.classes(run.test.classes, confusion_CC),
         "confusions": tables.confusions(run.test.classes, confusion_CC),
         "mistakes": tables.mistakes(run.test.classes, run.test.arrays),
-        "curves": figures.curves(run.rows),
+        "curves": charts.curves(run.rows),
         "agreement": _agreement(run.test),
         "noise": _noise(run.train),
         "aurocs": AUROCS,
@@ -140,66 +140,66 @@ def view(run: Run) -> dict[str, Any]:
 
 
 def _agreement(test: Predictions) -> dict[str, Any]:
-    """What the agreement of a clip's views says about its prediction."""
+    """Returns the charts and numbers on agreement and accuracy."""
     probs_NC = tables.probabilities(test.arrays["logits"])
     agreement_N = test.arrays["agreement"].astype(np.float64)
     correct_N = probs_NC.argmax(axis=1) == test.arrays["label"]
-    groups = figures.tenths(agreement_N, correct_N)
+    groups = charts.group_by_agreement(agreement_N, correct_N)
     return {
-        "histogram": figures.histogram(
-            "agreement",
-            "Agreement of right and of wrong predictions",
+        "histogram": charts.histogram(
+            "agreement-histogram",
+            "Agreement of right and wrong predictions",
             "agreement of the views of a clip",
             agreement_N,
             correct_N,
-            ("right", "wrong"),
+            ("right predictions", "wrong predictions"),
         ),
         "auroc": metrics.finite_or_none(metrics.auroc(agreement_N, correct_N)),
         "groups": groups,
-        "tenths": figures.accuracy_by_agreement(groups, float(correct_N.mean())),
-        "risk": figures.risk_coverage(
+        "by_group": charts.accuracy_by_agreement(groups, float(correct_N.mean())),
+        "risk": charts.risk_coverage(
             {"highest probability": probs_NC.max(axis=1), "agreement": agreement_N}, correct_N
         ),
     }
 
 
-def _noise(train: Predictions | None) -> figures.Figure | None:
-    """How the noise score tells wrong labels from right ones, where it is known which are wrong."""
+def _noise(train: Predictions | None) -> charts.Chart | None:
+    """Returns the noise scores of wrong and right labels; None if it is unknown which are wrong."""
     if train is None or "is_flipped" not in train.arrays:
         return None
-    return figures.histogram(
+    return charts.histogram(
         "noise",
-        "Noise score of wrong and of right labels",
+        "Noise score of wrong and right labels",
         "noise score",
         train.arrays["noise_score"].astype(np.float64),
         train.arrays["is_flipped"].astype(bool),
-        ("wrong label", "right label"),
+        ("wrong labels", "right labels"),
     )
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The settings by section: name, meaning, value, and the default where it is another."""
-    standard = json.loads(json.dumps(config_lib.to_dict(Config())))
+    """Returns the settings by section: name, text, value, and the default if the value differs."""
+    defaults = json.loads(json.dumps(config_lib.to_dict(Config())))
     sections: dict[str, list[dict[str, Any]]] = {}
     for name, value in config.items():
         nested = isinstance(value, dict)
-        known = standard.get(name, {}) if nested else standard
-        meanings = _meanings(config_lib.SECTIONS.get(name)) if nested else _meanings(Config)
+        default = defaults.get(name, {}) if nested else defaults
+        texts = _texts(config_lib.SECTIONS.get(name)) if nested else _texts(Config)
         for key, setting in (value if nested else {name: value}).items():
-            changed = key in known and known[key] != setting
+            changed = key in default and default[key] != setting
             sections.setdefault(name if nested else "run", []).append(
                 {
                     "name": key,
-                    "text": meanings.get(key, ""),
+                    "text": texts.get(key, ""),
                     "value": json.dumps(setting, ensure_ascii=False),
-                    "default": json.dumps(known[key], ensure_ascii=False) if changed else None,
+                    "default": json.dumps(default[key], ensure_ascii=False) if changed else None,
                 }
             )
     return sections
 
 
-def _meanings(section: Any) -> dict[str, str]:
-    """What settings mean, from config/sections.py; builder options are not described there."""
+def _texts(section: Any) -> dict[str, str]:
+    """The descriptions of settings from config/sections.py; builder options have none."""
     fields = dataclasses.fields(section) if section else ()
     return {field.name: field.metadata.get("text", "") for field in fields}
 

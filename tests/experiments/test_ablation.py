@@ -1,6 +1,7 @@
 """The ablation grid: its variants are real settings, and its differences are paired."""
 
 import pytest
+from markdown_tables import cells, numbers
 
 from experiments import ablation, grid, noise
 
@@ -59,6 +60,12 @@ def test_differences_are_those_of_the_same_seed():
     # The seeds differ much, the pairs not at all.
     assert difference["high"] - difference["low"] < 1e-6
     assert found["key_frames_inside"] is None
-    text = ablation.table(rows)
-    assert "| without KER | default | 50.0" in text and "-10.0 (-10.0 to -10.0)" in text
-    assert ablation.picture(rows).startswith(b"\x89PNG")
+    lines = [cells(line) for line in ablation.table(rows).splitlines() if line.startswith("|")]
+    (shown,) = (line for line in lines if line[0] == "without KER")
+    assert shown[1] == "default"
+    assert numbers(shown[2])[0] == 50.0
+    assert numbers(shown[2])[-3:] == [-10.0, -10.0, -10.0]
+    (base,) = (line for line in lines if line[0] == "default")
+    assert base[1] == "" and numbers(base[2])[0] == 60.0
+    (points,) = ablation.picture(rows).axes[0].containers
+    assert points.lines[0].get_xdata() == pytest.approx([-10.0])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from markdown_tables import cells, numbers
 from planted import planted, save
 from sklearn.metrics import roc_auc_score
 
@@ -57,8 +58,15 @@ def test_scores_are_compared_with_the_loss_of_the_same_seed(tmp_path):
     for task in {row["task"] for row in rows}:
         means = [row["auroc"]["mean"] for row in rows if row["task"] == task]
         assert means == sorted(means, reverse=True)
-    text = detection.table(rows)
-    assert f"| {detection.LOSS} | {100 * np.mean(loss):.1f}" in text and "| - |" in text
+    blocks = detection.table(rows).split("\n\n")
+    (block,) = (b for b in blocks if cells(b.splitlines()[0])[0] == row["task"])
+    by_score = {cells(line)[0]: cells(line)[1:] for line in block.splitlines()}
+    assert numbers(by_score[detection.LOSS][0])[0] == pytest.approx(100 * np.mean(loss), abs=0.05)
+    assert by_score[detection.LOSS][1] == "-"
+    shown = numbers(by_score[row["score"]][0])[0], numbers(by_score[row["score"]][1])[0]
+    assert shown == pytest.approx(
+        (100 * np.mean(own), 100 * np.mean(np.subtract(own, loss))), abs=0.05
+    )
 
 
 def test_a_grid_without_such_cells_is_named(tmp_path):

@@ -1,6 +1,6 @@
-"""Grids of runs: settings, what runs and what does not, and what a cell leaves behind.
+"""Grids of runs: settings, which cells run, and the files of a cell.
 
-No cell trains here: a function stands in for its process, or for the training inside it.
+No cell trains here: a function replaces its process, or the training in it.
 """
 
 import json
@@ -13,7 +13,8 @@ import jax
 import pytest
 from etils import epath
 
-from experiments import grid
+from benchmarks import harness
+from experiments import ablation, grid, noise
 from experiments.grid import Cell, Noise
 from rdfer_jax import config as config_lib
 from rdfer_jax.pipeline import source
@@ -103,10 +104,10 @@ def test_the_name_of_noise_tells_its_kind_rate_and_seed():
 
 
 class Processes:
-    """Stands in for the processes of cells and for the drawing of wrong labels."""
+    """Replaces the processes of cells and the injection of wrong labels."""
 
     def __init__(self, monkeypatch):
-        self.started, self.environments, self.drawn, self.failing = [], [], [], set()
+        self.started, self.environments, self.injected, self.failing = [], [], [], set()
         monkeypatch.setattr(grid.subprocess, "run", self._run)
         monkeypatch.setattr(grid.inject, "write_flips", self._write_flips)
 
@@ -127,7 +128,8 @@ class Processes:
         return subprocess.CompletedProcess(command, 0)
 
     def _write_flips(self, data, kind, rate, seed, path):
-        self.drawn.append((data.dir, kind, rate, seed, epath.Path(path).name))
+        self.injected.append((data.dir, kind, rate, seed, epath.Path(path).name))
+        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
         epath.Path(path).write_text("labels")
 
 
@@ -162,7 +164,7 @@ def test_a_grid_runs_each_cell_with_its_settings_and_labels(tmp_path, processes)
     ]
     assert results[2]["spec"]["noise"] == {"kind": "symmetric", "rate": 0.4, "seed": 1}
     # Cells with the same noise learn from the same file, which is drawn once.
-    assert sorted(processes.drawn) == [
+    assert sorted(processes.injected) == [
         ("here", "confusion", 0.3, 0, "confusion-0.3-s0.csv"),
         ("here", "symmetric", 0.4, 1, "symmetric-0.4-s1.csv"),
     ]
@@ -172,9 +174,9 @@ def test_a_grid_runs_each_cell_with_its_settings_and_labels(tmp_path, processes)
 def test_a_finished_cell_is_not_run_again(tmp_path, processes):
     first = run(tmp_path, GRID[:2])
     processes.started.clear()
-    processes.drawn.clear()
+    processes.injected.clear()
     assert run(tmp_path, GRID[:2]) == first
-    assert not processes.started and not processes.drawn
+    assert not processes.started and not processes.injected
     both = run(tmp_path, GRID)
     assert both[:2] == first
     assert sorted(processes.started) == ["ours-more", "ours-none"]
@@ -206,7 +208,7 @@ def test_nothing_is_done_where_a_setting_of_any_cell_is_unknown(tmp_path, proces
         run(tmp_path, GRID, **{"los.hard": 0.0})
     with pytest.raises(ValueError, match="same name"):
         run(tmp_path, [GRID[0], GRID[0]])
-    assert not processes.started and not processes.drawn and not list(tmp_path.iterdir())
+    assert not processes.started and not processes.injected and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -318,7 +320,7 @@ def test_a_report_says_where_its_numbers_come_from():
         "results": {"war": 0.5, "absent_classes": [], "uar": None},
     }  # fmt: skip
     second = first | {"name": "two", "commit": "a", "seconds": 2.0}
-    found = grid.about([first, second])
+    found = grid.provenance([first, second])
     told = found.pop("cells")
     assert found == {"commits": ["a", "b"], "hardware": ["gpu"], "seconds": 3.5}
     # Lists are left out, and so are the places of files.
@@ -342,21 +344,39 @@ def test_cells_that_finished_elsewhere_are_not_run_again(tmp_path, monkeypatch):
     asked = [grid.Cell(name, {}, grid.Noise("confusion", 0.3, 0), 0) for name in ("one", "two")]
     options = {"config": CONFIG, "jobs": 1}
     here = grid.run(asked, tmp_path / "a", overrides={"data.dir": "/here"}, **options)
-    one = here[0] | {"settings": grid._anywhere(here[0]["settings"]), "results": {"war": 0.9}}
+    one = here[0] | {"settings": grid._portable(here[0]["settings"]), "results": {"war": 0.9}}
     ran.clear()
     there = grid.run(
-        asked, tmp_path / "b", overrides={"data.dir": "/there"}, known=[one], **options
+        asked, tmp_path / "b", overrides={"data.dir": "/there"}, finished=[one], **options
     )
     assert ran == ["two"] and [r["results"]["war"] for r in there] == [0.9, 0.1]
     other = one | {"settings": one["settings"] | {"seed": 5}}
     with pytest.raises(ValueError, match="--add has cell one with other settings"):
-        grid.run(asked, tmp_path / "c", overrides={}, known=[other], **options)
+        grid.run(asked, tmp_path / "c", overrides={}, finished=[other], **options)
+
+
+@pytest.mark.parametrize("name", ["noise", "ablation"])
+def test_the_published_results_can_be_added(tmp_path, monkeypatch, name):
+    stored = json.loads((ROOT / f"docs/results/{name}_small.json").read_text())["cells"]
+    monkeypatch.setattr(grid.inject, "write_flips", lambda *args: None)
+    monkeypatch.setattr(grid, "_run_all", lambda folders, jobs: [str(f) for f in folders])
+    seeds = [0, 1, 2]
+    if name == "noise":
+        asked = noise.cells(list(noise.METHODS), ["confusion"], [0.0, 0.3], seeds)
+    else:
+        asked = ablation.cells(["streams", "key"], "confusion", 0.3, seeds)
+    asked = [cell for cell in asked if cell.name in {result["name"] for result in stored}]
+    output = epath.Path(tmp_path)
+    overrides = grid.base(output, noise.SIZES["small"] | noise.QUIET)
+    found = grid.run(asked, output, config=CONFIG, overrides=overrides, jobs=1, finished=stored)
+    assert len(found) >= 9
+    assert [result["name"] for result in found] == [cell.name for cell in asked]
 
 
 def test_a_report_is_valid_json():
     nan, endless = float("nan"), float("inf")
     report = {"rows": [{"mean": 0.5, "low": nan}, None], "n": 3, "limits": (nan, -endless, 1.0)}
-    text = grid.to_json(report)
+    text = harness.to_json(report)
     expected = {"rows": [{"mean": 0.5, "low": None}, None], "n": 3, "limits": [None, None, 1.0]}
     assert json.loads(text) == expected and "NaN" not in text
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import scipy.stats
 from etils import epath
+from markdown_tables import numbers, tables
 
-from experiments import grid, noise
+from experiments import grid, noise, over_seeds
 from experiments.grid import Noise
+from rdfer_jax import plots
 
 ROOT = pathlib.Path(__file__).parents[2]
 KINDS = ("symmetric", "confusion")
@@ -118,24 +120,24 @@ def test_differences_are_paired_over_the_seeds_that_both_have():
         TWO: {2: {"war": 0.4}, 1: {"war": 0.6}, 0: {"war": 0.8}, 4: {"war": 0.9}, 5: {"war": 0.5}},
     }
     expected = scipy.stats.ttest_1samp([0.1, 0.2, 0.3], 0).confidence_interval(0.95)
-    mean, low, high = noise.paired(found, ONE, TWO, "war")
+    mean, low, high = over_seeds.paired(found[ONE], found[TWO], "war")
     assert mean == pytest.approx(0.2)
     assert (low, high) == pytest.approx((expected.low, expected.high))
-    assert noise.paired(found, TWO, ONE, "war").mean == pytest.approx(-0.2)
+    assert over_seeds.paired(found[TWO], found[ONE], "war").mean == pytest.approx(-0.2)
 
 
 def test_there_is_no_difference_where_no_seed_is_shared():
     found = {ONE: {0: {"war": 0.9}, 1: {"war": None}}, TWO: {1: {"war": 0.8}, 2: {"war": 0.7}}}
-    assert noise.paired(found, ONE, TWO, "war") is None
-    assert noise.paired(found, ONE, ("sce", "confusion", 0.3), "war") is None
-    assert noise.paired(found, ONE, ONE, "uar") is None
-    alone = noise.paired(found | {TWO: {0: {"war": 0.5}}}, ONE, TWO, "war")
+    assert over_seeds.paired(found[ONE], found[TWO], "war") is None
+    assert over_seeds.paired(found[ONE], {}, "war") is None
+    assert over_seeds.paired(found[ONE], found[ONE], "uar") is None
+    alone = over_seeds.paired(found[ONE], {0: {"war": 0.5}}, "war")
     assert alone.mean == pytest.approx(0.4) and np.isnan([alone.low, alone.high]).all()
 
 
 def test_two_columns_of_the_same_run_can_be_compared():
     found = {ONE: {s: {"a": 0.9 + 0.01 * s, "b": 0.8} for s in range(3)}}
-    assert noise.paired(found, ONE, ONE, "a", "b").mean == pytest.approx(0.11)
+    assert over_seeds.paired(found[ONE], found[ONE], "a", "b").mean == pytest.approx(0.11)
 
 
 def scores(by_agreement, by_loss):
@@ -191,26 +193,34 @@ def test_the_summary_of_made_up_results():
     }
 
 
-def test_the_table_says_the_summary_in_percent():
-    text = noise.table(noise.summary(RESULTS))
-    clean, noisy = text.split("\n30% wrong labels, confusion; 3 seeds\n")
-    assert "0% wrong labels, none; 1 seeds" in clean
-    lines = clean.strip().splitlines()
-    assert "| method | WAR | hard |" in lines  # columns that nobody has are left out
-    assert "| label_smoothing | 90.0 | 80.0 |" in lines  # no interval from one seed
-    assert "| oracle | +0.0 | +2.0 |" in lines
-    assert "AUROC" not in clean
-    lines = noisy.strip().splitlines()
-    assert lines[0] == "| method | WAR | hard | among hard, by agreement | by loss |"
-    assert lines[1] == "| --- | --- | --- | --- | --- |"
+def test_the_tables_show_the_summary_in_percent():
+    found = tables(noise.table(noise.summary(RESULTS)))
+    clean, noisy = "0% wrong labels, none; 1 seeds", "30% wrong labels, confusion; 3 seeds"
+    assert set(found) == {
+        (clean, "method"), (clean, "agreement minus"),
+        (noisy, "method"), (noisy, "agreement minus"), (noisy, "run"),
+    }  # fmt: skip
+    head, rows = found[clean, "method"]
+    assert head == ["WAR", "hard"]  # columns without any value are left out
+    assert [numbers(cell) for cell in rows["label_smoothing"]] == [[90.0], [80.0]]  # one seed
+    assert [numbers(cell) for cell in found[clean, "agreement minus"][1]["oracle"]] == [
+        [0.0],
+        [2.0],
+    ]
+    head, rows = found[noisy, "method"]
+    assert head == ["WAR", "hard", "among hard, by agreement", "by loss"]
     reach = scipy.stats.t.ppf(0.975, 1) * np.std([60, 70], ddof=1) / np.sqrt(2)
-    assert f"| gce | 65.0 ± {reach:.1f} | 45.0 ± {reach:.1f} | 70.0 ± 0.0 | 60.0 ± 0.0 |" in lines
+    expected = [[65.0, reach], [45.0, reach], [70.0, 0.0], [60.0, 0.0]]
+    for cell, wanted in zip(rows["gce"], expected, strict=True):
+        assert numbers(cell) == pytest.approx(wanted, abs=0.05)
     reach = scipy.stats.t.ppf(0.975, 1) * np.std([10, 12], ddof=1) / np.sqrt(2)
-    bounds = f"+11.0 ({11 - reach:+.1f} to {11 + reach:+.1f})"
-    assert f"| gce | {bounds} | +15.0 (+15.0 to +15.0) |" in lines
-    assert "| cross_entropy | +30.0 | +35.0 |" in lines
-    assert "| gce | +10.0 (+10.0 to +10.0) |" in lines
-    assert "| cross_entropy | +0.0 |" in lines
+    _, rows = found[noisy, "agreement minus"]
+    assert numbers(rows["gce"][0]) == pytest.approx([11, 11 - reach, 11 + reach], abs=0.05)
+    assert numbers(rows["gce"][1]) == pytest.approx([15, 15, 15], abs=0.05)
+    assert [numbers(cell) for cell in rows["cross_entropy"]] == [[30.0], [35.0]]
+    _, rows = found[noisy, "run"]
+    assert numbers(rows["gce"][0]) == pytest.approx([10, 10, 10], abs=0.05)
+    assert numbers(rows["cross_entropy"][0]) == [0.0]
 
 
 def test_a_data_set_that_does_not_know_its_hard_clips_has_a_report_too(tmp_path):
@@ -220,11 +230,12 @@ def test_a_data_set_that_does_not_know_its_hard_clips_has_a_report_too(tmp_path)
         for seed in (0, 1)
     ]
     text = noise.write(epath.Path(tmp_path), results)
-    lines = text.strip().splitlines()
-    assert lines[0] == "30% wrong labels, symmetric; 2 seeds"
-    assert lines[2] == "| method | WAR | UAR |"
-    assert lines[-1] == "| label_smoothing | +0.0 (+0.0 to +0.0) | - |"
-    assert "AUROC" not in text
+    found = tables(text)
+    title = "30% wrong labels, symmetric; 2 seeds"
+    assert set(found) == {(title, "method"), (title, "agreement minus")}  # and no AUROC
+    assert found[title, "method"][0] == ["WAR", "UAR"]
+    war, hard = found[title, "agreement minus"][1]["label_smoothing"]
+    assert numbers(war) == [0, 0, 0] and hard == "-"
     assert (tmp_path / "noise.md").read_text() == text + "\n"
     assert_png((tmp_path / "noise.png").read_bytes())
     report = json.loads((tmp_path / "noise.json").read_text())
@@ -253,20 +264,16 @@ def assert_png(picture):
     ids=["seeds missing", "no noise", "two kinds"],
 )
 def test_there_is_a_picture_of_any_results(results):
-    assert_png(noise.picture(noise.summary(results)))
+    assert_png(plots.to_png(noise.picture(noise.summary(results))))
 
 
-def test_the_picture_shows_every_method_at_every_rate(monkeypatch):
-    shown = {}
-
-    def keep(figure):
-        for axes in figure.axes:
-            title, lines = axes.get_title(), axes.containers
-            shown[title] = {c.get_label(): np.array(c.lines[0].get_ydata()) for c in lines}
-        return b""
-
-    monkeypatch.setattr(noise.plots, "to_png", keep)
-    noise.picture(noise.summary(RESULTS))
+def test_the_picture_shows_every_method_at_every_rate():
+    shown = {
+        axes.get_title(): {
+            bars.get_label(): np.array(bars.lines[0].get_ydata()) for bars in axes.containers
+        }
+        for axes in noise.picture(noise.summary(RESULTS)).axes
+    }
     assert set(shown) == {
         "all clips; wrong labels: confusion",
         "hard clips; wrong labels: confusion",

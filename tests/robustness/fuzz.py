@@ -33,7 +33,7 @@ from absl import app, flags
 from etils import epath
 from tqdm import tqdm
 
-from experiments import grid
+from benchmarks import harness
 
 if TYPE_CHECKING:
     from tests.robustness.parsers import Parser
@@ -265,17 +265,17 @@ def main(argv: Sequence[str]) -> None:
             "slowest_ms": f"{result['slowest_ms']:.1f}",
         }
         rows.append([name, *(str(values[column]) for column in columns)])
-    print(f"{grid.hardware()}\n\n{grid.table(rows)}")
+    print(f"{harness.hardware()}\n\n{harness.table(rows)}")
     for name, result in results.items():
         for failure in result["failures"][:MAX_KEPT]:
             print(f"{name}: {failure[:300]}")
     report = {
-        "hardware": grid.hardware(),
-        "commit": grid.commit(),
+        "hardware": harness.hardware(),
+        "commit": harness.commit(),
         "seed": options.seed,
         "parsers": results,
     }
-    (output / "fuzz.json").write_text(grid.to_json(report))
+    (output / "fuzz.json").write_text(harness.to_json(report))
     sys.exit(any(result["failures"] for result in results.values()))
 
 

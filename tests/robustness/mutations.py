@@ -24,7 +24,7 @@ import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
 
-from experiments import grid
+from benchmarks import harness
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS, INPUTS = "tests/faults/test_runs.py", "tests/faults/test_inputs.py"
@@ -506,13 +506,13 @@ def main(argv: Sequence[str]) -> None:
         copy(root)
         rows = look(chosen, root)
     names = ("fault", "test", "with", "without")
-    print(grid.table([names, *([str(row[name]) for name in names] for row in rows)]))
+    print(harness.table([names, *([str(row[name]) for name in names] for row in rows)]))
     noticed = [row for row in rows if (row["with"], row["without"]) == ("passes", "fails")]
     print(f"{len(noticed)} of {len(rows)} were noticed")
     output = pathlib.Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    report = {"hardware": grid.hardware(), "commit": grid.commit(), "found": rows}
-    (output / "defences.json").write_text(grid.to_json(report))
+    report = {"hardware": harness.hardware(), "commit": harness.commit(), "found": rows}
+    (output / "defences.json").write_text(harness.to_json(report))
     sys.exit(len(noticed) < len(rows))
 
 

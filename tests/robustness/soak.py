@@ -30,7 +30,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from experiments import grid
+from benchmarks import harness
 from rdfer_jax import workarounds
 from rdfer_jax.training.checkpoint import last_variables
 from rdfer_jax.training.writers import read_metrics
@@ -293,9 +293,9 @@ def main(argv: Sequence[str]) -> None:
     else:
         found = long_run({**settings, **LONG}, output, options.minutes, every=5)
     told = {name: value for name, value in found.items() if name != "rows"}
-    print(grid.table([["what", "found"], *([name, str(value)] for name, value in told.items())]))
-    report = {"hardware": grid.hardware(), "commit": grid.commit(), "found": found}
-    (output.parent / f"soak_{options.what}.json").write_text(grid.to_json(report))
+    print(harness.table([["what", "found"], *([name, str(value)] for name, value in told.items())]))
+    report = {"hardware": harness.hardware(), "commit": harness.commit(), "found": found}
+    (output.parent / f"soak_{options.what}.json").write_text(harness.to_json(report))
     sys.exit(not found["well"])
 
 
