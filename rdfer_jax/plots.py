@@ -42,28 +42,29 @@ _PAGE_COLORS = {
     INK: "--ink", MUTED: "--muted", AXIS: "--control", HAIRLINE: "--hairline",
 }  # fmt: skip
 
-#: The style of all charts. Dollar signs in names are no formulas; text in SVG stays text.
-STYLE = {
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": AXIS,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.titlesize": 11,
-    "grid.color": HAIRLINE,
-    "xtick.color": AXIS,
-    "ytick.color": AXIS,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-}
-#: Decorates a function that draws or renders a chart.
-styled = matplotlib.rc_context(STYLE)
+#: Decorates a function that draws or renders a chart: sets the style of all charts. Dollar signs are no
+#: formulas, and text stays text in SVG.
+styled = matplotlib.rc_context(
+    {
+        "text.parse_math": False,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": AXIS,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.titlesize": 11,
+        "grid.color": HAIRLINE,
+        "xtick.color": AXIS,
+        "ytick.color": AXIS,
+        "xtick.labelcolor": MUTED,
+        "ytick.labelcolor": MUTED,
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+    }
+)
 
 #: Width of a chart on a page, in inches.
 WIDTH = 5.0
