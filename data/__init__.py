@@ -1,1 +1,1 @@
-"""The data sets, packaged for TFDS as ArrayRecord. Nothing here imports model code."""
+"""TFDS builders of the data sets, stored as ArrayRecord. Independent of the model code."""

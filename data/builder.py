@@ -1,9 +1,9 @@
-"""Builds a data set: name, variant and options in, a finished TFDS directory out.
+"""Builds a data set: takes its name, variant and options, and returns a finished TFDS directory.
 
-A directory `data_dir/name/variant/version` exists only when it is complete: TFDS writes beside it
-and renames at the end. One build of a variant runs at a time, held by a file lock that the system
-drops when the process ends, however it ends; so whatever unfinished directory a build finds was
-left by a killed one, and it is removed. Equal options give equal bytes. No TensorFlow is imported.
+A directory `data_dir/name/variant/version` exists only if it is complete: TFDS writes to a temporary
+directory next to it and renames it at the end. A file lock lets one build of a variant run at a time.
+The system releases it when the process ends, even if it is killed, so any unfinished directory that a
+build finds is a leftover and is removed. Equal options give equal bytes. TensorFlow is not imported.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from rdfer_jax import hints
 
-#: Name of a data set -> module that defines its `Builder` and `Options`, imported when needed.
+#: Name of a data set -> module that defines its `Builder` and `Options`; imported on demand.
 BUILDERS: Mapping[str, str] = types.MappingProxyType(
     {
         name: f"{__package__}.{name}.{name}_dataset_builder"
@@ -45,20 +45,20 @@ def build(
     variant: str = "default",
     options: Mapping[str, Any] = _NOTHING,
 ) -> epath.Path:
-    """Builds a data set, unless it is built already, and returns its directory.
+    """Builds a data set if it is missing, and returns its directory.
 
     Args:
       name: which data set, a key of `BUILDERS`.
-      data_dir: where data sets lie; this one goes to `data_dir/name/variant/version`.
-      variant: tells data sets of the same name with different options apart.
+      data_dir: folder of all data sets; this one is stored in `data_dir/name/variant/version`.
+      variant: name of this build; builds with different options need different variants.
       options: parameters of the data set, fields of its `Options`.
 
     Returns:
-      The directory, ready for `tfds.builder_from_directory`.
+      The directory, for `tfds.builder_from_directory`.
 
     Raises:
-      ValueError: there is no such data set or option, an option has a bad value, or the variant is
-        built already with other options. Whatever the builder raises goes through.
+      ValueError: there is no such data set or option, an option has an invalid value, or the variant
+        was built with other options. Errors of the builder are passed on.
     """
     config = make_config(name, variant=variant, options=options)
     module = importlib.import_module(BUILDERS[name])
@@ -83,16 +83,19 @@ def build(
 def make_config(
     name: str, *, variant: str = "default", options: Mapping[str, Any] = _NOTHING
 ) -> tfds.core.BuilderConfig:
-    """Returns the checked options of a data set as TFDS takes them.
+    """Returns the options of a data set as a TFDS configuration.
 
     Raises:
-      ValueError: there is no such data set or option, an option has a bad value, or the variant's
-        name is no plain file name.
+      ValueError: there is no such data set or option, an option has an invalid value, or the name of
+        the variant is not a plain file name.
     """
     if name not in BUILDERS:
         raise ValueError(f"unknown data set {name!r}; {hints.suggest(name, BUILDERS)}")
     if not re.fullmatch(r"\w[\w.\-]*", variant):
-        raise ValueError(f"variant must be letters, digits, '_', '-' and '.', got {variant!r}")
+        raise ValueError(
+            f"config.data.variant={variant!r}: use letters, digits, '_', '-' and '.' only, and start "
+            "with a letter, a digit or '_'"
+        )
     options_class = importlib.import_module(BUILDERS[name]).Options
     fields = [f.name for f in dataclasses.fields(options_class) if f.name not in _BASE_FIELDS]
     for option in {**options}:
@@ -102,10 +105,10 @@ def make_config(
 
 
 def content(config: tfds.core.BuilderConfig) -> dict[str, Any]:
-    """Returns the options that the records depend on, as they come back from JSON.
+    """Returns the options that determine the records, as JSON values.
 
-    These are `config.content()` where the options define that (to leave out where the source
-    lies), else all fields. Builders store them as `tfds.core.MetadataDict(options=...)`.
+    These are `config.content()` if the options define it (to leave out the source folder), else all
+    fields. Builders store them as `tfds.core.MetadataDict(options=...)`.
     """
     if hasattr(config, "content"):
         values = config.content()
@@ -131,23 +134,25 @@ def _stable(example: bytes) -> bytes:
 
 
 def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool:
-    """Whether the data set is there; raises ValueError when it is there with other options."""
+    """Returns whether the data set exists; raises ValueError if it was built with other options."""
     if not directory.exists():
         return False
     if not (directory / "dataset_info.json").exists():
-        raise ValueError(f"{directory} is no finished data set; delete it to build it again")
+        raise ValueError(
+            f"{directory} is not a finished data set (no dataset_info.json); delete it and build again"
+        )
     metadata = directory / "metadata.json"
     stored = json.loads(metadata.read_text()).get("options", {}) if metadata.exists() else {}
     wanted = content(config)
     lines = [
-        f"  {field}: built with {_show(stored, field)}, asked for {_show(wanted, field)}"
+        f"  {field}: built with {_show(stored, field)}, now {_show(wanted, field)}"
         for field in {**stored, **wanted}
         if stored.get(field, _NOTHING) != wanted.get(field, _NOTHING)
     ]
     if lines:
         raise ValueError(
-            "\n".join([f"{directory} is built already, with other options:", *lines])
-            + "\nName another variant, or delete the directory to build it again."
+            "\n".join([f"{directory} was built with other options:", *lines])
+            + "\nSet another config.data.variant, or delete the directory and build again."
         )
     return True
 

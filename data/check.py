@@ -1,8 +1,7 @@
-"""What is wrong with a data set: raw, as it was distributed, or built.
+"""Checks a data set for problems: the original files, or the built data set.
 
-Enters: a folder of either kind. Leaves: the table of clips beside the published counts, and what was
-found: clips that are missing, frames that cannot be read, short clips, the same clip in two splits.
-Every frame is decoded.
+Every frame is decoded. The result is the table of clips next to the published counts, and the problems:
+missing clips, unreadable frames, counts that differ, and the same clip in two splits.
 """
 
 import contextlib
@@ -18,22 +17,25 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from . import builder as builder_lib
 from . import counts, frames, raw, recorded, workers
 
-#: Two clips look alike when so few of the 1,024 bits of their fingerprints differ. Of 300 drawn clips, no
-#: two were nearer than 158; halved in size each was within 60 of itself, doubled 99 of 100 within 71.
+#: Two clips look alike if at most this many of the 1,024 bits of their fingerprints differ. Among 300
+#: synthetic clips the smallest distance was 158; a clip at half its size was within 60 of the original, at
+#: twice its size within 71 (99 of 100).
 ALIKE_BITS = 80
-#: Clips compared with all others at once, which bounds the memory.
+#: Clips that are compared with all others at once; bounds the memory.
 _ROWS = 64
-#: Clips of a group that are named.
-_NAMED = 6
+#: Clips of a group that a message names.
+_MAX_NAMED = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip, and what a look at it found."""
+    """One clip, and the result of reading it."""
 
     split: str
     clip_id: str
@@ -43,14 +45,14 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-      title: what was checked.
+      title: which data set was checked.
       table: clips per class and split, as text.
-      notes: what is worth knowing.
-      problems: what has to be mended, by kind; a line for each.
-      counts: clips of each split by class.
+      notes: observations that are not problems.
+      problems: kind of problem -> a line for each occurrence; empty if there are none.
+      counts: split -> class -> number of clips.
     """
 
     title: str
@@ -60,58 +62,59 @@ class Checked:
     counts: Mapping[str, Mapping[str, int]]
 
     @property
-    def is_well(self) -> bool:
-        """Whether nothing has to be mended."""
+    def ok(self) -> bool:
+        """Whether there are no problems."""
         return not self.problems
 
     def text(self) -> str:
-        """Returns it for reading; of each problem the first lines."""
+        """Returns the result as text, with the first lines of each kind of problem."""
         lines = [self.title, self.table, *self.notes]
-        for kind, found in self.problems.items():
-            lines.append(f"PROBLEM: {len(found)} {kind}:\n{raw.listing(found)}")
-        return "\n".join([*lines, "all is well" if self.is_well else "not all is well"])
+        for kind, problems in self.problems.items():
+            lines.append(f"PROBLEM: {len(problems)} {kind}:\n{raw.listing(problems)}")
+        count = sum(map(len, self.problems.values()))
+        return "\n".join([*lines, f"{count or 'no'} problem{'s' * (count != 1)} found"])
 
     def json(self) -> dict[str, Any]:
-        """Returns it for programs: every line of every problem."""
+        """Returns the result as JSON values, with every line of every problem."""
         return {
             "title": self.title,
-            "is_well": self.is_well,
-            "counts": {split: dict(found) for split, found in self.counts.items()},
-            "problems": {kind: list(found) for kind, found in self.problems.items()},
+            "ok": self.ok,
+            "counts": {split: dict(numbers) for split, numbers in self.counts.items()},
+            "problems": {kind: list(lines) for kind, lines in self.problems.items()},
             "notes": list(self.notes),
         }
 
 
 def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
-    """Checks a data set as it was distributed; writes nothing.
+    """Checks the original files of a data set; writes nothing.
 
     Args:
       name: which data set, a key of `builder_lib.BUILDERS`.
-      options: of its builder, among them source_dir.
+      options: options of its builder, including source_dir.
 
     Raises:
       FileNotFoundError: a folder or a list is missing.
-      ValueError: an option does not fit, or a list is malformed.
+      ValueError: an option is invalid, or a list is malformed.
     """
     config = builder_lib.make_config(name, options=options)
     with builder_lib.quiet(), tempfile.TemporaryDirectory() as scratch, _workers() as pool:
         builder = importlib.import_module(builder_lib.BUILDERS[name]).Builder(
             data_dir=scratch, config=config
         )
-        plan = recorded.relabelled(builder.plan(), config.labels)
+        plan = recorded.relabel_plan(builder.plan(), config.labels)
         entries = [(split, entry) for split, clips in plan.splits.items() for entry in clips]
         look = functools.partial(frames.look, root=plan.root)
-        looks = _looks(pool, look, [e.path for _, e in entries if e.path])
+        looks = _map(pool, look, [e.path for _, e in entries if e.path])
         missing = frames.Look(problems=("no folder or video of that name",))
         clips = [
             Clip(split, entry.clip_id, entry.label, next(looks) if entry.path else missing)
             for split, entry in entries
         ]
-        return _checked(
-            f"{name}, raw, in {options['source_dir']}",
+        return _result(
+            f"{name}, original files, in {options['source_dir']}",
             plan.classes,
             clips,
-            _known(builder, bool(config.labels)),
+            _published(builder, bool(config.labels)),
             plan.notes,
         )
 
@@ -121,11 +124,11 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
 
     Args:
       name: which data set, a key of `builder_lib.BUILDERS`.
-      data_dir: where data sets lie.
-      variant: which build of it.
+      data_dir: folder that holds the data sets.
+      variant: which build of the data set.
 
     Raises:
-      FileNotFoundError: it has not been built.
+      FileNotFoundError: the data set has not been built.
       ValueError: there is no such data set.
     """
     builder_lib.make_config(name, variant=variant)
@@ -134,8 +137,8 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
     directory = data_dir / name / variant / str(module.Builder.VERSION)
     if not (directory / "dataset_info.json").exists():
         raise FileNotFoundError(
-            f"{directory}: no finished data set. Build it with --mode=build, or check the raw one: "
-            "--config.build.source_dir=<its folder>"
+            f"{directory}: no finished data set. Build it with `rdfer build`, or check the original files: "
+            "--config.build.source_dir=<their folder>"
         )
     metadata = tfds.builder_from_directory(directory).info.metadata or {}
     stored = {key: value for key, value in metadata["options"].items() if key != "labels"}
@@ -148,19 +151,19 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
         for i in range(info.num_examples)
     ]
     with _workers() as pool:
-        clips = list(_looks(pool, _look_built, places))
-    return _checked(
+        clips = list(_map(pool, _read_built, places))
+    return _result(
         f"{name}/{variant}, built, in {directory}",
         builder.info.features["label"].names,
         clips,
-        _known(builder, "labels" in metadata["options"]),
+        _published(builder, "labels" in metadata["options"]),
         metadata.get("notes", []),
         left_out=metadata.get("missing_clips", []),
     )
 
 
-def _known(builder: Any, has_other_labels: bool) -> counts.Published:
-    """The published counts; of corrected labels only the totals can be compared with them."""
+def _published(builder: Any, has_other_labels: bool) -> counts.Published:
+    """Returns the published counts; with corrected labels, only the totals, which still apply."""
     if not isinstance(builder, recorded.ClipBuilder):
         return {}
     published = builder.published()
@@ -174,8 +177,8 @@ def _open(directory: str, split: str) -> Any:
     return tfds.builder_from_directory(directory).as_data_source(split)
 
 
-def _look_built(place: tuple[str, str, int]) -> Clip:
-    """Looks at a stored record; runs in a worker process."""
+def _read_built(place: tuple[str, str, int]) -> Clip:
+    """Reads a stored record, given as directory, split and index; runs in a worker process."""
     directory, split, number = place
     record = _open(directory, split)[number]
     look = frames.look_at((f"frame {i}", jpeg) for i, jpeg in enumerate(record["frames"]))
@@ -188,14 +191,12 @@ def _workers() -> Iterator[workers.Pool]:
         yield pool
 
 
-def _looks(
-    pool: workers.Pool, function: Callable[[Any], Any], items: Sequence[Any]
-) -> Iterator[Any]:
-    found = pool.map(function, items, total=len(items))
-    return iter(tqdm.tqdm(found, "checking", len(items), unit="clip", disable=None, leave=False))
+def _map(pool: workers.Pool, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    results = pool.map(function, items, total=len(items))
+    return iter(tqdm.tqdm(results, "checking", len(items), unit="clip", disable=None, leave=False))
 
 
-def _checked(
+def _result(
     title: str,
     classes: Sequence[str],
     clips: Sequence[Clip],
@@ -203,20 +204,16 @@ def _checked(
     notes: Sequence[str],
     left_out: Sequence[str] = (),
 ) -> Checked:
-    splits = list(dict.fromkeys(clip.split for clip in clips))
-    good = [clip for clip in clips if clip.look.num_frames]
+    readable = [clip for clip in clips if clip.look.num_frames]
     per_split = {
-        split: counts.per_class(classes, [c.label for c in good if c.split == split])
-        for split in splits
+        split: counts.per_class(classes, [c.label for c in readable if c.split == split])
+        for split in dict.fromkeys(clip.split for clip in clips)
     }
-    extra = {
-        f"under {counts.SHORT} frames": Counter(
-            c.split for c in good if c.look.num_frames < counts.SHORT
-        ),
-        "unreadable": Counter(c.split for c in clips if c.look.problems),
-    }
+    short = [c.split for c in readable if c.look.num_frames < counts.SHORT]
+    unreadable = [c.split for c in clips if c.look.problems]
+    extra = {f"under {counts.SHORT} frames": Counter(short), "unreadable": Counter(unreadable)}
     by_class = {split: dict(zip(classes, n, strict=True)) for split, n in per_split.items()}
-    across, within = _groups(good)
+    across, within = _duplicates(readable)
     problems = {
         "clips are missing or have frames that cannot be read": [
             f"{clip.split} {clip.clip_id}: {problem}"
@@ -232,8 +229,8 @@ def _checked(
         "groups of clips are in several splits": across,
     }
     if within:
-        told = f"groups of clips of one split that are the same: {len(within)}"
-        notes = [*notes, told, raw.listing(within)]
+        heading = f"groups of identical or similar clips within one split: {len(within)}"
+        notes = [*notes, heading, raw.listing(within)]
     return Checked(
         title,
         counts.table(classes, per_split, extra, published),
@@ -250,9 +247,9 @@ def _differences(
     totals["all"] = dict(sum((Counter(n) for n in totals.values()), Counter()))
     return [
         f"{split}, {name}: {totals[split].get(name, 0)}, published {count}"
-        for split, known in published.items()
+        for split, expected in published.items()
         if split in totals
-        for name, count in known.items()
+        for name, count in expected.items()
         if totals[split].get(name, 0) != count
     ]
 
@@ -261,53 +258,50 @@ def _repeated(clips: Iterable[Clip]) -> list[str]:
     splits: dict[str, list[str]] = {}
     for clip in clips:
         splits.setdefault(clip.clip_id, []).append(clip.split)
-    return [f"{name}: {', '.join(found)}" for name, found in splits.items() if len(found) > 1]
+    return [f"{name}: {', '.join(where)}" for name, where in splits.items() if len(where) > 1]
 
 
-def _groups(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
-    """Groups of clips that are the same, in words: of several splits, and of one split only."""
-    leader = list(range(len(clips)))  # another clip of the same group, or the clip itself
+def _duplicates(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
+    """Returns a line for each group of duplicates: those across splits, and those within one split."""
+    across: list[str] = []
+    within: list[str] = []
+    for group in _groups(clips):
+        how = "same files" if len({clip.look.digest for clip in group}) == 1 else "look alike"
+        names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in group[:_MAX_NAMED])
+        more = f" and {len(group) - _MAX_NAMED} more" if len(group) > _MAX_NAMED else ""
+        lines = across if len({clip.split for clip in group}) > 1 else within
+        lines.append(f"{how}: {names}{more}")
+    return across, within
 
-    def find(i: int) -> int:
-        while leader[i] != i:
-            leader[i] = leader[leader[i]]
-            i = leader[i]
-        return i
 
+def _groups(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Returns the connected groups, of two clips or more, of clips with equal bytes or similar frames."""
     first: dict[bytes, int] = {}
-    for i, clip in enumerate(clips):
-        leader[i] = first.setdefault(clip.look.digest, i)
+    edges = [(first.setdefault(clip.look.digest, i), i) for i, clip in enumerate(clips)]
     places = [i for i, clip in enumerate(clips) if clip.look.fingerprint]
     prints = b"".join(clips[i].look.fingerprint for i in places)
     words = np.frombuffer(prints, np.uint64).reshape(len(places), frames.FINGERPRINT_BYTES // 8)
-    for i, j, _ in alike(words):
-        one, two = sorted((find(places[i]), find(places[j])))
-        leader[two] = one
+    edges += [(places[i], places[j]) for i, j, _ in alike(words)]
+    rows, columns = np.array(edges, int).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(clips),) * 2)
     groups: dict[int, list[Clip]] = {}
-    for i, clip in enumerate(clips):
-        groups.setdefault(find(i), []).append(clip)
-    found: tuple[list[str], list[str]] = ([], [])
-    for group in groups.values():
-        if len(group) > 1:
-            how = "same files" if len({clip.look.digest for clip in group}) == 1 else "look alike"
-            names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in group[:_NAMED])
-            more = f" and {len(group) - _NAMED} more" if len(group) > _NAMED else ""
-            found[len({clip.split for clip in group}) == 1].append(f"{how}: {names}{more}")
-    return found
+    for clip, group in zip(clips, csgraph.connected_components(graph)[1].tolist(), strict=True):
+        groups.setdefault(group, []).append(clip)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def alike(
-    fingerprints_NW: np.ndarray, most_bits: int = ALIKE_BITS
+    fingerprints_NW: np.ndarray, max_bits: int = ALIKE_BITS
 ) -> Iterator[tuple[int, int, int]]:
-    """Yields i < j and the number of bits in which their fingerprints differ, where those are few.
+    """Yields i < j and the number of bits in which their fingerprints differ, if at most max_bits.
 
     Args:
       fingerprints_NW: uint64 [N, W].
-      most_bits: how many are few.
+      max_bits: largest number of differing bits.
     """
     for start in range(0, len(fingerprints_NW), _ROWS):
         rows = fingerprints_NW[start : start + _ROWS]
         differing = np.bitwise_count(rows[:, None] ^ fingerprints_NW[None, start:]).sum(axis=-1)
-        for i, j in zip(*np.nonzero(differing <= most_bits), strict=True):
+        for i, j in zip(*np.nonzero(differing <= max_bits), strict=True):
             if i < j:
                 yield start + int(i), start + int(j), int(differing[i, j])

@@ -1,11 +1,11 @@
-"""The table of clips per class and split, beside the published counts."""
+"""The table of clips per class and split, next to the published counts."""
 
 from collections.abc import Mapping, Sequence
 
 #: split -> class -> clips; the class "total" and the split "all" are sums.
 Published = Mapping[str, Mapping[str, int]]
 
-#: A clip with fewer frames than this is reported: models in the literature sample 16.
+#: Clips with fewer frames than this are counted as short: published models sample 16 frames.
 SHORT = 16
 
 
@@ -29,25 +29,24 @@ def table(
     extra: Mapping[str, Mapping[str, int]],
     published: Published,
 ) -> str:
-    """Returns the counts as text: a row for each class, a column for each split and one for all.
+    """Returns the counts as text, with a row for each class and a column for each split and their sum.
 
     Args:
       classes: names of the N classes.
       clips: for each split the N counts.
       extra: further rows, such as missing clips: name -> split -> count.
-      published: counts known from the literature, shown after a slash where there are any; a star
-        marks a count that differs.
+      published: published counts, shown after a slash; a star marks a count that differs.
     """
     splits = list(clips)
     counts = {split: dict(zip(classes, clips[split], strict=True)) for split in splits}
     rows = [["clips", *splits, "all"]]
     for name in (*classes, "total"):
-        found = [sum(clips[s]) if name == "total" else counts[s][name] for s in splits]
-        known = [published.get(split, {}).get(name) for split in (*splits, "all")]
-        rows.append([name, *map(_cell, (*found, sum(found)), known)])
+        numbers = [sum(clips[s]) if name == "total" else counts[s][name] for s in splits]
+        expected = [published.get(split, {}).get(name) for split in (*splits, "all")]
+        rows.append([name, *map(_cell, (*numbers, sum(numbers)), expected)])
     for name, by_split in extra.items():
-        found = [by_split[split] for split in splits]
-        rows.append([name, *map(str, (*found, sum(found)))])
+        numbers = [by_split[split] for split in splits]
+        rows.append([name, *map(str, (*numbers, sum(numbers)))])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -57,5 +56,5 @@ def table(
         for row in rows
     ]
     if any("/" in line for line in lines):
-        lines.append("after the slash: the published count, * where it differs")
+        lines.append("after the slash: the published count; * marks a difference")
     return "\n".join(lines)

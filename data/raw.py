@@ -1,7 +1,7 @@
-"""Reading a data set as it was distributed: lists of clips, tables of votes, folders.
+"""Reads the original files of a data set: lists of clips, tables of votes, folders.
 
-Enters: paths below the user's root folder. Leaves: plain Python values. Every error names the file,
-the line where there is one, the value, and what to do about it.
+Takes paths below the user's folder and returns plain Python values. Every error names the file, the line
+if there is one, the value, and what to do.
 """
 
 import codecs
@@ -18,28 +18,29 @@ from etils import epath
 
 from . import frames
 
-_LISTED = 20
+#: Items that a message lists.
+_MAX_LISTED = 20
 #: Characters of a value that a message shows.
-_SHOWN = 200
-#: Characters of the longest line that a list may have, well below what the csv module takes.
-_LONGEST_LINE = 65_536
-#: Bytes that an .xlsx file, which is compressed, may unpack to.
-_MOST_UNPACKED = 1 << 28
-#: Bytes of the longest name, and of the longest path, that file systems take.
-_LONGEST_NAME, _LONGEST_PATH = 255, 4096
-#: Control characters, line separators, halves of characters, and what could not be decoded.
+_MAX_SHOWN = 200
+#: Longest line of a list, in characters; well below the limit of the csv module.
+_MAX_LINE = 65_536
+#: Largest unpacked size of an .xlsx file, in bytes.
+_MAX_UNPACKED = 1 << 28
+#: Longest name and longest path that file systems accept, in bytes.
+_MAX_NAME, _MAX_PATH = 255, 4096
+#: Control characters, line separators, surrogates, and the replacement character.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of a text file that is not empty.
+    """A line of a text file; empty lines are skipped.
 
     Attributes:
       where: file and line, for messages.
       number: line number, from 1.
-      text: the line without its end.
+      text: the line without its line end.
     """
 
     where: str
@@ -48,57 +49,57 @@ class Line:
 
 
 def listing(items: Sequence[Any]) -> str:
-    """Returns the first items, one a line, and how many more there are."""
-    shown = [f"  {item}" for item in items[:_LISTED]]
+    """Returns the first items, one per line, and the number of further ones."""
+    shown = [f"  {item}" for item in items[:_MAX_LISTED]]
     more = len(items) - len(shown)
     return "\n".join(shown + ([f"  ... and {more} more"] if more else []))
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns the first names between commas, and how many more there are."""
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    """Returns the first names, separated by commas, and the number of further ones."""
+    more = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def shown(text: str) -> str:
-    """Returns a value for a message: between quotes, and cut where it is long."""
-    if len(text) <= _SHOWN:
+    """Returns a value for a message: quoted, and truncated if it is long."""
+    if len(text) <= _MAX_SHOWN:
         return repr(text)
-    return f"{text[:_SHOWN]!r}... ({len(text)} characters)"
+    return f"{text[:_MAX_SHOWN]!r}... ({len(text)} characters)"
 
 
 def read_lines(path: epath.Path) -> list[Line]:
-    """Reads a text file: UTF-8 with or without a mark, or else GBK; any kind of line end.
+    """Reads a text file in UTF-8, with or without a byte order mark, or else in GBK; any line ends.
 
-    Bytes that are neither (in a caption, say) become replacement characters.
+    Bytes that are invalid in both become replacement characters.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is a folder, or no such text, or has a line of more than 65,536 characters.
+      ValueError: it is a folder, has another encoding, or has a line of more than 65,536 characters.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: a folder, where a list is meant")
+        raise ValueError(f"{path}: expected a text file, got a folder")
     data = path.read_bytes()
     if data.startswith(_UTF16) or b"\0" in data:
         number = data[: max(data.find(b"\0"), 0)].count(b"\n") + 1
-        raise ValueError(f"{path}:{number}: a NUL byte, or UTF-16; save this file as UTF-8")
+        raise ValueError(f"{path}:{number}: NUL byte or UTF-16; save this file as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if data.startswith(codecs.BOM_UTF8):
             number, byte = _place(error)
             raise ValueError(
-                f"{path}:{number}: byte {byte:#x} is not UTF-8, though the file starts "
-                "with the mark of UTF-8; save it as UTF-8"
+                f"{path}:{number}: byte {byte:#x} is not UTF-8, although the file starts with the UTF-8 "
+                "byte order mark; save it as UTF-8"
             ) from None
         text = data.decode("gb18030", errors="replace")
-    # Not str.splitlines, which also splits at characters that occur inside captions.
+    # str.splitlines would also split at characters that occur inside captions.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
-        if len(line) > _LONGEST_LINE:
+        if len(line) > _MAX_LINE:
             raise ValueError(
-                f"{path}:{number}: {len(line)} characters in one line, {shown(line[:20])}...; "
-                f"a list has at most {_LONGEST_LINE}. Is it the right file?"
+                f"{path}:{number}: a line of {len(line)} characters, {shown(line[:20])}...; expected at "
+                f"most {_MAX_LINE}. Is it the right file?"
             )
     return [
         Line(f"{path}:{number}", number, line.strip(" "))
@@ -108,21 +109,21 @@ def read_lines(path: epath.Path) -> list[Line]:
 
 
 def _place(error: UnicodeDecodeError) -> tuple[int, int]:
-    """The line, from 1, and the first byte that cannot be decoded; the error leaves out the mark."""
+    """Returns the line, from 1, and the first byte that cannot be decoded."""
     return error.object[: error.start].count(b"\n") + 1, error.object[error.start]
 
 
 def source_root(source_dir: str, markers: Sequence[str], name: str) -> epath.Path:
-    """Returns the folder that holds the data set: the given one, or one up to two levels below.
+    """Returns the folder that holds the data set: the given one, or one up to two levels below it.
 
     Args:
-      source_dir: what the user gave.
-      markers: relative paths of which the root has at least one.
+      source_dir: the user's folder.
+      markers: relative paths, at least one of which exists in the folder of the data set.
       name: name of the data set, for messages.
 
     Raises:
-      FileNotFoundError: if the folder does not exist, or none below it has a marker.
-      ValueError: if several folders of the same level have one.
+      FileNotFoundError: the folder does not exist, or no folder has a marker.
+      ValueError: source_dir is empty, or several folders of the same level have a marker.
     """
     if not source_dir:
         raise ValueError(f"source_dir is empty; set it to the folder that holds {name}")
@@ -131,31 +132,31 @@ def source_root(source_dir: str, markers: Sequence[str], name: str) -> epath.Pat
         raise FileNotFoundError(f"source_dir={source_dir}: no such folder; it should hold {name}")
     level = [top]
     for _ in range(3):
-        found = [folder for folder in level if any((folder / mark).exists() for mark in markers)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        roots = [folder for folder in level if any((folder / mark).exists() for mark in markers)]
+        if len(roots) == 1:
+            return roots[0]
+        if roots:
             raise ValueError(
-                f"source_dir={source_dir} holds {name} more than once; name one of\n"
-                + listing(found)
+                f"source_dir={source_dir} holds {name} more than once; set it to one of\n"
+                + listing(roots)
             )
         level = [child for folder in level for child in visible(folder) if child.is_dir()]
     raise FileNotFoundError(
-        f"source_dir={source_dir} does not look like {name}: nothing there, or up to two folders "
-        f"below, is called\n{listing(markers)}"
+        f"source_dir={source_dir} does not look like {name}: neither it nor a folder up to two levels "
+        f"below contains one of\n{listing(markers)}"
     )
 
 
 def visible(folder: epath.Path) -> list[epath.Path]:
-    """Returns what is in a folder, sorted by name, without hidden entries."""
+    """Returns the entries of a folder, sorted by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
 def plain(name: str, where: str) -> str:
-    """Returns the name of a clip or a class as it is.
+    """Returns the name of a clip or a class unchanged.
 
     Raises:
-      ValueError: if it holds control characters, or such as could not be decoded.
+      ValueError: it contains control characters, or characters that could not be decoded.
     """
     if odd := _ODD.search(name):
         raise ValueError(
@@ -166,11 +167,10 @@ def plain(name: str, where: str) -> str:
 
 
 def relative_path(value: str, where: str) -> str:
-    """Returns a relative path in its shortest form.
+    """Returns a relative path in normalized form.
 
     Raises:
-      ValueError: if it is empty, absolute, leads out of the folder it is relative to, or is no name
-        that a file can have.
+      ValueError: it is empty, absolute, leads out of its folder, or is not a valid file name.
     """
     path = posixpath.normpath(plain(value.strip(), where).replace("\\", "/"))
     is_outside = path.startswith(("/", "../")) or path in ("..", ".") or re.match("[A-Za-z]:", path)
@@ -178,10 +178,14 @@ def relative_path(value: str, where: str) -> str:
         raise ValueError(
             f"{where}: path {shown(value)} must be relative and stay inside its folder"
         )
-    if max(len(part.encode()) for part in path.split("/")) > _LONGEST_NAME:
-        raise ValueError(f"{where}: path {shown(value)} has a name of over {_LONGEST_NAME} bytes")
-    if len(path.encode()) > _LONGEST_PATH:
-        raise ValueError(f"{where}: path {shown(value)} has over {_LONGEST_PATH} bytes")
+    if max(len(part.encode()) for part in path.split("/")) > _MAX_NAME:
+        raise ValueError(
+            f"{where}: path {shown(value)} has a name of more than {_MAX_NAME} bytes; shorten it"
+        )
+    if len(path.encode()) > _MAX_PATH:
+        raise ValueError(
+            f"{where}: path {shown(value)} has more than {_MAX_PATH} bytes; shorten it"
+        )
     return path
 
 
@@ -190,33 +194,33 @@ def clips_folder(root: epath.Path, wanted: str, candidates: Sequence[str]) -> ep
 
     Args:
       root: the data set's folder.
-      wanted: relative path that the user asked for; empty to take the first candidate there is.
-      candidates: relative paths, the preferred one first.
+      wanted: the user's relative path; empty for the first candidate that exists.
+      candidates: relative paths in order of preference.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: none of them exists.
     """
     choices = [relative_path(wanted, "frames_dir")] if wanted else candidates
     for choice in choices:
         folder = root / choice
         if folder.is_dir() and (wanted or any(folder.iterdir())):
-            inner = folder / folder.name  # some archives unpack into a folder of their own name
+            inner = folder / folder.name  # some archives contain a folder of their own name
             return inner if inner.is_dir() else folder
     raise FileNotFoundError(
         f"{root} has no folder of clips; looked for\n{listing(choices)}\n"
-        "Unpack one of these there, or name another with frames_dir."
+        "Unpack the clips into one of these folders, or set frames_dir."
     )
 
 
 class ClipFinder:
-    """Finds clips by name below one folder; each folder is listed once."""
+    """Finds clips by name below a folder; lists each folder only once."""
 
     def __init__(self, folder: epath.Path):
         self.folder = folder
         self._names: dict[str, dict[str, epath.Path]] = {}
 
-    def _listed(self, below: str) -> dict[str, epath.Path]:
-        """Returns the entries of a folder: by name, and video files by name without suffix."""
+    def _entries(self, below: str) -> dict[str, epath.Path]:
+        """Returns the entries of a folder by name, and video files also by name without suffix."""
         if below not in self._names:
             folder = self.folder / below if below else self.folder
             entries = visible(folder) if folder.is_dir() else []
@@ -225,28 +229,28 @@ class ClipFinder:
         return self._names[below]
 
     def find(self, names: Iterable[str], below: str = "") -> str:
-        """Returns the path of the first of the names that is a folder or a video; "" if none is.
+        """Returns the path of the first name that is a folder or a video, or "" if none is.
 
         Args:
           names: possible names of the clip, without suffix.
-          below: folder to look in, relative to the finder's own.
+          below: folder to search, relative to the finder's own.
         """
-        listed = self._listed(below)
-        return next((str(listed[name]) for name in names if name in listed), "")
+        entries = self._entries(below)
+        return next((str(entries[name]) for name in names if name in entries), "")
 
 
 def number_names(number: str, width: int) -> tuple[str, ...]:
-    """Returns the ways in which a clip's number is written: padded, as given, without zeros."""
+    """Returns the possible spellings of a clip's number: padded, as given, without leading zeros."""
     return tuple(dict.fromkeys((number.zfill(width), number, number.lstrip("0") or "0")))
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell is a whole number of up to nine digits."""
+    """Returns whether a cell is a whole number of up to nine digits."""
     return re.fullmatch("[0-9]{1,9}", text) is not None
 
 
 def csv_cells(text: str) -> list[str]:
-    """Returns the cells of one line of comma-separated text, quotes and spaces taken off."""
+    """Returns the cells of a line of comma-separated text, without quotes and surrounding spaces."""
     return [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
 
 
@@ -254,19 +258,19 @@ Row = tuple[str, tuple[Any, ...]]
 
 
 def read_tables(path: epath.Path) -> Iterator[list[Row]]:
-    """Yields the sheets of an .xlsx file, or the one table of a .csv, as (where, cells) per row.
+    """Yields the sheets of an .xlsx file, or the table of a .csv file, as (where, cells) per row.
 
-    Empty rows are left out. Cells of a .csv are text.
+    Empty rows are skipped. Cells of a .csv file are text.
 
     Raises:
-      ValueError: it cannot be read.
+      ValueError: the file cannot be read.
     """
     if path.suffix.lower() == ".csv":
         yield [(line.where, tuple(csv_cells(line.text))) for line in read_lines(path)]
         return
     try:
         sheets = _sheets(path)
-    except Exception as error:  # whatever openpyxl stumbles over
+    except Exception as error:  # openpyxl raises many types on damaged files
         raise ValueError(
             f"{path}: not a readable .xlsx file ({type(error).__name__}: {error}); "
             "save it again, or as .csv"
@@ -278,13 +282,13 @@ def _sheets(path: epath.Path) -> list[list[Row]]:
     with path.open("rb") as file:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > _MOST_UNPACKED:
-            raise ValueError(f"it unpacks to {unpacked} bytes; at most {_MOST_UNPACKED} are read")
+        if unpacked > _MAX_UNPACKED:
+            raise ValueError(f"unpacks to {unpacked} bytes; the limit is {_MAX_UNPACKED}")
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        found = []
+        sheets = []
         for sheet in book.worksheets:
-            sheet.reset_dimensions()  # the size that a file declares is not always right
-            found.append(
+            sheet.reset_dimensions()  # the declared size is not always right
+            sheets.append(
                 [
                     (f"{path}:{number}", tuple(row))
                     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
@@ -292,16 +296,16 @@ def _sheets(path: epath.Path) -> list[list[Row]]:
                 ]
             )
         book.close()
-        return found
+        return sheets
 
 
 def heading(cell: Any) -> str:
-    """Returns a column's heading without digits, spaces and case: `1happy` is `happy`."""
+    """Returns a column heading in lower case and without digits and spaces: `1happy` -> `happy`."""
     return re.sub(r"[^a-z]+", "", str(cell).lower()) if cell is not None else ""
 
 
 def columns(header: Sequence[Any], names: Iterable[str]) -> dict[str, int] | None:
-    """Returns the position of each named column, or None when one is not there exactly once."""
+    """Returns the position of each named column, or None if one does not occur exactly once."""
     headings = [heading(cell) for cell in header]
     names = tuple(names)
     if any(headings.count(name) != 1 for name in names):
@@ -313,15 +317,15 @@ FoldLabels = Mapping[str, Mapping[str, int]]  # fold -> clip -> label
 
 
 def check_folds(tests: FoldLabels, trains: FoldLabels) -> None:
-    """Checks that the folds are a cross-validation: what fold k trains on, the others test on.
+    """Checks that the folds are a cross-validation: fold k trains on what the other folds test on.
 
     Args:
-      tests: for each fold the clips of its test set and their labels.
+      tests: for each fold, the clips of its test set and their labels.
       trains: the same for its training set.
 
     Raises:
-      ValueError: if a clip is tested twice, or a training set is not the union of the other folds'
-        test sets with the same labels; lists the clips.
+      ValueError: a clip is tested twice, or a training set is not the union of the other folds' test
+        sets with the same labels; the message lists the clips.
     """
     first_fold: dict[str, str] = {}
     problems = []
@@ -334,8 +338,8 @@ def check_folds(tests: FoldLabels, trains: FoldLabels) -> None:
         others = {c: n for name, labels in tests.items() if name != fold for c, n in labels.items()}
         for clip in sorted(train.keys() | others.keys()):
             if clip not in others:
-                other = "its own" if clip in tests[fold] else "no"
-                problems.append(f"{clip}: trains {fold}, but is in {other} test set")
+                other = "also in its test set" if clip in tests[fold] else "in no test set"
+                problems.append(f"{clip}: in the training set of {fold}, but {other}")
             elif clip not in train:
                 problems.append(f"{clip}: not in the training set of {fold}")
             elif train[clip] != others[clip]:
@@ -345,7 +349,7 @@ def check_folds(tests: FoldLabels, trains: FoldLabels) -> None:
                 )
     if problems:
         raise ValueError(
-            f"the lists are no cross-validation, {len(problems)} contradictions:\n"
+            f"the lists are not a cross-validation; {len(problems)} contradictions:\n"
             + listing(problems)
             + "\nTake all lists from one copy of the data set."
         )

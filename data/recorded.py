@@ -1,11 +1,12 @@
-"""From a plan (which clip, which label, which split) to a TFDS data set of records.
+"""Turns a plan (the path, label and split of every clip) into a TFDS data set of records.
 
-The four builders of recorded videos differ only in how they read a plan from the user's folder; the
-rest is here: look at every clip, print the table, stop when clips are missing, convert, write.
+The four builders of recorded videos differ only in how they read the plan from the user's folder. This
+module does the rest: it probes every clip, prints the table, stops if clips are missing, converts and
+writes.
 
-TFDS' usual GeneratorBasedBuilder sorts a split through temporary files once it passes 1 GB, and
-those need TensorFlow. So these builders write their shards one by one, in an order that depends on
-the clips' names only: that needs no TensorFlow, little memory, and comes out the same every time.
+GeneratorBasedBuilder of TFDS sorts splits of more than 1 GB through temporary files, which needs
+TensorFlow. These builders write their shards one by one instead, in an order that depends only on the
+names of the clips. This needs no TensorFlow and little memory, and is deterministic.
 """
 
 import abc
@@ -31,15 +32,15 @@ _BASE_FIELDS = tuple(field.name for field in dataclasses.fields(tfds.core.Builde
 
 @dataclasses.dataclass(kw_only=True)
 class ClipOptions(tfds.core.BuilderConfig):
-    """What every data set of recorded videos can be told.
+    """Options of every data set of recorded videos.
 
     Attributes:
-      source_dir: folder of the data set as it was distributed.
+      source_dir: folder with the original files of the data set.
       short_side: short side of the stored frames, in pixels; smaller frames are not enlarged.
       jpeg_quality: quality of the stored frames, 1 to 100.
-      allow_missing: clips that may be missing or unreadable; so many are left out and counted, more
-        stop the build. True allows any number.
-      labels: name of the class of some clips, by clip_id, in place of what the lists say.
+      allow_missing: maximum number of missing or unreadable clips, which are left out and counted; with
+        more, the build stops. True: any number.
+      labels: clip_id -> class name, in place of the label in the lists.
     """
 
     source_dir: str = ""
@@ -58,13 +59,13 @@ class ClipOptions(tfds.core.BuilderConfig):
 
     @property
     def most_missing(self) -> float:
-        """The number that allow_missing stands for."""
+        """Maximum number of missing clips, infinite for allow_missing=True."""
         return math.inf if self.allow_missing is True else self.allow_missing
 
     def content(self) -> dict[str, Any]:
-        """Returns the options on which the records depend, as plain JSON values.
+        """Returns the options that determine the records, as plain JSON values.
 
-        The folder that the data came from is not among them; of other labels it is their digest.
+        The source folder is left out; labels are represented by their digest.
         """
         fields = [f.name for f in dataclasses.fields(self) if f.name not in _BASE_FIELDS]
         values = {f: getattr(self, f) for f in fields if f not in ("source_dir", "labels")}
@@ -79,9 +80,9 @@ class Entry:
     Attributes:
       clip_id: its unique name.
       label: index of its class.
-      path: its folder of frames or its video file; empty when it was not found.
-      where: the line that lists it, for messages; empty when no list does.
-      votes: annotators' votes for each class; empty when there are none.
+      path: its folder of frames or its video file; empty if it was not found.
+      where: the line that lists it, for messages; empty without a list.
+      votes: annotators' votes for each class; empty if there are none.
     """
 
     clip_id: str
@@ -93,16 +94,16 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a data set will hold.
+    """The content of a data set before it is built.
 
     Attributes:
       classes: names of the classes.
       splits: the clips of each split.
-      notes: lines for the user, without paths of this machine: which folder was read, what was odd.
+      notes: lines for the user, without absolute paths: which folder was read, and irregularities.
       facts: further numbers for the metadata, plain JSON values.
-      max_fps: frames per second that videos are thinned to; 0 keeps all.
-      root: folder of the clips that lists name, out of which no link may lead; empty to follow every
-        link, where no list names the clips.
+      max_fps: videos are thinned to this many frames per second; 0 keeps all frames.
+      root: folder that links of listed clips must not leave; empty to follow every link, if the clips
+        come from no list.
       full_split: a split in which every class needs a clip; empty for none.
     """
 
@@ -115,12 +116,12 @@ class Plan:
     full_split: str = ""
 
 
-def relabelled(plan: Plan, labels: Mapping[str, str]) -> Plan:
-    """Returns the plan with other labels for some of its clips, and a note of how many changed.
+def relabel_plan(plan: Plan, labels: Mapping[str, str]) -> Plan:
+    """Returns the plan with other labels for some of its clips, and a note with the number of changes.
 
     Args:
-      plan: what was read from the lists.
-      labels: name of the class by clip_id.
+      plan: the plan as read from the lists.
+      labels: clip_id -> class name.
 
     Raises:
       ValueError: a clip or a class is unknown.
@@ -137,35 +138,35 @@ def relabelled(plan: Plan, labels: Mapping[str, str]) -> Plan:
         for split, clips in plan.splits.items()
     }
     changed = sum(given.get(entry.clip_id, entry.label) != entry.label for entry in entries)
-    note = f"labels: {len(given)} given apart from the lists, {changed} of them another class"
+    note = f"labels: {len(given)} from config.build.labels, {changed} of them differ from the lists"
     return dataclasses.replace(plan, splits=splits, notes=(*plan.notes, note))
 
 
 class MissingClipsError(FileNotFoundError):
-    """Clips that the lists name are not there, or cannot be read."""
+    """Listed clips are missing or unreadable."""
 
 
 def _complaint(entry: Entry, problem: str) -> str:
     return f"{entry.clip_id}: {problem}" + (f" (listed in {entry.where})" if entry.where else "")
 
 
-#: The clips of each split and what a look at them found.
-Looked = dict[str, list[tuple[Entry, frames.Probe]]]
+#: The clips of each split, with their probes.
+Probed = dict[str, list[tuple[Entry, frames.Probe]]]
 
 
-def look(plan: Plan, pool: workers.Pool) -> Looked:
-    """Looks at every clip of a plan, in the order in which it will be stored.
+def probe_clips(plan: Plan, pool: workers.Pool) -> Probed:
+    """Probes every clip of a plan, and returns the clips in the order in which they are stored.
 
-    The order is that of a hash of the clip's name: as good as shuffled, and always the same.
+    They are ordered by a hash of their names, which is deterministic and as good as a shuffle.
     """
     ordered = {
         split: sorted(entries, key=lambda e: hashlib.md5(e.clip_id.encode()).hexdigest())
         for split, entries in plan.splits.items()
     }
-    found = [e.path for entries in ordered.values() for e in entries if e.path]
+    paths = [e.path for entries in ordered.values() for e in entries if e.path]
     probe = functools.partial(frames.probe, root=plan.root)
-    probes = pool.map(probe, found, total=len(found))
-    probes = iter(tqdm.tqdm(probes, "checking", len(found), unit="clip", disable=None))
+    probes = pool.map(probe, paths, total=len(paths))
+    probes = iter(tqdm.tqdm(probes, "checking", len(paths), unit="clip", disable=None))
     missing = frames.Probe(problem="no folder or video of that name")
     return {
         split: [(entry, next(probes) if entry.path else missing) for entry in entries]
@@ -176,7 +177,7 @@ def look(plan: Plan, pool: workers.Pool) -> Looked:
 def shards(
     clips: Sequence[tuple[Entry, frames.Probe]], limit: int = _FRAMES_PER_SHARD
 ) -> list[list[Entry]]:
-    """Cuts a split into shards of about `limit` frames, at least one clip each."""
+    """Divides a split into shards of about `limit` frames, with at least one clip each."""
     result: list[list[Entry]] = [[]]
     size = 0
     for entry, probe in clips:
@@ -193,29 +194,29 @@ def check_full(classes: Sequence[str], split: str, clips: Sequence[int]) -> None
     empty = [name for name, count in zip(classes, clips, strict=True) if not count]
     if empty:
         names = raw.listed(empty)
-        raise ValueError(f"no clip of {names} in the {split} split; add some")
+        raise ValueError(f"no clip of {names} in the {split} split; add at least one of each")
 
 
 class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Builds a data set from a plan; see the module's docstring."""
+    """Builds a data set from a plan; see the docstring of the module."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
 
     @abc.abstractmethod
     def _classes(self) -> tuple[str, ...]:
-        """Returns the names of the classes, in order; may read the user's folder."""
+        """Returns the names of the classes in order; may read the user's folder."""
 
     @abc.abstractmethod
     def plan(self) -> Plan:
         """Reads the lists of clips."""
 
     def published(self) -> counts.Published:
-        """Returns the published counts of this variant, where there are any."""
+        """Returns the published counts of this variant; empty if there are none."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # A finished data set knows its classes, also where its source is gone.
+        # A finished data set stores its classes, so the original files are not needed.
         is_built = (epath.Path(self.data_dir) / "features.json").exists()
         features = (
             tfds.features.FeaturesDict.from_config(self.data_dir)
@@ -229,14 +230,14 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         """Builds the data set; see tfds.core.DatasetBuilder.
 
         Raises:
-          MissingClipsError: if more clips are missing or unreadable than allow_missing allows.
+          MissingClipsError: more clips are missing or unreadable than allow_missing permits.
         """
         bar = tqdm.tqdm(desc="converting", unit="clip", disable=None, leave=False, delay=1)
         with workers.Pool() as self._pool, bar as self._bar:
             super().download_and_prepare(**kwargs)
 
     def summary(self) -> str:
-        """Returns the table of the built data set as text, and what was noticed about it."""
+        """Returns the table and the notes of the built data set as text."""
         return self._report(self.info.metadata)
 
     def _report(self, metadata: Mapping[str, Any]) -> str:
@@ -255,22 +256,22 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         stored = sum(numbers.get("frames", 0) for numbers in splits.values())
         if stored:
             mean = stored / sum(map(sum, clips.values()))
-            lines.append(f"{stored} frames, {mean:.1f} a clip")
+            lines.append(f"{stored} frames, {mean:.1f} per clip")
         return "\n".join(lines)
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
-        plan = relabelled(self.plan(), self.builder_config.labels)
-        found = look(plan, self._pool)
-        good = self._checked(plan, found)
-        missing = [entry.clip_id for clips in found.values() for entry, p in clips if p.problem]
-        # What is stored is counted while it is written: a broken frame may show up only then.
+        plan = relabel_plan(self.plan(), self.builder_config.labels)
+        probed = probe_clips(plan, self._pool)
+        good = self._readable(plan, probed)
+        missing = [entry.clip_id for clips in probed.values() for entry, p in clips if p.problem]
+        # Clips are counted while they are written, because a broken frame may be detected only then.
         splits = {
             split: {
                 "clips": [0] * len(plan.classes),
-                "missing": len(found[split]) - len(good[split]),
+                "missing": len(probed[split]) - len(good[split]),
                 "short": 0,
                 "frames": 0,
             }
@@ -285,43 +286,43 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             for split, clips in good.items()
         }
 
-    def _checked(self, plan: Plan, found: Looked) -> Looked:
-        """Prints the table and returns the clips that are there; raises where too few are."""
-        good = {s: [(e, p) for e, p in clips if not p.problem] for s, clips in found.items()}
+    def _readable(self, plan: Plan, probed: Probed) -> Probed:
+        """Prints the table and returns the readable clips; raises if too many are missing."""
+        good = {s: [(e, p) for e, p in clips if not p.problem] for s, clips in probed.items()}
         complaints = [
             _complaint(entry, probe.problem)
-            for clips in found.values()
+            for clips in probed.values()
             for entry, probe in clips
             if probe.problem
         ]
         planned: dict[str, Any] = {
             split: {
                 "clips": counts.per_class(plan.classes, [entry.label for entry, _ in clips]),
-                "missing": len(found[split]) - len(clips),
+                "missing": len(probed[split]) - len(clips),
                 "short": sum(probe.num_frames < counts.SHORT for _, probe in clips),
             }
             for split, clips in good.items()
         }
         print(self._report({"splits": planned, "notes": plan.notes}), flush=True)
-        self._num_clips = _count(found)
+        self._num_clips = _count(probed)
         self._complaints: list[str] = []
         self._leave_out(complaints)
         for split, clips in good.items():
             if not clips:
-                raise MissingClipsError(f"{split}: not one of its clips is there and readable")
+                raise MissingClipsError(f"{split}: none of its clips exists and is readable")
         if plan.full_split:
             check_full(plan.classes, plan.full_split, planned[plan.full_split]["clips"])
         return good
 
     def _leave_out(self, complaints: Sequence[str]) -> None:
-        """Counts clips that cannot be stored and names them; raises when they are too many."""
+        """Counts and names clips that cannot be stored; raises if there are too many."""
         self._complaints += complaints
         number, allowed = len(self._complaints), self.builder_config.most_missing
         if number > allowed:
             raise MissingClipsError(
                 f"{number} of {self._num_clips} clips are missing or unreadable:\n"
-                f"{raw.listing(self._complaints)}\nGet them, or set allow_missing, now {allowed:g}, "
-                f"to {number} or more, which leaves so many out and counts them."
+                f"{raw.listing(self._complaints)}\nRestore them, or set allow_missing (now "
+                f"{allowed:g}) to {number} or more to build without them."
             )
         if complaints:
             print(f"left out:\n{raw.listing(complaints)}", flush=True)
@@ -329,7 +330,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     def _records(
         self, plan: Plan, split: str, entries: Sequence[Entry]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields the records of one shard, and counts them in the metadata."""
+        """Yields the records of a shard, and counts them in the metadata."""
         options = self.builder_config
         metadata = self.info.metadata
         numbers = metadata["splits"][split]
@@ -353,13 +354,13 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             yield entry.clip_id, record(entry, result.frames, len(plan.classes))
         if not num_written:
             raise MissingClipsError(
-                f"{split}: not one of the {len(entries)} clips of a shard is readable, the first "
-                f"being {entries[0].clip_id}"
+                f"{split}: none of the {len(entries)} clips of a shard is readable; the first one is "
+                f"{entries[0].clip_id}"
             )
 
 
 def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, Any]:
-    """Returns the record of data.schema for a clip."""
+    """Returns the record of a clip, in the format of schema.py."""
     votes = entry.votes or (0.0,) * num_classes
     return {
         "clip_id": entry.clip_id,
@@ -370,4 +371,4 @@ def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, 
 
 
 def _count(clips: Mapping[str, Sequence[Any]]) -> int:
-    return sum(len(found) for found in clips.values())
+    return sum(map(len, clips.values()))

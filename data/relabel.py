@@ -1,6 +1,6 @@
-"""Labels that were corrected after a data set was distributed, for its builders.
+"""Corrected labels that a build uses in place of the distributed ones.
 
-Enters: names of classes by clip. Leaves: their indices, checked against the clips that there are.
+Takes class names by clip and returns class indices, after checking clips and classes.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from rdfer_jax import hints
 
 
 def content(labels: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what tells a build with these labels from others; nothing where none are given."""
+    """Returns the metadata that identifies these labels; empty if there are none."""
     if not labels:
         return {}
     digest = hashlib.sha256(json.dumps(sorted(labels.items())).encode()).hexdigest()
@@ -32,11 +32,11 @@ def indices(
     Raises:
       ValueError: a clip or a class is unknown.
     """
-    strangers = sorted(labels.keys() - set(clips))
-    if strangers:
+    unknown = sorted(labels.keys() - set(clips))
+    if unknown:
         raise ValueError(
-            f"config.build.labels: {len(strangers)} of {len(labels)} clips are not in the data set, such "
-            f"as {strangers[0][:200]!r}; {hints.suggest(strangers[0], sorted(clips))}"
+            f"config.build.labels: {len(unknown)} of {len(labels)} clips are not in the data set, such "
+            f"as {unknown[0][:200]!r}; {hints.suggest(unknown[0], sorted(clips))}"
         )
     for clip, label in labels.items():
         if label not in classes:

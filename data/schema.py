@@ -1,4 +1,4 @@
-"""The one record that every data set is stored in, and that the pipeline reads.
+"""The record format of every data set, as the builders write it and the pipeline reads it.
 
 A record is one video clip:
 
@@ -6,16 +6,16 @@ A record is one video clip:
 |----------|---------------------------|----------------------------------------------------------|
 | clip_id  | str                       | unique name of the clip within the data set              |
 | frames   | list of bytes             | every frame, in time order, as a JPEG                    |
-| label    | int                       | the given label, which may be wrong; index of the class  |
-| votes    | float32 [N]               | annotators' votes per class; all zero where there are none |
+| label    | int                       | the given label, which may be wrong; index of a class    |
+| votes    | float32 [N]               | annotators' votes per class; all zero if unknown         |
 
-Data sets that know the truth (synthetic_faces) add:
+Data sets with known truth (synthetic_faces) add:
 
 | key         | type  | meaning                                                          |
 |-------------|-------|------------------------------------------------------------------|
 | true_label  | int   | the label before it was flipped                                  |
 | is_flipped  | bool  | label != true_label                                              |
-| is_hard     | bool  | the key expression is brief and weak, another one interferes     |
+| is_hard     | bool  | the key expression is short and weak, and another one interferes |
 | key_start   | int32 | first frame of the key expression                                |
 | key_end     | int32 | one past the last frame of the key expression                    |
 """
@@ -28,19 +28,19 @@ import tensorflow_datasets as tfds
 #: The seven classes of DFEW and FERV39k, in DFEW's order.
 DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
-#: Keys that only a data set with known truth has.
+#: Keys of data sets with known truth only.
 TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
 
 
 def features(classes: Sequence[str], *, with_truth: bool = False) -> tfds.features.FeaturesDict:
     """Returns the TFDS features of the record.
 
-    Frames are `Sequence(Text)`, not `Sequence(Image)`: the bytes come out as they went in, no
-    TensorFlow is needed to write them, and a reader decodes only the frames that it samples.
+    Frames are `Sequence(Text)`, not `Sequence(Image)`: their bytes are stored unchanged, writing them
+    needs no TensorFlow, and a reader decodes only the frames that it samples.
 
     Args:
       classes: names of the N classes, in the order of their index.
-      with_truth: whether the data set knows the truth of each clip.
+      with_truth: whether the truth about each clip is known.
     """
     label = tfds.features.ClassLabel(names=list(classes))
     record = {

@@ -1,7 +1,7 @@
 """DFEW as splits fold1..fold5; the training split of fold 1 is fold2+fold3+fold4+fold5.
 
-Enters: the folder of DFEW as it was distributed, see README.md beside this file. Leaves: the
-records of data.schema, each clip once, in the fold that tests on it.
+Reads the original files of DFEW, see README.md in this folder. Each clip is stored once, in the fold
+that tests on it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _LISTS = (
     "EmoLabel_DataSplit/{part}_single-labeled/set_{fold}.csv",
     "label/single_{part}set_{fold}.csv",
 )
-#: Every frame comes before the 16 interpolated ones; faces cut out before whole pictures.
+#: In order of preference: all frames before 16 interpolated ones, face crops before full pictures.
 _CLIPS = (
     *("Clip/clip_224x224", "clip_224x224"),
     *("Clip/clip_224x224_16f", "clip_224x224_16f"),
@@ -32,7 +32,7 @@ _ANNOTATIONS = (
 )
 
 _N = len(schema.DFEW_CLASSES)
-#: No vote and no clip's number is as large.
+#: Upper bound of votes and clip numbers.
 _LARGEST = 1e9
 
 
@@ -52,12 +52,12 @@ PUBLISHED: counts.Published = {
 
 @dataclasses.dataclass(kw_only=True)
 class Options(recorded.ClipOptions):
-    """Options of DFEW, besides those of every data set of recorded videos.
+    """Options of DFEW, in addition to `recorded.ClipOptions`.
 
     Attributes:
-      frames_dir: folder of the clips, relative to the data set's; empty to take the first there is
-        of Clip/clip_224x224, Clip/clip_224x224_16f, Clip/clip_224x224_avi, data, Clip/original.
-      label_base: number of the first class in the lists: 1 as distributed, 0 in some copies.
+      frames_dir: folder of the clips, relative to the data set; empty for the first that exists of
+        Clip/clip_224x224, Clip/clip_224x224_16f, Clip/clip_224x224_avi, data, Clip/original.
+      label_base: number of the first class in the lists: 1 in the original lists, 0 in some copies.
     """
 
     frames_dir: str = ""
@@ -87,11 +87,11 @@ def read_list(path: epath.Path, label_base: int = 1) -> dict[str, tuple[int, str
       label_base: number of the first class.
 
     Returns:
-      For each clip, its name padded to five digits, the class from 0 to 6 and where it is listed.
+      The name of each clip, padded to five digits -> its class, 0 to 6, and the line that lists it.
 
     Raises:
-      ValueError: if a line is not of this form, names a clip again, or has a label out of range;
-        also if the labels are counted from another number than `label_base`.
+      ValueError: a line has another form, repeats a clip, or has a label that is out of range; or the
+        labels do not start at `label_base`.
     """
     rows: list[tuple[str, int, raw.Line]] = []
     for i, line in enumerate(raw.read_lines(path)):
@@ -109,23 +109,20 @@ def read_list(path: epath.Path, label_base: int = 1) -> dict[str, tuple[int, str
     labels = {label for _, label, _ in rows}
     if label_base == 1 and 0 in labels and _N not in labels:
         raise ValueError(
-            f"{path}: the labels run from {min(labels)} to {max(labels)}, but DFEW counts its "
-            f"classes from 1 to {_N}. This list was renumbered; take the distributed one, or set "
-            "label_base=0 if its classes are in DFEW's order."
+            f"{path}: labels are {min(labels)} to {max(labels)}, but DFEW's are 1 to {_N}. This list was "
+            "renumbered; use the original one, or set label_base=0 if the classes are in DFEW's order."
         )
     if label_base == 0 and _N in labels:
-        raise ValueError(
-            f"{path}: label {_N} occurs, so that the classes are counted from 1; set label_base=1."
-        )
+        raise ValueError(f"{path}: label {_N} occurs, so the labels start at 1; set label_base=1.")
     result: dict[str, tuple[int, str]] = {}
     for name, label, line in rows:
         if not label_base <= label < label_base + _N:
             raise ValueError(
-                f"{line.where}: label {label} of clip {name} is not one of "
+                f"{line.where}: label {label} of clip {name}; expected "
                 f"{label_base} to {label_base + _N - 1}"
             )
         if name in result:
-            raise ValueError(f"{line.where}: clip {name} is listed again, first {result[name][1]}")
+            raise ValueError(f"{line.where}: clip {name} is already listed in {result[name][1]}")
         result[name] = (label - label_base, line.where)
     return result
 
@@ -136,74 +133,68 @@ def _number(cell: Any, where: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < _LARGEST:
-        raise ValueError(f"{where}: {raw.shown(str(cell))} is not a number from 0 on")
+        raise ValueError(f"{where}: {raw.shown(str(cell))} is not a number of 0 or more")
     return number
 
 
 def read_votes(path: epath.Path) -> dict[str, tuple[tuple[float, ...], int]]:
-    """Reads the annotation table: votes for each class, the clip's number (`order`), the label.
+    """Reads the annotation table: votes for each class, the number of the clip (`order`), the label.
 
     Columns are found by their headings, in any order.
 
     Returns:
-      For each clip its seven votes in the order of the classes, and the label 0 to 6, or -1 where
-      no expression got enough votes.
+      Clip -> its seven votes in the order of the classes, and its label, 0 to 6, or -1 if no expression
+      got enough votes.
 
     Raises:
-      ValueError: if a column is missing, a cell is not a number from 0 on, or a clip has two rows.
+      ValueError: a column is missing, a cell is not a number of 0 or more, or a clip has two rows.
     """
     names = (*schema.DFEW_CLASSES, "order", "label")
     header: tuple[Any, ...] = ()
     for (_, header), *rows in (table for table in raw.read_tables(path) if table):
-        place = raw.columns(header, names)
-        if place is None:
+        columns = raw.columns(header, names)
+        if columns is None:
             continue
         result = {}
         for where, cells in rows:
             values = {
-                n: _number(cells[i] if i < len(cells) else 0, where) for n, i in place.items()
+                n: _number(cells[i] if i < len(cells) else 0, where) for n, i in columns.items()
             }
             votes = tuple(values[name] for name in schema.DFEW_CLASSES)
             clip = str(int(values["order"])).zfill(5)
             if clip in result and values["order"]:
-                raise ValueError(f"{where}: clip {clip} has had a row before; keep one of them")
+                raise ValueError(f"{where}: clip {clip} has two rows; remove one")
             result[clip] = (votes, int(values["label"]) - 1)
         return result
     raise ValueError(
-        f"{path}: no table with the columns {', '.join(names)}; found {raw.shown(str(list(header)))}"
+        f"{path}: expected a table with the columns {', '.join(names)}, got "
+        f"{raw.shown(str(list(header)))}"
     )
 
 
 def _vote_facts(
     labels: dict[str, int], annotations: dict[str, tuple[tuple[float, ...], int]]
 ) -> dict[str, int]:
-    """Counts where the annotation table and the lists do not agree; nothing is changed."""
-    known = {clip: annotations[clip] for clip in labels if clip in annotations}
+    """Counts disagreements between the annotation table and the lists."""
+    annotated = {clip: annotations[clip] for clip in labels if clip in annotations}
     return {
-        "clips_without_votes": len(labels) - len(known),
+        "clips_without_votes": len(labels) - len(annotated),
         "label_is_not_the_most_voted": sum(
-            votes[labels[clip]] < max(votes) for clip, (votes, _) in known.items()
+            votes[labels[clip]] < max(votes) for clip, (votes, _) in annotated.items()
         ),
         "label_differs_from_annotation": sum(
-            labels[clip] != label for clip, (_, label) in known.items()
+            labels[clip] != label for clip, (_, label) in annotated.items()
         ),
     }
 
 
-def read_plan(options: Options) -> recorded.Plan:
-    """Reads the lists and the votes, and finds the clips.
+Listed = dict[str, dict[str, tuple[int, str]]]  # fold -> clip -> class and line
 
-    Raises:
-      FileNotFoundError: if a folder or a list is missing.
-      ValueError: if a list is malformed, or the five folds are no cross-validation.
-    """
-    markers = sorted({name.split("/")[0] for name in _LISTS})
-    root = raw.source_root(options.source_dir, markers, "DFEW")
+
+def _read_lists(root: epath.Path, label_base: int) -> Listed:
+    """Returns the test lists, after checking that the folds are a cross-validation."""
     lists = {
-        part: {
-            f"fold{fold}": read_list(_list_file(root, part, fold), options.label_base)
-            for fold in FOLDS
-        }
+        part: {f"fold{k}": read_list(_list_file(root, part, k), label_base) for k in FOLDS}
         for part in ("train", "test")
     }
     tests, trains = (
@@ -214,27 +205,40 @@ def read_plan(options: Options) -> recorded.Plan:
         for part in ("test", "train")
     )
     raw.check_folds(tests, trains)
+    return lists["test"]
 
+
+def _find_votes(
+    root: epath.Path, tests: Listed
+) -> tuple[dict[str, tuple[float, ...]], dict[str, Any], list[str]]:
+    """Returns the votes by clip, facts for the metadata, and notes."""
+    path = next((root / name for name in _ANNOTATIONS if (root / name).exists()), None)
+    if path is None:
+        return {}, {}, ["no Annotation/annotation.xlsx or .csv: all votes are zero"]
+    annotations = read_votes(path)
+    labels = {clip: label for rows in tests.values() for clip, (label, _) in rows.items()}
+    counted = _vote_facts(labels, annotations)
+    notes = [f"votes from {path.relative_to(root).as_posix()}"]
+    notes += [f"votes: {name.replace('_', ' ')}: {n}" for name, n in counted.items() if n]
+    return {clip: votes for clip, (votes, _) in annotations.items()}, {"votes": counted}, notes
+
+
+def read_plan(options: Options) -> recorded.Plan:
+    """Reads the lists and the votes, and finds the clips.
+
+    Raises:
+      FileNotFoundError: a folder or a list is missing.
+      ValueError: a list is malformed, or the five folds are not a cross-validation.
+    """
+    markers = sorted({name.split("/")[0] for name in _LISTS})
+    root = raw.source_root(options.source_dir, markers, "DFEW")
+    tests = _read_lists(root, options.label_base)
     folder = raw.clips_folder(root, options.frames_dir, _CLIPS)
     source = folder.relative_to(root).as_posix()
     notes = [f"frames from {source}"]
     if folder.name.endswith("_16f"):
-        notes.append("these are 16 interpolated frames a clip, not all of its frames")
-
-    annotation = next((root / name for name in _ANNOTATIONS if (root / name).exists()), None)
-    annotations = read_votes(annotation) if annotation else {}
-    facts: dict[str, Any] = {"source": source}
-    if annotation:
-        facts["votes"] = _vote_facts(
-            {c: n for fold in tests.values() for c, n in fold.items()}, annotations
-        )
-        notes.append(f"votes from {annotation.relative_to(root).as_posix()}")
-        notes += [
-            f"votes: {name.replace('_', ' ')}: {n}" for name, n in facts["votes"].items() if n
-        ]
-    else:
-        notes.append("no Annotation/annotation.xlsx or .csv: all votes are zero")
-
+        notes.append("this folder has 16 interpolated frames per clip, not all frames")
+    votes, facts, vote_notes = _find_votes(root, tests)
     finder = raw.ClipFinder(folder)
     splits = {
         fold: [
@@ -243,13 +247,19 @@ def read_plan(options: Options) -> recorded.Plan:
                 label=label,
                 path=finder.find(raw.number_names(clip, 5)),
                 where=where,
-                votes=annotations[clip][0] if clip in annotations else (),
+                votes=votes.get(clip, ()),
             )
             for clip, (label, where) in rows.items()
         ]
-        for fold, rows in lists["test"].items()
+        for fold, rows in tests.items()
     }
-    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts, root=str(folder))
+    return recorded.Plan(
+        schema.DFEW_CLASSES,
+        splits,
+        (*notes, *vote_notes),
+        {"source": source, **facts},
+        root=str(folder),
+    )
 
 
 class Builder(recorded.ClipBuilder):

@@ -1,7 +1,7 @@
 """FERV39k as splits train and test.
 
-Enters: the folder of FERV39k as it was distributed, see README.md beside this file. Leaves: the
-records of data.schema. The classes are in DFEW's order; FERV39k has no votes.
+Reads the original files of FERV39k, see README.md in this folder. The classes are in DFEW's order.
+FERV39k has no votes.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ PUBLISHED: counts.Published = {
 
 @dataclasses.dataclass(kw_only=True)
 class Options(recorded.ClipOptions):
-    """Options of FERV39k, besides those of every data set of recorded videos.
+    """Options of FERV39k, in addition to `recorded.ClipOptions`.
 
     Attributes:
-      setup: folder of the lists below 4_setups; All_scenes is the one that results are given for.
-      frames_dir: folder of the clips, relative to the data set's; empty for 2_ClipsforFaceCrop.
-      allow_mismatch: take the label of the list where it differs from the clip's emotion folder,
-        and count such clips, instead of stopping.
+      setup: folder of the lists below 4_setups; published results use All_scenes.
+      frames_dir: folder of the clips, relative to the data set; empty for 2_ClipsforFaceCrop.
+      allow_mismatch: if a label differs from the clip's emotion folder, use the label and count the
+        clip, instead of stopping.
     """
 
     setup: str = "All_scenes"
@@ -60,7 +60,7 @@ class Listed:
     Attributes:
       path: `Scene/Emotion/number`.
       label: the class as written: a name, or a number.
-      folder_class: index of the class that the emotion folder stands for.
+      folder_class: class index of the emotion folder.
       where: file and line.
     """
 
@@ -71,17 +71,17 @@ class Listed:
 
 
 def read_list(path: epath.Path) -> list[Listed]:
-    """Reads `Action/Sad/0010 Sad` lines; a first line without slash and digit is a header.
+    """Reads `Action/Sad/0010 Sad` lines; a first line without a slash or a digit is a header.
 
     Raises:
-      ValueError: if a line is not of this form, leaves the folder, or names a clip again.
+      ValueError: a line has another form, a path leaves the folder, or a clip is repeated.
     """
     result: list[Listed] = []
     seen: dict[str, str] = {}
     for i, line in enumerate(raw.read_lines(path)):
         cells = raw.csv_cells(line.text) if "," in line.text else line.text.rsplit(None, 1)
         if i == 0 and not any(c == "/" or c.isdecimal() for c in line.text):
-            continue  # `path,id`: a header that the distributed lists do not have
+            continue  # `path,id`: a header that the original lists do not have
         if len(cells) != 2:
             raise ValueError(
                 f"{line.where}: expected `Scene/Emotion/number label`, got {raw.shown(line.text)}"
@@ -94,7 +94,7 @@ def read_list(path: epath.Path) -> list[Listed]:
                 f"{', '.join(_FOLDERS)}, got {raw.shown(cells[0])}"
             )
         if clip in seen:
-            raise ValueError(f"{line.where}: clip {clip} is listed again, first {seen[clip]}")
+            raise ValueError(f"{line.where}: clip {clip} is already listed in {seen[clip]}")
         seen[clip] = line.where
         result.append(Listed(clip, cells[1], _CLASS_OF[parts[1].lower()], line.where))
     if not result:
@@ -103,47 +103,48 @@ def read_list(path: epath.Path) -> list[Listed]:
 
 
 def class_of_labels(listed: list[Listed]) -> dict[str, int]:
-    """Returns the index of the class for each label as written.
+    """Returns the class index of each label as written.
 
-    Names are mapped by name. Numbers, which some copies have, mean whatever emotion folder they
-    stand beside, as the order of the classes differs from copy to copy.
+    Some copies of the lists have numbers instead of names, in varying orders. A number is mapped to the
+    class of the emotion folders of its clips.
 
     Raises:
-      ValueError: if a name is unknown, or a number stands beside several emotion folders.
+      ValueError: a name is unknown, or a number occurs with several emotion folders.
     """
     result: dict[str, int] = {}
     for line in listed:
         if line.label.isdecimal():
-            known = result.setdefault(line.label, line.folder_class)
-            if known != line.folder_class:
+            first = result.setdefault(line.label, line.folder_class)
+            if first != line.folder_class:
                 raise ValueError(
-                    f"{line.where}: label {line.label} stands for {schema.DFEW_CLASSES[known]} "
-                    f"elsewhere, but {line.path} is another expression; use the distributed lists"
+                    f"{line.where}: label {line.label} is {schema.DFEW_CLASSES[first]} on other lines, but "
+                    f"{line.path} is another expression; use the original lists"
                 )
         elif line.label.lower() in _CLASS_OF:
             result[line.label] = _CLASS_OF[line.label.lower()]
         else:
             raise ValueError(
-                f"{line.where}: unknown label {raw.shown(line.label)}; known: {', '.join(_FOLDERS)}"
+                f"{line.where}: unknown label {raw.shown(line.label)}; expected one of "
+                + ", ".join(_FOLDERS)
             )
     numbers = [label for label in result if label.isdecimal()]
     if len({result[label] for label in numbers}) != len(numbers):
         raise ValueError(
-            f"{listed[0].where}: several of the numbers {', '.join(sorted(numbers))} stand beside "
-            "the same emotion folder; use the distributed lists"
+            f"{listed[0].where}: several of the numbers {', '.join(sorted(numbers))} occur with "
+            "the same emotion folder; use the original lists"
         )
     return result
 
 
 def _list_file(folder: epath.Path, part: str) -> epath.Path:
-    """Returns the list of a part in a set-up: `train_All.csv`, or the only `train_*.csv`."""
+    """Returns the list of a split: `train_All.csv`, or the only `train_*.csv`."""
     names = [path.name for path in raw.visible(folder)]
     lists = [name for name in names if name.startswith(f"{part}_") and name.endswith(".csv")]
     if f"{part}_All.csv" in lists:
         lists = [f"{part}_All.csv"]
     if len(lists) != 1:
         raise FileNotFoundError(
-            f"{folder}: expected one {part}_*.csv, found {len(lists)}; there is\n"
+            f"{folder}: expected one {part}_*.csv, found {len(lists)}. The folder contains\n"
             + raw.listing(names)
         )
     return folder / lists[0]
@@ -153,7 +154,7 @@ def _setup_folder(root: epath.Path, setup: str) -> epath.Path:
     folder = root / _SETUPS / raw.relative_path(setup, "setup")
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"setup={setup}: no folder {folder}; there is\n"
+            f"setup={setup}: no folder {folder}; use one of\n"
             + raw.listing([path.name for path in raw.visible(root / _SETUPS)])
         )
     return folder
@@ -163,8 +164,8 @@ def read_plan(options: Options) -> recorded.Plan:
     """Reads the two lists and finds the clips.
 
     Raises:
-      FileNotFoundError: if a folder or a list is missing.
-      ValueError: if a list is malformed, a clip is in both, or a label contradicts its folder.
+      FileNotFoundError: a folder or a list is missing.
+      ValueError: a list is malformed, a clip is in both lists, or a label contradicts its folder.
     """
     root = raw.source_root(options.source_dir, (_SETUPS,), "FERV39k")
     setup = _setup_folder(root, options.setup)
@@ -177,22 +178,24 @@ def read_plan(options: Options) -> recorded.Plan:
     if both:
         raise ValueError(f"{len(both)} clips are in both train and test:\n{raw.listing(both)}")
     mismatched = [
-        f"{line.where}: {line.path} is labelled {line.label}"
+        f"{line.where}: {line.path} has the label {line.label}"
         for line in every
         if classes[line.label] != line.folder_class
     ]
     if mismatched and not options.allow_mismatch:
         raise ValueError(
             f"{len(mismatched)} labels contradict the clip's emotion folder:\n"
-            f"{raw.listing(mismatched)}\nCorrect the lists, or set allow_mismatch, which takes the "
-            "lists' labels."
+            f"{raw.listing(mismatched)}\nCorrect the lists, or set allow_mismatch=True to use the "
+            "labels of the lists."
         )
 
     folder = raw.clips_folder(root, options.frames_dir, _CLIPS)
     source = folder.relative_to(root).as_posix()
     notes = [f"frames from {source}"]
     if any(label.isdecimal() for label in classes):
-        notes.append("the lists have numbers for labels: classes taken from the emotion folders")
+        notes.append(
+            "the labels in the lists are numbers: classes are those of the emotion folders"
+        )
     if mismatched:
         notes.append(f"labels that contradict the clip's emotion folder: {len(mismatched)}")
     finder = raw.ClipFinder(folder)

@@ -1,8 +1,8 @@
 """MAFW as splits fold1..fold5; the training split of fold 1 is fold2+fold3+fold4+fold5.
 
-Enters: the folder of MAFW as it was distributed, see README.md beside this file. Leaves: the
-records of data.schema, each clip once, in the fold that tests on it. Two tasks: `single` has the
-eleven expressions, `compound` has 43 classes, the eleven and their combinations.
+Reads the original files of MAFW, see README.md in this folder. Each clip is stored once, in the fold
+that tests on it. There are two tasks: `single` has eleven expressions; `compound` has 43 classes, the
+eleven expressions and combinations of them.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _NUM_COMPOUND = 43
 
 _LISTS = "Train & Test Set"
 _CAPTIONS = ("no_caption", "with_caption")
-#: Face crops are not distributed: where there are any, the user made them to be used.
+#: In order of preference. MAFW has no face crops; if there are any, the user made them.
 _CLIPS = ("data/faces", "data/frames", "data/clips")
 
 _SINGLE = (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182)
@@ -39,12 +39,12 @@ PUBLISHED: Mapping[str, counts.Published] = {
 
 @dataclasses.dataclass(kw_only=True)
 class Options(recorded.ClipOptions):
-    """Options of MAFW, besides those of every data set of recorded videos.
+    """Options of MAFW, in addition to `recorded.ClipOptions`.
 
     Attributes:
       task: single (11 classes) or compound (43 classes).
-      frames_dir: folder of the clips, relative to the data set's; empty to take the first there is
-        of data/faces, data/frames, data/clips.
+      frames_dir: folder of the clips, relative to the data set; empty for the first that exists of
+        data/faces, data/frames, data/clips.
     """
 
     task: str = "single"
@@ -57,34 +57,34 @@ class Options(recorded.ClipOptions):
 
 
 def class_name(label: str, where: str) -> str:
-    """Returns a label in one spelling: lower case, the parts of a compound in the classes' order.
+    """Returns a label in its canonical form: lower case, parts in the order of the classes.
 
     Raises:
-      ValueError: if a part is unknown or occurs twice.
+      ValueError: a part is unknown or occurs twice.
     """
     parts = label.strip().lower().split("_")
     unknown = [part for part in parts if part not in CLASSES]
     if unknown or len(set(parts)) < len(parts):
         raise ValueError(
-            f"{where}: unknown label {raw.shown(label)}; expected names joined by _, each at most once, of "
-            + ", ".join(CLASSES)
+            f"{where}: unknown label {raw.shown(label)}; expected one or more of these names, "
+            "without repetition, joined by _: " + ", ".join(CLASSES)
         )
     return "_".join(sorted(parts, key=CLASSES.index))
 
 
 def class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns all classes in order: the eleven, then the compounds that occur, alphabetically."""
+    """Returns all classes in order: the eleven expressions, then the occurring compounds, sorted."""
     return CLASSES + tuple(sorted(set(names) - set(CLASSES)))
 
 
 def read_list(path: epath.Path) -> dict[str, tuple[str, str]]:
-    """Reads `03747.mp4 anger` lines, or `file, label, Chinese, English` between tabs.
+    """Reads `03747.mp4 anger` lines, or `file, label, Chinese, English` separated by tabs.
 
     Returns:
-      For each clip, its name without suffix, the name of its class and where it is listed.
+      The name of each clip without suffix -> its class, and the line that lists it.
 
     Raises:
-      ValueError: if a line is not of this form, has an unknown label, or names a clip again.
+      ValueError: a line has another form, has an unknown label, or repeats a clip.
     """
     result: dict[str, tuple[str, str]] = {}
     for i, line in enumerate(raw.read_lines(path)):
@@ -97,7 +97,7 @@ def read_list(path: epath.Path) -> dict[str, tuple[str, str]]:
             raise ValueError(f"{line.where}: expected `file.mp4 label`, got {raw.shown(line.text)}")
         name = raw.relative_path(name, line.where)
         if name in result:
-            raise ValueError(f"{line.where}: clip {name} is listed again, first {result[name][1]}")
+            raise ValueError(f"{line.where}: clip {name} is already listed in {result[name][1]}")
         result[name] = (class_name(cells[1], line.where), line.where)
     if not result:
         raise ValueError(f"{path}: lists no clip")
@@ -108,10 +108,10 @@ Lists = Mapping[str, Mapping[str, Mapping[str, tuple[str, str]]]]  # part -> fol
 
 
 def read_lists(root: epath.Path, task: str) -> tuple[Lists, str]:
-    """Reads the ten lists of a task; without captions where there are such lists.
+    """Reads the ten lists of a task; prefers the lists without captions.
 
     Returns:
-      The lists, and the name of the folder they are from.
+      The lists, and the name of their folder.
     """
     tried = [root / _LISTS / task / caption for caption in _CAPTIONS]
     folder = next((path for path in tried if path.is_dir()), None)
@@ -145,62 +145,61 @@ def _clip_of(cell: Any) -> str:
     return text.zfill(5) if text.isdecimal() else text
 
 
-def _row_votes(cells: Sequence[Any], place: Mapping[str, int]) -> tuple[float, ...]:
-    """Returns the eleven votes of a row; raises ValueError where a cell is not a number."""
-    values = [cells[place[name]] if place[name] < len(cells) else None for name in CLASSES]
+def _row_votes(cells: Sequence[Any], columns: Mapping[str, int]) -> tuple[float, ...]:
+    """Returns the eleven votes of a row; raises ValueError if a cell is not a number."""
+    values = [cells[columns[name]] if columns[name] < len(cells) else None for name in CLASSES]
     votes = tuple(float(value) if value not in (None, "") else 0.0 for value in values)
     if not all(0.0 <= vote < float("inf") for vote in votes):
         raise ValueError(f"votes {votes} must not be negative")
     return votes
 
 
-def read_votes(path: epath.Path, known: set[str]) -> dict[str, tuple[float, ...]]:
-    """Reads a table of the annotators' votes, if it is one.
+def read_votes(path: epath.Path, clips: set[str]) -> dict[str, tuple[float, ...]]:
+    """Reads a table of the annotators' votes.
 
-    The table is expected to have a heading row, among its first ten, with each of the eleven names
-    exactly once, and one column with the names of clips. Cells are taken as they are; an empty cell
-    is zero.
+    The table must have, among its first ten rows, a heading row with each of the eleven names exactly
+    once, and a column with the names of clips. Votes are not scaled; an empty cell is zero.
 
     Args:
       path: an .xlsx or .csv file.
-      known: names of the clips.
+      clips: names of the clips.
 
     Returns:
-      For each clip of `known` its eleven votes; nothing when the table is not of this form.
+      Clip -> its eleven votes; empty if the table has another form.
     """
     try:
         for table in raw.read_tables(path):
             for i, (_, header) in enumerate(table[:10]):
-                place = raw.columns(header, CLASSES)
-                if place is None:
+                columns = raw.columns(header, CLASSES)
+                if columns is None:
                     continue
                 rows = [cells for _, cells in table[i + 1 :]]
-                named = _named_rows(rows, known, without=set(place.values()))
-                return {clip: _row_votes(cells, place) for clip, cells in named.items()}
+                named = _named_rows(rows, clips, without=set(columns.values()))
+                return {clip: _row_votes(cells, columns) for clip, cells in named.items()}
     except (TypeError, ValueError, KeyError, OSError, zipfile.BadZipFile):
-        pass  # a cell that is no number, or a file that is no table
+        pass  # a cell is not a number, or the file is not a table
     return {}
 
 
 def _named_rows(
-    rows: Sequence[Sequence[Any]], known: set[str], without: set[int]
+    rows: Sequence[Sequence[Any]], clips: set[str], without: set[int]
 ) -> dict[str, Sequence[Any]]:
-    """Returns the rows by clip, going by the first column that names known clips on most rows."""
+    """Returns the rows by clip, using the first column that names clips on most rows."""
     width = max(map(len, rows), default=0)
     for column in (i for i in range(width) if i not in without):
-        clips = [_clip_of(cells[column]) if column < len(cells) else "" for cells in rows]
-        named = {clip: cells for clip, cells in zip(clips, rows, strict=True) if clip in known}
+        names = [_clip_of(cells[column]) if column < len(cells) else "" for cells in rows]
+        named = {name: cells for name, cells in zip(names, rows, strict=True) if name in clips}
         if 2 * len(named) >= len(rows) > 0:
             return named
     return {}
 
 
 def _find_votes(
-    root: epath.Path, task: str, known: set[str]
+    root: epath.Path, task: str, clips: set[str]
 ) -> tuple[dict[str, tuple[float, ...]], str]:
-    """Returns the votes of the single task and a line that says where they are from."""
+    """Returns the votes of the single task, and a note about their source."""
     if task != "single":
-        return {}, "the annotators voted on the eleven single classes: all votes are zero"
+        return {}, "MAFW has votes on the eleven single classes only: all votes are zero"
     folder = root / "Labels"
     entries = raw.visible(folder) if folder.is_dir() else []
     entries += [path for entry in entries if entry.is_dir() for path in raw.visible(entry)]
@@ -211,10 +210,10 @@ def _find_votes(
     }
     wanted = [name for key in ("single", "annotation") for name in tables if key in name.lower()]
     for name in wanted:
-        votes = read_votes(tables[name], known)
+        votes = read_votes(tables[name], clips)
         if votes:
-            return votes, f"votes from {name}, for {len(votes)} of {len(known)} clips"
-    read = ", ".join(wanted) or "no such file"
+            return votes, f"votes from {name}, for {len(votes)} of {len(clips)} clips"
+    read = ", ".join(wanted) or "no candidate file"
     return {}, f"no readable table of votes in Labels ({read}): all votes are zero"
 
 
@@ -222,8 +221,8 @@ def read_plan(options: Options) -> recorded.Plan:
     """Reads the lists and the votes, and finds the clips.
 
     Raises:
-      FileNotFoundError: if a folder or a list is missing.
-      ValueError: if a list is malformed, or the five folds are no cross-validation.
+      FileNotFoundError: a folder or a list is missing.
+      ValueError: a list is malformed, or the five folds are not a cross-validation.
     """
     root = raw.source_root(options.source_dir, (_LISTS,), "MAFW")
     lists, listed_in = read_lists(root, options.task)
@@ -242,11 +241,11 @@ def read_plan(options: Options) -> recorded.Plan:
 
     folder = raw.clips_folder(root, options.frames_dir, _CLIPS)
     source = folder.relative_to(root).as_posix()
-    known = {clip for rows in lists["test"].values() for clip in rows}
-    votes, votes_note = _find_votes(root, options.task, known)
+    clips = {clip for rows in lists["test"].values() for clip in rows}
+    votes, votes_note = _find_votes(root, options.task, clips)
     notes = [f"lists from {listed_in}", f"frames from {source}", votes_note]
     if options.task == "compound" and len(classes) != _NUM_COMPOUND:
-        notes.append(f"{len(classes)} classes occur, {_NUM_COMPOUND} are published")
+        notes.append(f"{len(classes)} classes occur; {_NUM_COMPOUND} are published")
 
     finder = raw.ClipFinder(folder)
     splits = {
@@ -262,7 +261,7 @@ def read_plan(options: Options) -> recorded.Plan:
         ]
         for fold, rows in lists["test"].items()
     }
-    facts = {"source": source, "clips_without_votes": len(known) - len(votes)}
+    facts = {"source": source, "clips_without_votes": len(clips) - len(votes)}
     return recorded.Plan(classes, splits, tuple(notes), facts, root=str(folder))
 
 

@@ -1,1 +1,1 @@
-"""A user's own videos: a folder for each class, or a list of paths and labels."""
+"""The user's own videos: a folder for each class, or a list of paths and labels."""

@@ -123,8 +123,8 @@ def test_other_options_need_another_variant(built, capsys):
     with pytest.raises(ValueError) as error:
         build("synthetic_faces", data_dir, options=changed)
     for part in (
-        "flip_rate: built with 0.2, asked for 0.4",
-        "num_frames: built with 8, asked for 9",
+        "flip_rate: built with 0.2, now 0.4",
+        "num_frames: built with 8, now 9",
         "variant",
         str(built),
     ):
@@ -138,7 +138,7 @@ def test_option_unknown_to_the_stored_build(built, tmp_path):
     shutil.copytree(built, tmp_path / "synthetic_faces/default/1.0.0")
     metadata = tmp_path / "synthetic_faces/default/1.0.0/metadata.json"
     metadata.write_text(metadata.read_text().replace('"seed"', '"grain"'))
-    with pytest.raises(ValueError, match=r"grain: built with 0, asked for nothing(.|\n)*seed"):
+    with pytest.raises(ValueError, match=r"grain: built with 0, now nothing(.|\n)*seed"):
         build("synthetic_faces", tmp_path, options=SMALL)
 
 
@@ -174,7 +174,9 @@ def test_every_builder_keeps_the_contract(name):
 
 def test_unfinished_directory_is_named(tmp_path):
     (tmp_path / "synthetic_faces/default/1.0.0").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"1\.0\.0 is no finished data set; delete"):
+    with pytest.raises(
+        ValueError, match=r"1\.0\.0 is not a finished data set \(no dataset_info\.json\); delete"
+    ):
         build("synthetic_faces", tmp_path, options=TINY)
 
 

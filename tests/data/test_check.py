@@ -48,15 +48,15 @@ def checked(tree, **options):
     return check.check_raw("video_folder", {"source_dir": str(tree), **options})
 
 
-def test_a_sound_data_set_is_well_raw_and_built(tree, tmp_path, capsys):
+def test_a_sound_data_set_ok_raw_and_built(tree, tmp_path, capsys):
     found = checked(tree)
-    assert found.is_well and not found.problems
+    assert found.ok and not found.problems
     assert found.counts == {"train": {"calm": 3, "cross": 3}, "test": {"calm": 2, "cross": 2}}
-    assert found.text().endswith("all is well") and "under 16 frames" in found.table
+    assert found.text().endswith("no problems found") and "under 16 frames" in found.table
     builder.build("video_folder", tmp_path / "tfds", options={"source_dir": str(tree)})
     built = check.check_built("video_folder", tmp_path / "tfds")
-    assert built.is_well and built.counts == found.counts
-    assert json.loads(json.dumps(built.json()))["is_well"] is True
+    assert built.ok and built.counts == found.counts
+    assert json.loads(json.dumps(built.json()))["ok"] is True
 
 
 def test_an_unreadable_frame_and_a_missing_clip_are_named(tree):
@@ -66,7 +66,7 @@ def test_an_unreadable_frame_and_a_missing_clip_are_named(tree):
         "train/cross/clip0,cross,train\ntest/calm/clip0,calm,test\ntest/cross/clip0,cross,test\n"
     )
     found = checked(tree, csv="list.csv")
-    assert not found.is_well
+    assert not found.ok
     (lines,) = found.problems.values()
     assert any("clip1/4.png" in line and "not a readable picture" in line for line in lines)
     assert any("train/calm/gone: no folder or video" in line for line in lines)
@@ -74,7 +74,7 @@ def test_an_unreadable_frame_and_a_missing_clip_are_named(tree):
     # The clip with one bad frame is still a clip; the missing one is not.
     assert found.counts["train"] == {"calm": 1, "cross": 1}
     assert "PROBLEM: 2 clips are missing" in found.text() and found.text().endswith(
-        "not all is well"
+        "\n2 problems found"
     )
 
 
@@ -109,15 +109,15 @@ def test_the_same_clip_in_two_splits_is_found(tree, how):
 def test_the_same_clip_twice_in_one_split_is_a_note(tree):
     shutil.copytree(tree / "train/calm/clip1", tree / "train/calm/again")
     found = checked(tree)
-    assert found.is_well
-    assert "groups of clips of one split that are the same: 1" in found.text()
+    assert found.ok
+    assert "groups of identical or similar clips within one split: 1" in found.text()
 
 
 def test_short_clips_are_counted_but_no_problem(tree):
     shutil.rmtree(tree / "test/cross/clip1")
     write(tree / "test/cross/clip1", drawn(9), first=10)
     found = checked(tree)
-    assert found.is_well
+    assert found.ok
     (row,) = (line for line in found.table.splitlines() if line.startswith("under 16"))
     assert row.split()[-3:] == ["0", "1", "1"]
 
@@ -152,7 +152,7 @@ def test_a_damaged_record_and_clips_left_out_are_found_in_a_built_set(tree, tmp_
 
 
 def test_what_is_not_there_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"dfew/default/1.0.0: no finished .*--mode=build"):
+    with pytest.raises(FileNotFoundError, match=r"dfew/default/1.0.0: no finished .*`rdfer build`"):
         check.check_built("dfew", tmp_path)
     with pytest.raises(ValueError, match="unknown data set 'dfw'; did you mean 'dfew'"):
         check.check_built("dfw", tmp_path)

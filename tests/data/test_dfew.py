@@ -107,7 +107,9 @@ def test_a_wrong_folder_of_clips_is_an_error(tmp_path, wrong):
 
 def test_labels_counted_from_zero_are_recognised(tmp_path):
     truth = raw_trees.make_dfew(tmp_path, label_base=0, **SMALL)
-    with pytest.raises(ValueError, match=r"set_1\.csv: the labels run from 0 to 6.*label_base=0"):
+    with pytest.raises(
+        ValueError, match=r"set_1\.csv: labels are 0 to 6, but DFEW's are 1 to 7.*label_base=0"
+    ):
         plan(tmp_path)
     assert raw_trees.truth_of(plan(tmp_path, label_base=0)) == truth
 
@@ -123,10 +125,10 @@ def test_labels_counted_from_one_are_recognised(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("3,8", r"set_1\.csv:4: label 8 of clip 00003 is not one of 1 to 7"),
+        ("3,8", r"set_1\.csv:4: label 8 of clip 00003; expected 1 to 7"),
         ("3,happy", r"set_1\.csv:4: expected `video_name,label`, got '3,happy'"),
         ("3", r"set_1\.csv:4: expected"),
-        ("00001,2", r"set_1\.csv:4: clip 00001 is listed again, first .*set_1\.csv:2"),
+        ("00001,2", r"set_1\.csv:4: clip 00001 is already listed in .*set_1\.csv:2"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
@@ -178,8 +180,8 @@ def test_a_training_set_must_be_the_other_folds(tmp_path):
     assert (
         "00003: class 6 in the training set of fold1, class 0 in the test set of fold3" in message
     )
-    assert "00001: trains fold1, but is in its own test set" in message
-    assert "00900: trains fold1, but is in no test set" in message
+    assert "00001: in the training set of fold1, but also in its test set" in message
+    assert "00900: in the training set of fold1, but in no test set" in message
 
 
 def test_a_missing_list_is_named(tmp_path):
@@ -246,7 +248,7 @@ def test_without_annotation_the_votes_are_zero_and_it_says_so(tmp_path):
 
 def test_an_annotation_with_other_columns_is_an_error(tmp_path):
     raw_trees.make_dfew(tmp_path, columns=raw_trees.DFEW_HEADER, **SMALL)
-    with pytest.raises(ValueError, match=r"annotation\.xlsx: no table with the columns"):
+    with pytest.raises(ValueError, match=r"annotation\.xlsx: expected a table with the columns"):
         plan(tmp_path)
 
 

@@ -63,10 +63,10 @@ def test_numbers_for_labels_are_understood_by_the_folders(tmp_path):
     truth = raw_trees.make_ferv39k(tmp_path, **form, **SMALL)
     read = plan(tmp_path)
     assert raw_trees.truth_of(read) == truth
-    assert any("numbers for labels" in note for note in read.notes)
+    assert any("labels in the lists are numbers" in note for note in read.notes)
     path = tmp_path / "4_setups/All_scenes/test_All.csv"
     path.write_text(path.read_text().replace("/Happy/0015,3", "/Happy/0015,2"))
-    with pytest.raises(ValueError, match=r"test_All\.csv:2: label 2 stands for fear elsewhere"):
+    with pytest.raises(ValueError, match=r"test_All\.csv:2: label 2 is fear on other lines"):
         plan(tmp_path)
 
 
@@ -79,7 +79,7 @@ def _edit(root, old, new):
 def test_a_label_that_contradicts_its_folder_is_an_error_unless_allowed(tmp_path):
     raw_trees.make_ferv39k(tmp_path, **SMALL)
     _edit(tmp_path, "Action/Sad/0002 Sad", "Action/Sad/0002 Fear")
-    with pytest.raises(ValueError, match=r"train_All\.csv:2: Action/Sad/0002 is labelled Fear"):
+    with pytest.raises(ValueError, match=r"train_All\.csv:2: Action/Sad/0002 has the label Fear"):
         plan(tmp_path)
     read = plan(tmp_path, allow_mismatch=True)
     assert raw_trees.truth_of(read)["train"]["Action/Sad/0002"] == "fear"
@@ -93,7 +93,10 @@ def test_a_label_that_contradicts_its_folder_is_an_error_unless_allowed(tmp_path
         ("Action/Bored/0002 Sad", r"train_All\.csv:2: expected Scene/Emotion/number"),
         ("Action/Sad/0002", r"train_All\.csv:2: expected `Scene/Emotion/number label`"),
         ("../Sad/0002 Sad", r"train_All\.csv:2: path '\.\./Sad/0002' must be relative"),
-        ("DailyLife/Happy/0001 Happy", r"train_All\.csv:2: clip .* again, first .*All\.csv:1"),
+        (
+            "DailyLife/Happy/0001 Happy",
+            r"train_All\.csv:2: clip .* is already listed in .*All\.csv:1",
+        ),
         ("DailyLife/Happy/0015 Happy", r"1 clips are in both train and test"),
     ],
 )

@@ -97,7 +97,7 @@ def test_compound_classes(tmp_path):
     ]
     record = next(iter(raw_trees.read(builder, "fold1").values()))
     assert record["votes"].shape == (15,) and not record["votes"].any()
-    assert "15 classes occur, 43 are published" in builder.summary()
+    assert "15 classes occur; 43 are published" in builder.summary()
     assert "75 / 8996 *" in builder.summary()
 
 
@@ -121,7 +121,7 @@ def test_a_compound_has_one_class_in_whatever_order_its_parts_are(tmp_path):
         ("00003.mp4", r"test\.txt:2: expected `file\.mp4 label`"),
         ("00003 anger", r"test\.txt:2: expected `file\.mp4 label`"),
         ("00003.mp4 anger 7", r"test\.txt:2: expected `file\.mp4 label`"),
-        ("00001.mp4 fear", r"test\.txt:2: clip 00001 is listed again, first .*test\.txt:1"),
+        ("00001.mp4 fear", r"test\.txt:2: clip 00001 is already listed in .*test\.txt:1"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):

@@ -154,7 +154,7 @@ def test_allow_missing_leaves_out_and_counts(tmp_path):
     }
     rows = {line.split("  ")[0]: line.split()[-3:] for line in builder.summary().splitlines()}
     assert rows["missing"] == ["1", "1", "2"] and rows["under 16 frames"] == ["11", "11", "22"]
-    assert f"{22 * 12} frames, 12.0 a clip" in builder.summary()
+    assert f"{22 * 12} frames, 12.0 per clip" in builder.summary()
 
 
 def test_a_clip_found_broken_while_converting_is_counted_too(tree, tmp_path, monkeypatch):
@@ -197,7 +197,10 @@ def test_the_stored_order_mixes_classes_and_does_not_depend_on_the_lists():
     names = [f"{c}{i}" for c in "abc" for i in range(30)]
     with workers.Pool(1) as pool:
         orders = [
-            [e.clip_id for e, _ in recorded.look(recorded.Plan((), {"s": _entries(n)}), pool)["s"]]
+            [
+                e.clip_id
+                for e, _ in recorded.probe_clips(recorded.Plan((), {"s": _entries(n)}), pool)["s"]
+            ]
             for n in (names, names[::-1])
         ]
     assert orders[0] == orders[1] != names

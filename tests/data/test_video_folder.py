@@ -42,7 +42,7 @@ def test_folders_of_splits_are_splits(tmp_path, validation):
 
 def test_splits_and_classes_do_not_mix(tmp_path):
     raw_trees.make_video_folder(tmp_path, splits=("train", "test", "other"), **SMALL)
-    with pytest.raises(ValueError, match="other must go into one of them"):
+    with pytest.raises(ValueError, match="move other into one of them"):
         plan(tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_classes_that_do_not_fit(tmp_path, classes, message):
     "damage, message",
     [
         (lambda root: (root / "sad").mkdir(), "sad: no clip in this class"),
-        (lambda root: (root / "calm/1.png").write_bytes(b"x"), "a picture beside the clips"),
+        (lambda root: (root / "calm/1.png").write_bytes(b"x"), "a picture among the clips"),
     ],
 )
 def test_malformed_folders(tmp_path, damage, message):
@@ -112,12 +112,12 @@ def test_malformed_folders(tmp_path, damage, message):
 def test_files_that_are_no_clips_are_reported(tmp_path):
     raw_trees.make_video_folder(tmp_path, **SMALL)
     (tmp_path / "calm/notes.txt").write_text("x")
-    assert "files that are no clips: 1, such as calm/notes.txt" in plan(tmp_path).notes
+    assert "ignored files that are not clips: 1, such as calm/notes.txt" in plan(tmp_path).notes
 
 
 def test_one_class_is_not_enough(tmp_path):
     raw_trees.make_video_folder(tmp_path, classes=("calm",), **SMALL)
-    with pytest.raises(ValueError, match="one class only"):
+    with pytest.raises(ValueError, match="only one class"):
         plan(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no folders; expected"):
@@ -174,8 +174,8 @@ def test_a_list_without_splits_is_divided(tmp_path):
         (",a", r"list\.csv:3: path"),
         ("3.mp4,", r"list\.csv:3: expected"),
         ("3.mp4", r"list\.csv:3: expected"),
-        ("3.mp4,a,dev", r"list\.csv:3: split 'dev'"),
-        ("./1.mp4,b", r"list\.csv:3: 1\.mp4 is listed again, first .*list\.csv:1"),
+        ("3.mp4,a,dev", r"list\.csv:3: unknown split 'dev'"),
+        ("./1.mp4,b", r"list\.csv:3: 1\.mp4 is already listed in .*list\.csv:1"),
         ("3.mp4,a,test", r"list\.csv:1: no split, but other lines have one"),
     ],
 )

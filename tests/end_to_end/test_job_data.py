@@ -55,14 +55,14 @@ def test_check_says_what_is_wrong_and_its_exit_status_says_that_something_is(fol
     source = f"--config.build.source_dir={folder / 'DFEW'}"
     status, said = rdfer("check", folder, source, f"--output={folder / 'check.json'}")
     assert status == 1 and "Traceback" not in said, said
-    assert "1 / 489 *" in said and said.rstrip().endswith("not all is well")
+    assert "1 / 489 *" in said and said.rstrip().endswith(" problems found")
     problems = json.loads((folder / "check.json").read_text())["problems"]
     (line,) = problems["clips are missing or have frames that cannot be read"]
     assert line.startswith("fold5 00035") and "00035_00002.jpg" in line
     assert not (folder / "tfds").exists()  # nothing was built
 
     status, said = rdfer("check", folder)
-    assert status == 1 and "no finished data set. Build it with --mode=build" in said
+    assert status == 1 and "no finished data set. Build it with `rdfer build`" in said
 
 
 def test_the_decisions_of_an_audit_are_built_in(folder):
@@ -77,9 +77,12 @@ def test_the_decisions_of_an_audit_are_built_in(folder):
 
     assert rdfer("build", folder, source)[0] == 0
     status, said = rdfer("build", folder, source, mended)
-    assert status == 1 and "built already, with other options" in said and "labels" in said
+    assert status == 1 and "was built with other options" in said and "labels" in said
     status, said = rdfer("build", folder, source, mended, "--config.data.variant=mended")
-    assert status == 0 and "labels: 2 given apart from the lists, 1 of them another class" in said
+    assert (
+        status == 0
+        and "labels: 2 from config.build.labels, 1 of them differ from the lists" in said
+    )
     before, after = labels(folder, "default"), labels(folder, "mended")
     assert before["00001"] == "happy" and after == before | {"00001": "fear"}
 

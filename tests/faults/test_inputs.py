@@ -147,7 +147,7 @@ def test_a_file_in_no_known_form_is_refused_and_named(tmp_path, parser, fault):
     ("parser", "message"),
     [
         ("dfew", "set_1.csv: lists no clip"),
-        ("dfew votes", "annotation.csv: no table with the columns"),
+        ("dfew votes", "annotation.csv: expected a table with the columns"),
         ("ferv39k", "train_All.csv: lists no clip"),
         ("mafw", "test.txt: lists no clip"),
         ("video_folder", "list.csv: lists no clip"),
@@ -194,7 +194,7 @@ def test_a_line_that_means_harm_is_refused_and_named(tmp_path, parser, line, mes
 
 def test_a_folder_where_a_list_is_meant_is_named(tmp_path):
     (tmp_path / "set_1.csv").mkdir()
-    with pytest.raises(ValueError, match=r"set_1.csv: a folder, where a list is meant"):
+    with pytest.raises(ValueError, match=r"set_1.csv: expected a text file, got a folder"):
         dfew.read_list(epath.Path(tmp_path / "set_1.csv"))
 
 
@@ -229,7 +229,7 @@ def test_a_spreadsheet_that_cannot_be_read_is_named(tmp_path, fault, monkeypatch
         monkeypatch.setattr("openpyxl.load_workbook", None)  # it must not come so far
     with pytest.raises(ValueError, match=r"annotation.xlsx: not a readable .xlsx file") as error:
         dfew.read_votes(path)
-    assert (fault == "bomb") == ("it unpacks to 2684" in str(error.value))
+    assert (fault == "bomb") == ("unpacks to 2684" in str(error.value))
 
 
 def test_an_undecoded_name_of_a_class_is_refused(tmp_path):
@@ -539,7 +539,7 @@ def test_allow_missing_is_a_budget(tree, tmp_path, capsys):
         message = str(error.value)
         assert "2 of 10 clips are missing or unreadable" in message
         assert "f1.png: not a readable picture" in message and "glad/clip1.mp4" in message
-        assert f"allow_missing, now {allowed}, to 2 or more" in message
+        assert f"set allow_missing (now {allowed}) to 2 or more" in message
     builder = raw_trees.build(video_folder, tmp_path, allow_missing=2, **options)
     assert sorted(builder.info.metadata["missing_clips"]) == ["calm/clip0", "glad/clip1.mp4"]
     said = capsys.readouterr().out
