@@ -35,6 +35,7 @@ from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
 from rdfer_jax import workarounds
 from rdfer_jax.config import Data
+from rdfer_jax.media.images import encode_jpeg
 from rdfer_jax.pipeline import loader, source, workers
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
@@ -56,9 +57,7 @@ def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
         folder.mkdir(parents=True)
         pictures = drawing.draw_clip(parameters, "train", i).frames
         for number, picture in enumerate(pictures):
-            done, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-            assert done
-            (folder / f"{number:05d}.jpg").write_bytes(jpeg.tobytes())
+            (folder / f"{number:05d}.jpg").write_bytes(encode_jpeg(picture, 95))
 
 
 def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:

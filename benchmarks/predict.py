@@ -31,8 +31,8 @@ from benchmarks import harness
 from data.synthetic_faces import film, labels
 from rdfer_jax import models, sharding
 from rdfer_jax.config import Config
-from rdfer_jax.media import video
-from rdfer_jax.media.video import VideoFile
+from rdfer_jax.media.sources import VideoFile
+from rdfer_jax.media.video import FALLBACK_FPS, VideoReader, VideoWriter
 from rdfer_jax.predict import faces, files, predictor
 from rdfer_jax.training import evaluate, run_dir
 from rdfer_jax.training.checkpoint import Checkpoints
@@ -44,7 +44,7 @@ SIZE = (1080, 1920)
 #: The parts of a prediction, by the functions that do them, none of which calls another.
 PARTS: dict[str, tuple[Any, ...]] = {
     "load the network": (predictor.Predictor.__init__,),
-    "decode, twice": (VideoFile.frames,),
+    "decode, twice": (VideoReader.frames,),
     "find faces": (faces._Haar.__call__, faces._YuNet.__call__),
     "follow them": (faces.track,),
     "cut them out": (faces.crop,),
@@ -63,28 +63,20 @@ def write_film(source: VideoFile, path: epath.Path, seconds: float, size: tuple[
       size: its height and width; the video is scaled to fit, with black bars where its shape is another.
 
     Raises:
-      VideoError: the video cannot be read.
+      MediaError: the video cannot be read.
       OSError: the film cannot be written.
     """
     fps = _rate(source)
     frames = math.ceil(seconds * fps)
-    part = path.with_name(f"part-{path.name}")
-    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), fps, size[::-1])
-    if not writer.isOpened():
-        raise OSError(f"{part}: OpenCV cannot write a video there")
-    try:
-        for _, image in bar(
-            zip(range(frames), _played(source), strict=False), path.name, "frame", frames
-        ):
-            writer.write(_fitted(image[..., ::-1], size))
-    finally:
-        writer.release()
-    part.replace(path)
+    images = zip(range(frames), _played(source), strict=False)
+    with VideoWriter(path, fps, size) as writer:
+        for _, image in bar(images, path.name, "frame", frames):
+            writer.write(_fitted(image, size))
 
 
 def _rate(source: VideoFile) -> float:
     times = [frame.time for frame in source.frames()]
-    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else video.FALLBACK_FPS
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else FALLBACK_FPS
 
 
 def _played(source: VideoFile) -> Iterator[np.ndarray]:

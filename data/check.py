@@ -40,7 +40,7 @@ class Clip:
     split: str
     clip_id: str
     label: int
-    look: frames.Look
+    look: frames.Inspection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +103,9 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
         )
         plan = recorded.relabel_plan(builder.plan(), config.labels)
         entries = [(split, entry) for split, clips in plan.splits.items() for entry in clips]
-        look = functools.partial(frames.look, root=plan.root)
+        look = functools.partial(frames.inspect, root=plan.root)
         looks = _map(pool, look, [e.path for _, e in entries if e.path])
-        missing = frames.Look(problems=("no folder or video of that name",))
+        missing = frames.Inspection(problems=("no folder or video of that name",))
         clips = [
             Clip(split, entry.clip_id, entry.label, next(looks) if entry.path else missing)
             for split, entry in entries
@@ -181,7 +181,7 @@ def _read_built(place: tuple[str, str, int]) -> Clip:
     """Reads a stored record, given as directory, split and index; runs in a worker process."""
     directory, split, number = place
     record = _open(directory, split)[number]
-    look = frames.look_at((f"frame {i}", jpeg) for i, jpeg in enumerate(record["frames"]))
+    look = frames.inspect_pictures((f"frame {i}", jpeg) for i, jpeg in enumerate(record["frames"]))
     return Clip(split, record["clip_id"].decode(), int(record["label"]), look)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import openpyxl
 from etils import epath
 
-from . import frames
+from rdfer_jax.media.files import VIDEO_SUFFIXES
 
 #: Items that a message lists.
 _MAX_LISTED = 20
@@ -224,7 +224,7 @@ class ClipFinder:
         if below not in self._names:
             folder = self.folder / below if below else self.folder
             entries = visible(folder) if folder.is_dir() else []
-            videos = {p.stem: p for p in entries if p.suffix.lower() in frames.VIDEO_SUFFIXES}
+            videos = {p.stem: p for p in entries if p.suffix.lower() in VIDEO_SUFFIXES}
             self._names[below] = videos | {path.name: path for path in entries}
         return self._names[below]
 

@@ -1,4 +1,4 @@
-"""Worker processes that do a list of things in order, and never outlive the build."""
+"""Worker processes that map a function over items in order, and never outlive the build."""
 
 import collections
 import concurrent.futures
@@ -16,14 +16,14 @@ import cv2
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Below this many things for each worker, starting it takes longer than it saves.
+#: With fewer items per worker, starting the workers takes longer than they save.
 _ITEMS_PER_WORKER = 8
-#: Things handed out ahead of the one that is waited for, for each worker.
+#: Number of items per worker that are submitted ahead of the one that is waited for.
 _AHEAD = 4
 
 
 def _end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, killed or not."""
+    """Ends this process as soon as its parent has ended, even if that was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -31,19 +31,19 @@ def _end_with_parent() -> None:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    cv2.setNumThreads(1)  # one process a core is enough
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    cv2.setNumThreads(1)  # there is already one process per core
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 class Pool:
-    """Runs a function over many items in fresh processes; the results come in order.
+    """Maps a function over items in new processes; results come in order. Use as a context manager.
 
-    Processes are spawned, not forked, and only once there is enough to do for them; with little to
-    do, or one core, the work is done in this process. Use as a context manager.
+    Processes are spawned, not forked, and only if there are enough items. With few items, or one core,
+    the work is done in this process.
 
     Attributes:
-      workers: most processes to start; by default one for each core.
+      workers: maximum number of processes; by default one per core.
     """
 
     def __init__(self, workers: int | None = None):
@@ -64,9 +64,9 @@ class Pool:
         """Yields function(item) for each item, in order.
 
         Args:
-          function: a function at the top level of a module, as it travels by name.
-          items: its arguments, one at a time.
-          total: number of items, on which it depends whether processes are worth it.
+          function: a function at the top level of a module, since it is pickled by name.
+          items: its arguments.
+          total: number of items, which decides whether to start processes.
         """
         workers = min(self.workers, total // _ITEMS_PER_WORKER)
         if self._executor is None and workers >= 2:

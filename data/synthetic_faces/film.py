@@ -15,6 +15,8 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
+from rdfer_jax.media.video import VideoWriter
+
 from . import clips, labels
 from .parameters import Parameters
 
@@ -72,23 +74,20 @@ def write(path: epath.Path, numbers: Sequence[int], seconds: float, pause: float
       OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, SIZE[::-1])
-    if not writer.isOpened():
-        raise OSError(f"{path}: OpenCV cannot write a video there; the name must end in .mp4")
     shown: list[dict[str, Any]] = []
-    for number, (picture, what) in enumerate(scenes(numbers, seconds, pause)):
-        writer.write(np.ascontiguousarray(picture[:, :, ::-1]))
-        if what is None:
-            continue
-        if not shown or shown[-1]["clip"] != what["clip"]:
-            shown.append(
-                {"clip": what["clip"], "expression": what["expression"], "start": number / FPS}
-            )
-        shown[-1]["end"] = number / FPS
-        if what["is_key"]:
-            shown[-1].setdefault("key_start", number / FPS)
-            shown[-1]["key_end"] = number / FPS
-    writer.release()
+    with VideoWriter(path, FPS, SIZE) as writer:
+        for number, (picture, what) in enumerate(scenes(numbers, seconds, pause)):
+            writer.write(picture)
+            if what is None:
+                continue
+            if not shown or shown[-1]["clip"] != what["clip"]:
+                shown.append(
+                    {"clip": what["clip"], "expression": what["expression"], "start": number / FPS}
+                )
+            shown[-1]["end"] = number / FPS
+            if what["is_key"]:
+                shown[-1].setdefault("key_start", number / FPS)
+                shown[-1]["key_end"] = number / FPS
     path.with_suffix(".json").write_text(json.dumps(shown, indent=1) + "\n")
 
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from .. import frames, raw, recorded
+from rdfer_jax.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+from .. import raw, recorded
 
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 _ORDER = ("train", "validation", "test")
@@ -70,11 +72,11 @@ def _clips_of_class(folder: epath.Path, root: epath.Path, split: str) -> Iterato
     num_clips = 0
     for path in raw.visible(folder):
         suffix = path.suffix.lower()
-        if suffix in frames.IMAGE_SUFFIXES and not path.is_dir():
+        if suffix in IMAGE_SUFFIXES and not path.is_dir():
             raise ValueError(
                 f"{path}: a picture among the clips; a clip is a video or a folder of pictures"
             )
-        if path.is_dir() or suffix in frames.VIDEO_SUFFIXES:
+        if path.is_dir() or suffix in VIDEO_SUFFIXES:
             relative = path.relative_to(root).as_posix()
             raw.plain(path.name, str(folder))
             num_clips += 1

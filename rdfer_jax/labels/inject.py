@@ -17,6 +17,7 @@ from scipy import special
 
 from rdfer_jax import build
 from rdfer_jax.config import Data
+from rdfer_jax.media.files import MediaError
 from rdfer_jax.pipeline import decode, source
 
 KINDS = ("symmetric", "confusion", "instance")
@@ -285,7 +286,7 @@ def _thumbnails(split: source.Split, fit: str) -> np.ndarray:
         record = split[i]
         try:
             frame = decode.decode_frame(record["frames"][0], THUMBNAIL, fit)
-        except decode.FrameError as error:
+        except MediaError as error:
             raise ValueError(f"clip {record['clip_id'].decode()!r}: frame 0: {error}") from None
         pictures[i] = frame.mean(axis=-1)
     return pictures

@@ -1,55 +1,60 @@
-"""A user's own videos: files, folders of pictures, or a list of them -> frames with their times.
+"""Video files: a stream of upright frames with exact times; and H.264 in MP4, which browsers play.
 
-Frames are decoded as a stream, one at a time, so that memory does not grow with the length of a video.
+The one place that opens a video file. FFmpeg decodes, by PyAV. Frames come one at a time, so that memory
+does not grow with the length of a video.
 """
 
+import contextlib
 import dataclasses
-import functools
-import logging
+import fractions
 import math
 import os
-import pathlib
-import re
 from collections.abc import Iterator
-from typing import Protocol
+from types import TracebackType
+from typing import Self
 
+import av
+import av.container
+import av.filter
 import cv2
 import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from etils import epath
 
-log = logging.getLogger(__name__)
+from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif"),
-)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LIST_SUFFIXES = (".txt", ".csv")
-
-#: Where nothing says how fast pictures follow each other.
+#: Frame rate where nothing says how fast frames follow each other.
 FALLBACK_FPS = 25.0
-#: Pixels of the largest frame that is read, about twice those of an 8K video: 200 MB in memory.
-MAX_PIXELS = 1 << 26
 
-_JPEG_START = b"\xff\xd8"
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-#: Text files that FFmpeg takes for videos, and reads the files that they name.
+#: Containers that are opened. Playlists (concat, HLS, DASH, SDP) are not among them: they name other files
+#: and addresses, and FFmpeg would read those.
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf", "obu"),
+    *("asf", "flv", "live_flv", "ogg", "gif", "mxf", "dv", "rm", "nut", "wtv"),
+)
+_OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+#: How playlists begin, for a message that says what is wrong.
 _PLAYLISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
-#: Characters of the longest path in a list.
-_LONGEST_PATH = 4096
-
-
-class VideoError(ValueError):
-    """A video that cannot be read; the message names the file."""
+#: Containers round times to a millisecond at the coarsest, seconds.
+_ROUNDING = 1e-3
+#: Pixel shapes beyond this ratio are damage rather than the geometry of a camera.
+_MAX_PIXEL_ASPECT = 10
+#: Share of the declared frames, and their number, that may be missing without a warning.
+_MISSING_SHARE, _MISSING_FRAMES = 0.05, 1
+#: Clock of written videos, seconds, and the longest time that one frame is shown.
+_TICK, _LONGEST_PAUSE = fractions.Fraction(1, 90_000), 60
+#: Nearly lossless to the eye, and twice as fast to encode as the default.
+_ENCODING = {"crf": "20", "preset": "veryfast"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One frame.
+    """One frame of a video.
 
     Attributes:
       number: its place in the video, from 0.
-      time: seconds from the start.
+      time: seconds from the first frame.
       image: uint8 [H, W, 3], RGB, upright.
     """
 
@@ -58,313 +63,284 @@ class Frame:
     image: np.ndarray
 
 
-class Video(Protocol):
-    """A video that can be read as often as needed."""
+class VideoReader:
+    """An open video file. Use as a context manager; it can be read once.
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        ...
-
-    def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
-        """Yields its frames in time order, at most max_fps a second; all, if that is 0.
-
-        Raises:
-          VideoError: it cannot be read.
-        """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoFile:
-    """A video file, as cameras and phones write them: turned, or with frames at uneven times."""
-
-    path: epath.Path
-
-    @property
-    def name(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
-        """See Video. Frames that are left out are not converted, which saves most of their time."""
-        if _read(self.path, 256).lstrip().startswith(_PLAYLISTS):
-            raise VideoError(f"{self.path}: a playlist, which names other files; a video is meant")
-        # FFmpeg by name: OpenCV would take a `%` in the file name for a numbered series of pictures.
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise VideoError(f"{self.path}: not a video that OpenCV can read")
-        try:
-            height, width = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
-            _check_size(int(capture.get(height)), int(capture.get(width)), self.path)
-            fps = capture.get(cv2.CAP_PROP_FPS)
-            fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else FALLBACK_FPS
-            thin, time, number = _Thinner(max_fps), -1 / fps, 0
-            while capture.grab():
-                stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                # Some files carry no times, or times that stand still.
-                time = stamp if stamp > time and math.isfinite(stamp) else time + 1 / fps
-                if thin.keeps(time):
-                    done, image = capture.retrieve()
-                    if not done or image is None:
-                        raise VideoError(f"{self.path}: frame {number} cannot be decoded")
-                    yield Frame(number, time, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-                number += 1
-            if not number:
-                raise VideoError(f"{self.path}: holds no frame that can be decoded")
-            declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            if number < 0.95 * declared - 1:
-                _warn(
-                    f"{self.path}: ends after {number} of the {declared:.0f} frames that it says it has"
-                )
-        finally:
-            capture.release()
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """A folder of pictures, in the order of the numbers in their names."""
-
-    path: epath.Path
-    fps: float = FALLBACK_FPS
-
-    @property
-    def name(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
-        """See Video."""
-        thin = _Thinner(max_fps)
-        for number, path in enumerate(_pictures(self.path)):
-            if not thin.keeps(number / self.fps):
-                continue
-            yield Frame(number, number / self.fps, _picture(path))
-
-
-@dataclasses.dataclass(frozen=True)
-class Frames:
-    """Frames in memory.
+    Frames are rotated as the file asks for, deinterlaced where they are interlaced, and stretched to the
+    shape that a player shows where pixels are not square. All have the size of the first one.
 
     Attributes:
-      images: uint8 [T, H, W, 3], RGB.
-      fps: frames a second.
-      name: what messages call them.
+      declared: number of frames that the container says it holds; 0 if it does not say.
+      read: number of coded frames decoded so far, among them those that an edit list hides.
+      damaged: number of coded frames that could not be decoded.
     """
 
-    images: np.ndarray
-    fps: float = FALLBACK_FPS
-    name: str = "frames"
+    def __init__(self, path: epath.Path, threads: int = 0):
+        """Opens a file.
 
-    def __post_init__(self):
-        """Raises a VideoError if these are no frames."""
-        shape, dtype = np.shape(self.images), getattr(self.images, "dtype", None)
-        if len(shape) != 4 or shape[-1] != 3 or not all(shape) or dtype != np.uint8:
-            raise VideoError(f"{self.name}: {dtype} {shape}; uint8 [T, H, W, 3] in RGB is meant")
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise VideoError(f"{self.name}: {self.fps} frames a second; must be above 0")
+        Args:
+          path: the video.
+          threads: number of decoding threads; 0 for one per core.
+
+        Raises:
+          MediaError: it cannot be read, is not a video, or has frames of more than files.MAX_PIXELS pixels.
+        """
+        self._path = path
+        self.read = self.damaged = 0
+        with contextlib.ExitStack() as opened:
+            try:
+                file = opened.enter_context(open_file(path))
+                if file.read(256).lstrip().startswith(_PLAYLISTS):
+                    raise MediaError(
+                        f"{path}: a playlist, which names other files; expected a video"
+                    )
+                file.seek(0)
+                # By the open file: FFmpeg would take some names for addresses or numbered series.
+                self._container: av.container.InputContainer = av.open(
+                    file, "r", options=_OPTIONS, metadata_errors="replace"
+                )
+                opened.callback(self._container.close)
+            except av.FFmpegError:
+                raise MediaError(f"{path}: not a video that FFmpeg can read") from None
+            except OSError as error:
+                raise unreadable(path, error) from None
+            stream = self._container.streams.best("video")
+            if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
+                raise MediaError(f"{path}: holds no video that FFmpeg can decode")
+            check_size(stream.codec_context.height, stream.codec_context.width, path)
+            self._opened = opened.pop_all()
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        self._stream = stream
+        self.declared = stream.frames
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        self._fps = rate if 0 < rate <= 1000 else FALLBACK_FPS
+        self._converter, self._threads = VideoReformatter(), threads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    @property
+    def expected(self) -> int:
+        """Number of frames declared, or else estimated from duration and frame rate; at least 1."""
+        if self.declared:
+            return self.declared
+        duration = (self._container.duration or 0) / av.time_base
+        return max(1, round(duration * self._fps))
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
-        """See Video."""
-        thin = _Thinner(max_fps)
-        for number, image in enumerate(self.images):
-            if thin.keeps(number / self.fps):
-                yield Frame(number, number / self.fps, image)
+        """Yields the frames in time order, at most max_fps per second; all of them if that is 0.
 
+        Frames that are left out are not converted, which saves most of their cost.
 
-def find(path: epath.PathLike) -> list[Video]:
-    """Returns the videos that a path stands for.
+        Raises:
+          MediaError: reading fails, a frame has more than files.MAX_PIXELS pixels, or there is no frame.
+        """
+        keeps, number, size = Thinner(max_fps), 0, None
+        for number, (time, frame) in enumerate(self._timed(), 1):
+            if keeps(time):
+                image = self._image(frame)
+                size = size or image.shape[1::-1]
+                if image.shape[1::-1] != size:
+                    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                yield Frame(number - 1, time, image)
+        if not number:
+            raise MediaError(f"{self._path}: holds no frame that can be decoded")
 
-    Args:
-      path: of a video file; of a folder, in which all videos and folders of pictures are taken, however
-        deep; or of a .txt or .csv file with a path in each line (of a CSV file: before the first comma),
-        relative to the list.
+    def problem(self) -> str:
+        """Returns what was missing or damaged, once all frames are read; empty if nothing was."""
+        least = (1 - _MISSING_SHARE) * self.declared - _MISSING_FRAMES
+        if self.read + self.damaged < least:
+            return f"ends after {self.read} of the {self.declared} frames that it declares"
+        return f"{self.damaged} damaged frames were skipped" if self.damaged else ""
 
-    Raises:
-      VideoError: there is nothing, or nothing that is a video; the message names the path, and of a
-        list the line.
-    """
-    try:
-        return _find(epath.Path(path))
-    except OSError as error:  # such as a name that is too long
-        raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
+    def _timed(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Yields decoded frames with their times: some files carry none, or times that stand still."""
+        start, time = None, -1 / self._fps
+        for frame in _deinterlaced(self._decoded()):
+            stamp = frame.time
+            if stamp is not None:
+                start = stamp if start is None else start
+                stamp -= start
+            time = stamp if stamp is not None and stamp > time else time + 1 / self._fps
+            yield time, frame
 
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Yields decoded frames; skips damaged ones, and counts both."""
+        for packet in self._packets():
+            try:
+                for frame in self._stream.decode(packet):
+                    frame.time_base = self._stream.time_base  # PyAV omits it in the last ones
+                    yield frame
+                self.read += packet is not None
+            except av.FFmpegError:
+                self.damaged += packet is not None
 
-def _find(path: epath.Path) -> list[Video]:
-    if not path.exists():
-        raise VideoError(f"{path}: there is no such file or folder")
-    if path.is_dir():
-        found = _in_folder(path)
-        if not found:
-            raise VideoError(f"{path}: holds no video and no pictures")
-        return found
-    suffix = path.suffix.lower()
-    if suffix in LIST_SUFFIXES:
-        return _in_list(path)
-    if suffix not in VIDEO_SUFFIXES:
-        raise VideoError(
-            f"{path}: a video ({', '.join(VIDEO_SUFFIXES)}), a folder, or a list of them "
-            f"({', '.join(LIST_SUFFIXES)}) is meant"
-        )
-    return [VideoFile(path)]
-
-
-def _in_folder(folder: epath.Path, above: frozenset[str] = frozenset()) -> list[Video]:
-    """The videos of a folder that lies in those `above`, by their paths without links."""
-    above = above | {os.path.realpath(folder)}
-    entries = sorted(
-        (entry for entry in folder.iterdir() if not entry.name.startswith(".")),
-        key=lambda entry: natural_key(entry.name),
-    )
-    found: list[Video] = []
-    if any(e.suffix.lower() in IMAGE_SUFFIXES and not e.is_dir() for e in entries):
-        found.append(Pictures(folder))
-    for entry in entries:
-        if entry.is_dir():
-            if os.path.realpath(entry) in above:
-                raise VideoError(f"{entry}: a link to a folder that it lies in; remove it")
-            found += _in_folder(entry, above)
-        elif entry.suffix.lower() in VIDEO_SUFFIXES:
-            found.append(VideoFile(entry))
-    return found
-
-
-def _in_list(path: epath.Path) -> list[Video]:
-    found: list[Video] = []
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise VideoError(f"{path}, line {number}: not UTF-8; save the list as UTF-8") from None
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            raise VideoError(f"{path}, line {number}: a NUL byte, as UTF-16 has; save it as UTF-8")
-        if len(line) > _LONGEST_PATH:
-            raise VideoError(
-                f"{path}, line {number}: {len(line)} characters; a path has at most {_LONGEST_PATH}"
-            )
-        name = (line.split(",")[0] if path.suffix.lower() == ".csv" else line).strip()
-        if not name or name.startswith("#") or (number == 1 and name == "path"):
-            continue
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """Yields coded frames up to the end of the file or the first damage to its structure, then None."""
         try:
-            if epath.Path(name).suffix.lower() in LIST_SUFFIXES:
-                raise VideoError(f"{name}: a list in a list")
-            found += find(path.parent / name)
-        except VideoError as error:
-            raise VideoError(f"{path}, line {number}: {error}") from None
-    if not found:
-        raise VideoError(f"{path}: names no video")
-    return found
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    yield packet
+                else:  # a dropped frame, or PyAV's mark of the end
+                    self.read += packet.dts is not None
+        except av.FFmpegError:
+            pass
+        except OSError as error:
+            raise unreadable(self._path, error) from None
+        yield None
+
+    def _image(self, frame: VideoFrame) -> np.ndarray:
+        """Converts a decoded frame to the picture that a player shows, uint8 [H, W, 3], RGB."""
+        aspect = self._stream.sample_aspect_ratio or fractions.Fraction(1)
+        if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
+            aspect = fractions.Fraction(1)
+        height, width = frame.height, max(1, round(frame.width * aspect))
+        check_size(height, max(width, frame.width), self._path)
+        try:
+            rgb = self._converter.reformat(frame, format="rgb24", threads=self._threads)
+        except av.FFmpegError as error:
+            raise MediaError(
+                f"{self._path}: pixel format {frame.format.name} cannot be read ({error.strerror})"
+            ) from None
+        image: np.ndarray = rgb.to_ndarray()
+        if width != frame.width:
+            method = cv2.INTER_AREA if width < frame.width else cv2.INTER_LINEAR
+            image = cv2.resize(image, (width, height), interpolation=method)
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-def _read(path: epath.Path, size: int = -1) -> bytes:
-    """The first bytes of a file, or all.
-
-    Raises:
-      VideoError: there is no such file, or it is a pipe, say.
-    """
-    try:
-        local = pathlib.Path(path)
-        if local.exists() and not local.is_file():
-            raise VideoError(f"{path}: not a file")
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _picture(path: epath.Path) -> np.ndarray:
-    """Reads a picture as uint8 [H, W, 3], RGB.
-
-    Raises:
-      VideoError: it is no picture, cut off, or too large.
-    """
-    data = _read(path)
-    header = None
-    if data.startswith((_JPEG_START, _PNG_START)):
-        header = _header(data)
-        if not header:
-            raise VideoError(f"{path}: not a picture that OpenCV can read")
-        height, width, is_whole = header
-        _check_size(height, width, path)
-        if not is_whole:
-            raise VideoError(f"{path}: the picture is cut off after {len(data)} bytes")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise VideoError(f"{path}: not a picture that OpenCV can read")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _check_size(height: int, width: int, path: epath.Path) -> None:
-    """Raises VideoError when a frame has more than MAX_PIXELS."""
-    if height * width > MAX_PIXELS:
-        raise VideoError(
-            f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} are read. Make it smaller"
-        )
-
-
-def _header(data: bytes) -> tuple[int, int, bool] | None:
-    """Height and width that a JPEG or PNG claims, and whether it has an end; None if it claims none.
-
-    A small file can claim any size, and decoding it takes memory for all of that.
-    """
-    if data.startswith(_PNG_START):
-        width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
-        # Parts of the picture, each with its length: OpenCV takes memory for what a part claims.
-        position, name = 8, b""
-        while name != b"IEND" and position + 12 <= len(data):
-            name = data[position + 4 : position + 8]
-            position += 12 + int.from_bytes(data[position : position + 4], "big")
-        return height, width, name == b"IEND" and position <= len(data)
-    position, size = 2, None
-    # As libjpeg does, this passes over bytes between segments that belong to none.
-    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 4:
-        marker = data[position + 1]
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # no segment
-            position += 1
+def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """Passes frames on; from the first interlaced one on, through FFmpeg's yadif filter."""
+    graph, kind = None, None
+    for frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield frame
             continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            size = [int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7)]
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:  # the picture itself follows, up to the end marker
-            break
-    return (size[0], size[1], b"\xff\xd9" in data[position:]) if size else None
+        if graph is None or kind != (frame.width, frame.height, frame.format.name):
+            if graph is not None:
+                yield from _filtered(graph, None)
+            kind = (frame.width, frame.height, frame.format.name)
+            graph = _yadif(frame)
+        yield from _filtered(graph, frame)
+    if graph is not None:
+        yield from _filtered(graph, None)
 
 
-def _pictures(folder: epath.Path) -> list[epath.Path]:
-    found = [
-        p for p in folder.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    ]  # fmt: skip
-    return sorted(found, key=lambda path: natural_key(path.stem))
+def _yadif(frame: VideoFrame) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    graph.link_nodes(source, graph.add("yadif", deint="interlaced"), graph.add("buffersink"))
+    graph.configure()
+    return graph
 
 
-@functools.lru_cache(maxsize=1000)
-def _warn(text: str) -> None:
-    """Says it once, however often a video is read."""
-    log.warning("%s", text)
+def _filtered(graph: av.filter.Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+    """Pushes a frame, or None at the end, and yields what comes out."""
+    graph.push(frame)
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.BlockingIOError, av.EOFError):  # it wants another frame; it is empty
+            return
 
 
-def natural_key(name: str) -> tuple[str | int, ...]:
-    """Returns a key that sorts 2 before 10: digits compare as numbers, the rest as text."""
-    parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
-
-
-class _Thinner:
-    """Chooses frames so that there are at most max_fps a second, evenly where they are even."""
+class Thinner:
+    """Selects at most max_fps frames per second, evenly spaced if the frames are."""
 
     def __init__(self, max_fps: float):
         self._max_fps, self._slot = max_fps, -1
 
-    def keeps(self, time: float) -> bool:
-        """Whether to keep the next frame: the first one in each slot of 1 / max_fps seconds."""
+    def __call__(self, time: float) -> bool:
+        """Returns whether to keep the next frame: the first one in each slot of 1 / max_fps seconds."""
         if not self._max_fps:
             return True
-        slot = math.floor(time * self._max_fps + 1e-6)
+        slot = math.floor((time + _ROUNDING) * self._max_fps)
         keeps, self._slot = slot > self._slot, max(slot, self._slot)
         return keeps
+
+
+class VideoWriter:
+    """Writes H.264 in MP4, with the pixel format that browsers play. Use as a context manager.
+
+    The file appears under its name once it is complete; after an error there is none.
+    """
+
+    def __init__(self, path: epath.Path, fps: float, size: tuple[int, int]):
+        """Creates the file.
+
+        Args:
+          path: an .mp4 file on a local disk, in a folder that exists.
+          fps: frames per second, for frames that come without times.
+          size: height and width of the frames, at least 2 pixels each. Odd ones lose their last row or
+            column, since color is stored at half the resolution.
+
+        Raises:
+          OSError: it cannot be written there.
+        """
+        self._path, self._part = path, path.with_name(f"part-{path.name}")
+        self._step = max(1, round(1 / fps / _TICK))
+        self._place, self._skipped = -self._step, 0
+        try:
+            self._part.touch()
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror})") from None
+        self._container = av.open(
+            os.fspath(self._part), "w", format="mp4", options={"movflags": "faststart"}
+        )
+        rate = fractions.Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream("libx264", rate=rate, options=_ENCODING)
+        self._stream.height, self._stream.width = (side // 2 * 2 for side in size)
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = _TICK
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Adds a frame.
+
+        Args:
+          image: uint8 [H, W, 3], RGB.
+          time: when to show it, seconds; 1 / fps after the frame before, if None. Pauses of more than a
+            minute are cut to a minute: they come from damaged clocks, and MP4 cannot store long ones.
+        """
+        place = self._place + self._step
+        if time is not None:
+            place = max(round(time / _TICK) - self._skipped, self._place + 1, 0)
+            longest = max(self._place, 0) + round(_LONGEST_PAUSE / _TICK)
+            self._skipped += max(0, place - longest)
+            place = min(place, longest)
+        self._place = place
+        image = np.ascontiguousarray(image[: self._stream.height, : self._stream.width])
+        frame = VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = place, _TICK
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is None:
+                self._part.replace(self._path)
+        except av.FFmpegError as problem:
+            raise OSError(f"{self._path}: cannot be written ({problem.strerror})") from None
+        finally:
+            self._part.unlink(missing_ok=True)

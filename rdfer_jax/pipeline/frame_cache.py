@@ -20,7 +20,8 @@ import numpy as np
 import tqdm
 
 from rdfer_jax.config import Data
-from rdfer_jax.pipeline.decode import FrameError, decode_frames
+from rdfer_jax.media.files import MediaError
+from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.records import StoredSplit
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class _Decode:
         indices = np.arange(len(jpegs))
         try:
             frames = decode_frames(jpegs, indices, self._data.image_size, self._data.fit)
-        except FrameError as error:
+        except MediaError as error:
             clip = record["clip_id"].decode()
             raise ValueError(f"{self._where}: clip {clip!r}: {error}") from None
         return record | {"frames": frames}

@@ -15,7 +15,7 @@ import numpy as np
 from rdfer_jax import workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import workers
-from rdfer_jax.pipeline.decode import FrameError, decode_frames
+from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.frame_cache import CachedFrames
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
@@ -61,7 +61,7 @@ class ToElement:
                 frames = stored.take(indices_F)
             else:
                 frames = decode_frames(stored, indices_F, self.data.image_size, self.data.fit)
-        except (FrameError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{self.where}: clip {clip_id!r}: {error}") from None
         element = {
             "frames": frames,

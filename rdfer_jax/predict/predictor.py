@@ -1,15 +1,15 @@
-"""Prediction of a user's own videos: faces found, followed and cut out, windows slid along, read.
+"""Prediction of a user's own videos: find and follow the faces, crop them, run the network on windows.
 
-Enters: a run's folder, and videos. Leaves: records, and their files. A video is read twice, once to find
-the faces and once to cut them out, as a stream: memory does not grow with its length.
+Enters: the folder of a run, and videos. Leaves: VideoPredictions, and their files. Each video is read twice
+as a stream, first to find the faces and then to crop them, so memory does not grow with its length.
 
-Letters: A analysed frames of the video, F frames of a window's buffer, N classes, S side of a crop.
+Letters: A analyzed frames of the video, F frames of the network's input, N classes, S side of a crop.
 """
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +18,13 @@ from scipy import special
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import models, sharding
-from rdfer_jax.media import video
-from rdfer_jax.media.video import Frames, Video, VideoError
+from rdfer_jax.media import sources
+from rdfer_jax.media.files import MediaError
+from rdfer_jax.media.sources import Array, Video
+from rdfer_jax.media.video import FALLBACK_FPS
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.predict import faces, files
-from rdfer_jax.predict.result import Face, VideoPrediction, Window, stretches
+from rdfer_jax.predict import annotate, faces, files
+from rdfer_jax.predict.result import Face, VideoPrediction, Window, runs_of_true
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import evaluate, run_dir
 from rdfer_jax.training.writers import bar
@@ -30,17 +32,17 @@ from rdfer_jax.types import Batch, Prediction
 
 log = logging.getLogger(__name__)
 
-#: A face in view for fewer analysed frames than this is not predicted.
+#: Faces in view for fewer analyzed frames are not predicted.
 LEAST_FRAMES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What the first reading of a video found.
+    """The result of the first pass over a video.
 
     Attributes:
       size: height and width of its frames.
-      numbers, times: the analysed frames, as in VideoPrediction.
+      numbers, times: the analyzed frames, as in VideoPrediction.
       tracks: the faces, largest first.
     """
 
@@ -52,29 +54,34 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A window that is to be predicted: of which face, and of which analysed frames, int [n]."""
+    """A window to predict.
+
+    Attributes:
+      face: index of the face.
+      places: int [n], indices of the analyzed frames.
+    """
 
     face: int
     places: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """A planned window, cut out.
+class Clip:
+    """The crops of a planned window.
 
     Attributes:
-      plan: what it is of.
-      buffer: int [F], the analysed frames that the network reads.
-      crops: uint8 [F, S, S, 3], the face in each.
+      plan: the window.
+      places: int [F], indices of the analyzed frames that the network reads.
+      crops: uint8 [F, S, S, 3], RGB, the face in each.
     """
 
     plan: Plan
-    buffer: np.ndarray
+    places: np.ndarray
     crops: np.ndarray
 
 
 class Predictor:
-    """A trained network that reads videos."""
+    """A trained network that predicts videos."""
 
     def __init__(
         self,
@@ -90,67 +97,62 @@ class Predictor:
           settings: how to read videos; those of the run, if None.
 
         Raises:
-          FileNotFoundError: it is no run, or has no such checkpoint; or there is no such detector's file.
-          ValueError: its files are damaged.
+          FileNotFoundError: not a run, or no such checkpoint, or no such detector file.
+          ValueError: the run's files are damaged.
         """
-        known = run_dir.read(run)
-        self.config, self.classes = known.config, known.classes
+        info = run_dir.read(run)
+        self.config, self.classes = info.config, info.classes
         self.settings = settings or self.config.predict
-        options = self.settings
-        self._detect = faces.create(options.detector, options.min_face, options.yunet)
+        self._detect = faces.create(
+            self.settings.detector, self.settings.min_face, self.settings.yunet
+        )
         mesh = sharding.make_mesh(jax.local_devices()[:1])
         platform = mesh.devices.flat[0].platform
         network = models.create(self.config, len(self.classes), platform)
         shapes = evaluate.abstract_state(
-            self.config, network, len(self.classes), known.num_train, mesh
+            self.config, network, len(self.classes), info.num_train, mesh
         )
         step, self._state = evaluate.restore(run, checkpoint, shapes)
         self.model = {"run": epath.Path(run).name, "checkpoint": checkpoint, "step": step}
         self._step = jax.jit(make_predict_step(self.config, network))
 
-    def frames(self, images: np.ndarray, fps: float = video.FALLBACK_FPS) -> VideoPrediction:
-        """Predicts a video in memory: uint8 [T, H, W, 3], RGB, at fps frames a second."""
-        return self.video(Frames(images, fps))
+    def frames(self, images: np.ndarray, fps: float = FALLBACK_FPS) -> VideoPrediction:
+        """Predicts a video in memory, uint8 [T, H, W, 3] in RGB, at fps frames per second."""
+        return self.video(Array(images, fps))
 
     def file(self, path: epath.PathLike) -> VideoPrediction:
         """Predicts a video file or a folder of pictures.
 
         Raises:
-          VideoError: there is not exactly one video, or it cannot be read.
+          MediaError: there is not exactly one video, or it cannot be read.
         """
-        found = video.find(path)
-        if len(found) != 1:
-            raise VideoError(f"{path}: holds {len(found)} videos; one is meant")
-        return self.video(found[0])
+        videos = sources.find(path)
+        if len(videos) != 1:
+            raise MediaError(f"{path}: expected one video, found {len(videos)}")
+        return self.video(videos[0])
 
     def video(self, source: Video) -> VideoPrediction:
         """Predicts one video.
 
         Raises:
-          VideoError: it cannot be read.
+          MediaError: it cannot be read.
         """
         scan = self._scan(source)
-        chosen = scan.tracks[: 1 if self.settings.faces == "largest" else None]
+        tracks = scan.tracks[: 1 if self.settings.faces == "largest" else None]
         plans = [
             Plan(face, places)
-            for face, track in enumerate(chosen)
+            for face, track in enumerate(tracks)
             for places in windows(
                 track.present, scan.times, self.settings.window, self.settings.stride
             )
         ]
-        found: list[list[tuple[Plan, Window]]] = [[] for _ in chosen]
-        thumbnails: list[dict[int, Any]] = [{} for _ in chosen]
-        for batch in _batches(self._cut(source, scan, chosen, plans), self.settings.batch_size):
-            prediction = self._predict([cut.crops for cut in batch])
-            for row, cut in enumerate(batch):
-                window, shown = _window(prediction, row, cut, scan)
-                found[cut.plan.face].append((cut.plan, window))
-                _keep_best(thumbnails[cut.plan.face], window, shown)
-        read = [
-            _face(track, rows, best, scan.times, len(self.classes))
-            for track, rows, best in zip(chosen, found, thumbnails, strict=True)
-            if rows
-        ]
+        collectors = [_Collector(track, scan.times, len(self.classes)) for track in tracks]
+        for batch in _batches(self._crop(source, scan, tracks, plans), self.settings.batch_size):
+            prediction = self._predict([clip.crops for clip in batch])
+            for row, clip in enumerate(batch):
+                window, thumbnails = _window(prediction, row, clip, scan)
+                collectors[clip.plan.face].add(clip.plan.places, window, thumbnails)
+        predicted = tuple(collector.face() for collector in collectors if collector.windows)
         return VideoPrediction(
             name=source.name,
             size=scan.size,
@@ -158,16 +160,17 @@ class Predictor:
             model=self.model,
             numbers=scan.numbers,
             times=scan.times,
-            faces=tuple(read),
-            others=len(scan.tracks) - len(chosen),
-            unread=len(chosen) - len(read),
+            faces=predicted,
+            other_faces=len(scan.tracks) - len(tracks),
+            faces_too_brief=len(tracks) - len(predicted),
         )
 
     def _scan(self, source: Video) -> Scan:
         """Finds and follows the faces."""
         numbers, times, boxes, size = [], [], [], (0, 0)
         find = faces.Finder(self._detect)
-        for frame in bar(source.frames(self.settings.fps), f"{_short(source)}: faces", "frame"):
+        name = epath.Path(source.name).name
+        for frame in bar(source.frames(self.settings.fps), f"{name}: faces", "frame"):
             numbers.append(frame.number)
             times.append(frame.time)
             boxes.append(find(frame.image, frame.time))
@@ -175,10 +178,10 @@ class Predictor:
         tracks = faces.track(boxes, times)
         return Scan(size, np.array(numbers, int), np.array(times, float), tracks)
 
-    def _cut(
+    def _crop(
         self, source: Video, scan: Scan, tracks: Sequence[faces.Track], plans: Sequence[Plan]
-    ) -> Iterator[Cut]:
-        """Yields each planned window as soon as it is read."""
+    ) -> Iterator[Clip]:
+        """Yields each planned window as soon as its last frame is read."""
         if not plans:
             return
         margin = 0.0 if self.settings.detector == "none" else self.settings.margin
@@ -187,12 +190,9 @@ class Predictor:
             face: [plan for plan in plans if plan.face == face] for face in range(len(tracks))
         }
         crops: dict[int, dict[int, np.ndarray]] = {face: {} for face in waiting}
-        frames = bar(
-            source.frames(self.settings.fps),
-            f"{_short(source)}: expressions",
-            "frame",
-            len(scan.times),
-        )
+        name = epath.Path(source.name).name
+        stream = source.frames(self.settings.fps)
+        frames = bar(stream, f"{name}: expressions", "frame", len(scan.times))
         for place, frame in zip(range(len(scan.times)), frames, strict=False):
             for face, queue in waiting.items():
                 if queue and place >= queue[0].places[0] and tracks[face].present[place]:
@@ -200,29 +200,29 @@ class Predictor:
                     crops[face][place] = faces.crop(frame.image, box, margin, size)
                 while queue and place >= queue[0].places[-1]:
                     plan = queue.pop(0)
-                    buffer = plan.places[frame_indices(len(plan.places), self.config.data.frames)]
-                    yield Cut(plan, buffer, np.stack([crops[face][p] for p in buffer.tolist()]))
+                    places = plan.places[frame_indices(len(plan.places), self.config.data.frames)]
+                    yield Clip(plan, places, np.stack([crops[face][p] for p in places.tolist()]))
                     first = queue[0].places[0] if queue else np.inf
                     crops[face] = {p: c for p, c in crops[face].items() if p >= first}
 
     def _predict(self, crops: Sequence[np.ndarray]) -> Prediction:
-        """Predicts windows; a batch that is not full is filled up, so that one program fits all."""
+        """Runs the network; smaller batches are padded, so that it is compiled for one shape only."""
         missing = self.settings.batch_size - len(crops)
         frames = np.stack([*crops, *[crops[0]] * missing])
-        nothing = np.zeros(len(frames), np.int32)
-        real = np.arange(len(frames)) < len(crops)
-        arrays = jax.device_put((frames, nothing, nothing, real))
+        zeros = np.zeros(len(frames), np.int32)
+        mask = np.arange(len(frames)) < len(crops)
+        arrays = jax.device_put((frames, zeros, zeros, mask))
         return jax.device_get(self._step(self._state, Batch(*arrays)))
 
 
 def windows(
     present_A: np.ndarray, times_A: np.ndarray, length: float, stride: float
 ) -> list[np.ndarray]:
-    """Returns the analysed frames of each window, each an int array, in time order.
+    """Returns the indices of the analyzed frames of each window, in time order.
 
-    Windows of `length` seconds begin every `stride` seconds in each stretch of frames with the face; the
-    last one ends where the stretch does. A stretch that is shorter is one window, unless it has fewer
-    than LEAST_FRAMES frames and the video has more.
+    In each run of frames with the face, windows of `length` seconds start every `stride` seconds; the last
+    one ends with the run. A shorter run is one window, unless it has fewer than LEAST_FRAMES frames and the
+    video has more.
 
     Args:
       present_A: bool [A], whether the face is there.
@@ -231,74 +231,68 @@ def windows(
       stride: seconds.
     """
     least = min(LEAST_FRAMES, len(times_A))
-    found = []
-    for stretch in stretches(present_A):
-        times = times_A[stretch]
+    result = []
+    for run in runs_of_true(present_A):
+        times = times_A[run]
         last = times[-1] - length
         starts = np.arange(times[0], last - 1e-6, stride)
         for start in [*starts.tolist(), max(last, times[0])]:
-            inside = stretch[(times >= start - 1e-6) & (times <= start + length + 1e-6)]
+            inside = run[(times >= start - 1e-6) & (times <= start + length + 1e-6)]
             if len(inside) >= least:
-                found.append(inside)
-    return found
+                result.append(inside)
+    return result
 
 
-def _window(
-    prediction: Prediction, row: int, cut: Cut, scan: Scan
-) -> tuple[Window, list[tuple[float, np.ndarray]]]:
-    """Returns the window's record, and its key frames to look at, as in Face.thumbnails."""
+Thumbnails = tuple[tuple[float, np.ndarray], ...]
+
+
+def _window(prediction: Prediction, row: int, clip: Clip, scan: Scan) -> tuple[Window, Thumbnails]:
+    """Returns the prediction of a window, and its key frames as in Face.thumbnails."""
     instants = () if prediction.key_instants is None else prediction.key_instants[row].tolist()
-    keys: dict[int, np.ndarray] = {}  # a short window repeats frames in its buffer
+    keys: dict[int, np.ndarray] = {}  # short windows repeat frames
     for position in instants:
-        keys.setdefault(int(cut.buffer[position]), cut.crops[position])
+        keys.setdefault(int(clip.places[position]), clip.crops[position])
     window = Window(
-        start=float(scan.times[cut.plan.places[0]]),
-        end=float(scan.times[cut.plan.places[-1]]),
+        start=float(scan.times[clip.plan.places[0]]),
+        end=float(scan.times[clip.plan.places[-1]]),
         probs=special.softmax(prediction.logits[row].astype(np.float64)),
         agreement=float(prediction.agreement[row]),
-        key_numbers=tuple(int(scan.numbers[k]) for k in keys),
-        key_times=tuple(float(scan.times[k]) for k in keys),
+        key_numbers=tuple(int(scan.numbers[place]) for place in keys),
+        key_times=tuple(float(scan.times[place]) for place in keys),
     )
-    return window, list(zip(window.key_times, keys.values(), strict=True))
+    return window, tuple(zip(window.key_times, keys.values(), strict=True))
 
 
-def _face(
-    track: faces.Track,
-    rows: list[tuple[Plan, Window]],
-    best: dict[int, Any],
-    times_A: np.ndarray,
-    num_classes: int,
-) -> Face:
-    total_AN = np.zeros((len(times_A), num_classes))
-    count_A1 = np.zeros((len(times_A), 1))
-    for plan, window in rows:
-        total_AN[plan.places] += window.probs
-        count_A1[plan.places] += 1
-    probs_AN = np.where(count_A1 > 0, total_AN / np.maximum(count_A1, 1), np.nan)
-    face = Face(track.boxes, track.found, probs_AN, tuple(window for _, window in rows))
-    return dataclasses.replace(face, thumbnails=tuple(best[face.expression][1]))
+class _Collector:
+    """Collects the windows of a face. Of their key frames it keeps one set per class, not all."""
+
+    def __init__(self, track: faces.Track, times_A: np.ndarray, num_classes: int):
+        self.windows: list[Window] = []
+        self._track = track
+        self._total_AN = np.zeros((len(times_A), num_classes))
+        self._count_A1 = np.zeros((len(times_A), 1))
+        self._best: dict[int, tuple[float, Thumbnails]] = {}
+
+    def add(self, places: np.ndarray, window: Window, thumbnails: Thumbnails) -> None:
+        """Adds a window: of which analyzed frames, its prediction, its key frames."""
+        self.windows.append(window)
+        self._total_AN[places] += window.probs
+        self._count_A1[places] += 1
+        for index, probability in enumerate(window.probs.tolist()):
+            if index not in self._best or probability > self._best[index][0]:
+                self._best[index] = (probability, thumbnails)
+
+    def face(self) -> Face:
+        """Returns the prediction of the face."""
+        probs_AN = self._total_AN / np.maximum(self._count_A1, 1)
+        probs_AN[self._count_A1[:, 0] == 0] = np.nan
+        face = Face(self._track.boxes, self._track.found, probs_AN, tuple(self.windows))
+        return dataclasses.replace(face, thumbnails=self._best[face.expression][1])
 
 
-def _keep_best(best: dict[int, Any], window: Window, shown: list[tuple[float, np.ndarray]]) -> None:
-    """Keeps the key frames of the window that shows each class best: so many, however long the video."""
-    for index, probability in enumerate(window.probs.tolist()):
-        if index not in best or probability > best[index][0]:
-            best[index] = (probability, shown)
-
-
-def _batches(cuts: Iterator[Cut], size: int) -> Iterator[list[Cut]]:
-    batch: list[Cut] = []
-    for cut in cuts:
-        batch.append(cut)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batches(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
+    while batch := list(itertools.islice(clips, size)):
         yield batch
-
-
-def _short(source: Video) -> str:
-    return source.name.rsplit("/", 1)[-1]
 
 
 def predict(
@@ -307,14 +301,14 @@ def predict(
     output: epath.PathLike | None = None,
     checkpoint: str = "last",
     settings: config_lib.Predict | None = None,
-) -> list[dict[str, Any]]:
-    """Predicts videos, and writes for each a folder with prediction.json, frames.csv and timeline.png.
+) -> list[files.Row]:
+    """Predicts videos, and writes a folder with prediction.json, frames.csv and timeline.png for each.
 
-    A video that cannot be read, or that shows no face, is named and counted; the others are predicted.
+    Videos that cannot be read, or that show no face, are reported; the others are predicted.
 
     Args:
       run: folder of the training run.
-      inputs: a video, a folder or a list; see video.find.
+      inputs: a video, a folder or a list; see sources.find.
       output: folder for everything; predict/ in the run's folder, if None.
       checkpoint: last, best, or a step.
       settings: how to read videos; those of the run, if None.
@@ -323,33 +317,33 @@ def predict(
       A row for each video, as in summary.csv.
 
     Raises:
-      VideoError: there is no video, or none that could be read.
+      MediaError: there is no video, or none that could be read.
     """
-    sources = video.find(inputs)
+    videos = sources.find(inputs)
     output = epath.Path(output) if output else epath.Path(run) / "predict"
     predictor = Predictor(run, checkpoint, settings)
-    rows: list[dict[str, Any]] = []
-    done, failed = 0, 0
-    folders = files.folders([source.name for source in sources])
-    for source, folder in zip(sources, folders, strict=True):
+    rows: list[files.Row] = []
+    predicted, failed = 0, 0
+    folders = files.folders([video.name for video in videos])
+    for video, folder in zip(videos, folders, strict=True):
         try:
-            record = predictor.video(source)
-        except VideoError as error:
+            prediction = predictor.video(video)
+        except MediaError as error:
             log.warning("not predicted: %s", error)
-            rows.append({"video": source.name, "problem": str(error)})
+            rows.append({"video": video.name, "problem": str(error)})
             failed += 1
             continue
-        files.write(record, output / folder)
-        if predictor.settings.annotate and record.faces:
-            files.annotate(source, record, output / folder / "annotated.mp4")
-        rows.append(files.summary(record, folder))
-        done += bool(record.faces)
-        log.info("%s\n  %s", files.describe(record), output / folder / "timeline.png")
+        files.write(prediction, output / folder)
+        if predictor.settings.annotate and prediction.faces:
+            annotate.write(video, prediction, output / folder / "annotated.mp4")
+        rows.append(files.summary(prediction, folder))
+        predicted += bool(prediction.faces)
+        log.info("%s\n  %s", files.describe(prediction), output / folder / "timeline.png")
     files.write_summary(rows, output / "summary.csv")
     log.info(
         "%d videos: %d predicted, %d without a face, %d not readable; results in %s",
-        len(rows), done, len(rows) - done - failed, failed, output,
+        len(rows), predicted, len(rows) - predicted - failed, failed, output,
     )  # fmt: skip
     if failed == len(rows):
-        raise VideoError(f"{inputs}: none of the {failed} videos could be read")
+        raise MediaError(f"{inputs}: none of the {failed} videos could be read")
     return rows

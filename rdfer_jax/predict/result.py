@@ -1,6 +1,6 @@
-"""What is predicted of a user's video: plain records, and their form in JSON.
+"""The prediction of a user's video: plain data, and their form in JSON.
 
-Letters: A analysed frames of the video, N classes.
+Letters: A analyzed frames of the video, N classes.
 """
 
 import dataclasses
@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
+NO_FACE = "no face was found"
+TOO_BRIEF = "no face was in view long enough"
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A stretch of a video that was predicted at once.
+    """The prediction of a few seconds of a video, one input of the network.
 
     Attributes:
       start, end: times of its first and last frame, seconds.
       probs: float [N], probability of each class.
       agreement: how far the clips of the window agree, in [0, 1].
-      key_numbers: frames around which the network read it again, best first; empty if it looks for none.
+      key_numbers: numbers of its key frames, best first; empty for networks that choose none.
       key_times: their times, seconds.
     """
 
@@ -31,16 +34,15 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """One face over a video.
+    """The prediction of one face over a video.
 
     Attributes:
       boxes: float [A, 4], left, top, width, height in pixels; NaN where it is absent.
-      found: bool [A], where it was found; elsewhere a box is bridged over a short gap.
-      timeline: float [A, N], probabilities in each analysed frame: the mean of the windows that it is
-        in; NaN where it is in none.
+      found: bool [A], where the detector found it; other boxes are interpolated over short gaps.
+      timeline: float [A, N], probabilities in each analyzed frame: the mean over the windows that
+        contain it; NaN if there is none.
       windows: in time order.
-      thumbnails: key frames of the window that shows its key expression best, as (time, uint8
-        [size, size, 3]); for pictures only.
+      thumbnails: key frames of best_window, as (time, uint8 [S, S, 3] in RGB); for pictures only.
     """
 
     boxes: np.ndarray
@@ -56,7 +58,7 @@ class Face:
 
     @property
     def probs(self) -> np.ndarray:
-        """float [N], probabilities of the whole: the mean of the windows."""
+        """float [N], probabilities for the whole video: the mean over the windows."""
         return np.mean([window.probs for window in self.windows], axis=0)
 
     @property
@@ -71,13 +73,13 @@ class Face:
 
     @property
     def best_window(self) -> Window:
-        """The window that shows the key expression best."""
+        """The window in which the key expression is most probable."""
         return max(self.windows, key=lambda window: window.probs[self.expression])
 
     def key_span(self, times_A: np.ndarray) -> tuple[float, float]:
-        """When the key expression shows, seconds.
+        """Returns start and end of the key expression, seconds.
 
-        The stretch around its highest probability in which it stays at least half as probable.
+        Around the peak of its probability, this is the time in which it stays above half of the peak.
         """
         value_A = np.nan_to_num(self.timeline[:, self.expression], nan=-1.0)
         first = last = int(value_A.argmax())
@@ -91,18 +93,18 @@ class Face:
 
 @dataclasses.dataclass(frozen=True)
 class VideoPrediction:
-    """What is predicted of a video.
+    """The prediction of a video.
 
     Attributes:
       name: of the video.
       size: height and width of a frame, pixels.
       classes: names of the N classes.
-      model: which run and checkpoint predicted.
-      numbers: int [A], the frames that were looked at.
+      model: run, checkpoint and step that predicted.
+      numbers: int [A], numbers of the analyzed frames.
       times: float [A], their times, seconds.
       faces: largest first; empty if none was found.
-      others: faces that were found and not predicted.
-      unread: faces that were in view too briefly to be predicted.
+      other_faces: number of smaller faces, which were not predicted.
+      faces_too_brief: number of faces that were in view too briefly to be predicted.
     """
 
     name: str
@@ -112,18 +114,33 @@ class VideoPrediction:
     numbers: np.ndarray
     times: np.ndarray
     faces: tuple[Face, ...]
-    others: int = 0
-    unread: int = 0
+    other_faces: int = 0
+    faces_too_brief: int = 0
 
     @property
     def with_face(self) -> int:
-        """Frames with at least one of the faces."""
+        """Number of analyzed frames with at least one of the faces."""
         if not self.faces:
             return 0
         return int(np.any([face.present for face in self.faces], axis=0).sum())
 
+    @property
+    def problem(self) -> str:
+        """Why nothing was predicted; empty if something was."""
+        if self.faces:
+            return ""
+        return TOO_BRIEF if self.faces_too_brief else NO_FACE
+
+    def verdict(self, face: Face) -> str:
+        """Returns the prediction of one of the faces in a few words."""
+        start, end = face.key_span(self.times)
+        return (
+            f"{self.classes[face.expression]} {face.probs[face.expression]:.0%}, "
+            f"agreement {face.agreement:.2f}, strongest from {start:.1f} to {end:.1f} s"
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """The record as docs/prediction.schema.json describes it."""
+        """Returns the prediction in the form of prediction.schema.json, next to this file."""
         return {
             "video": self.name,
             "height": self.size[0],
@@ -133,8 +150,8 @@ class VideoPrediction:
             "analysed_frames": len(self.numbers),
             "frames_with_face": self.with_face,
             "seconds": _time(self.times[-1]) if len(self.times) else 0.0,
-            "other_faces": self.others,
-            "faces_too_brief": self.unread,
+            "other_faces": self.other_faces,
+            "faces_too_brief": self.faces_too_brief,
             "faces": [self._face(face) for face in self.faces],
         }
 
@@ -181,14 +198,14 @@ class VideoPrediction:
 
 
 def status(face: Face, place: int) -> str:
-    """Whether a face was "found" in an analysed frame, is "bridged" over a gap, or "absent"."""
+    """Returns whether a face was "found" in an analyzed frame, "bridged" over a gap, or is "absent"."""
     if face.found[place]:
         return "found"
     return "bridged" if face.present[place] else "absent"
 
 
-def stretches(flags_A: np.ndarray) -> list[np.ndarray]:
-    """Returns the places, int, of each run of True in bool [A], in order."""
+def runs_of_true(flags_A: np.ndarray) -> list[np.ndarray]:
+    """Returns the indices of each run of True in bool [A], in order."""
     places = np.flatnonzero(flags_A)
     if not len(places):
         return []

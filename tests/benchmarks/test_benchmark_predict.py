@@ -15,7 +15,7 @@ from etils import epath
 
 from benchmarks import predict as benchmark
 from rdfer_jax import config as config_lib
-from rdfer_jax.media.video import VideoFile
+from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.predict import faces, predictor
 
 

@@ -68,7 +68,7 @@ def test_an_unreadable_frame_and_a_missing_clip_are_named(tree):
     found = checked(tree, csv="list.csv")
     assert not found.ok
     (lines,) = found.problems.values()
-    assert any("clip1/4.png" in line and "not a readable picture" in line for line in lines)
+    assert any("clip1/4.png" in line and "not a readable image" in line for line in lines)
     assert any("train/calm/gone: no folder or video" in line for line in lines)
     assert len(lines) == 2
     # The clip with one bad frame is still a clip; the missing one is not.

@@ -14,6 +14,7 @@ What is tested elsewhere is not tested again here:
 - any damage at all, drawn at random: tests/robustness/test_fuzz.py.
 """
 
+import io
 import os
 import shutil
 import struct
@@ -25,13 +26,16 @@ import numpy as np
 import pytest
 import raw_trees
 from etils import epath
+from PIL import Image
 
 from data import check, frames, recorded, workers
 from data.dfew import dfew_dataset_builder as dfew
 from data.ferv39k import ferv39k_dataset_builder as ferv39k
 from data.mafw import mafw_dataset_builder as mafw
 from data.video_folder import video_folder_dataset_builder as video_folder
-from rdfer_jax.media import video
+from rdfer_jax.media import files as media_files
+from rdfer_jax.media import sources
+from rdfer_jax.media.files import MediaError
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.predict import files
 
@@ -49,7 +53,7 @@ def _ferv39k(listed):
 def _videos(path):
     for name in ("a.mp4", "b.mp4"):
         (path.parent / name).touch()
-    return [found.name for found in video.find(path)]
+    return [found.name for found in sources.find(path)]
 
 
 #: Parser -> name of its file, a valid one, what reads it without the places in the file.
@@ -183,7 +187,7 @@ LONG = "x" * 300
         ("labels", "clip_id,label\n,sad", r"labels.csv, line 2, clip '': no clip is named"),
         ("labels", 'clip_id,label\n"a,sad\nb,sad', r"labels.csv, line 3, clip 'a,.*Close its quotes"),
         ("labels", f"clip_id,label\na,{LONG * 20}", r"line 2, clip 'a': .*\(6000 characters\)"),
-        ("videos", f"a.mp4\n{LONG}.mp4", r"list.txt, line 2: .*x.mp4: there is no such file"),
+        ("videos", f"a.mp4\n{LONG}.mp4", r"list.txt, line 2: .*x.mp4: no such file or folder"),
     ],
 )  # fmt: skip
 def test_a_line_that_means_harm_is_refused_and_named(tmp_path, parser, line, message):
@@ -320,9 +324,9 @@ def test_a_pipe_is_no_clip(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     for name, path in (("clip/f7.png", tmp_path / "clip"), ("a.mp4", tmp_path / "a.mp4")):
         assert frames.probe(str(path)).problem == f"{tmp_path}/{name}: not a file"
-        assert "not a file" in frames.look(str(path)).problems[0]
-        (found,) = video.find(path)
-        with pytest.raises(video.VideoError, match=f"{name}: not a file"):
+        assert "not a file" in frames.inspect(str(path)).problems[0]
+        (found,) = sources.find(path)
+        with pytest.raises(MediaError, match=f"{name}: not a file"):
             list(found.frames())
 
 
@@ -333,16 +337,16 @@ def test_a_playlist_is_no_video(tmp_path, text):
     path.write_text(text)
     assert "list.mp4: a playlist" in frames.probe(str(path)).problem
     assert "list.mp4: a playlist" in frames.convert(frames.Job(str(path), 32, 95)).problem
-    with pytest.raises(video.VideoError, match=r"list.mp4: a playlist"):
-        list(video.VideoFile(epath.Path(path)).frames())
+    with pytest.raises(MediaError, match=r"list.mp4: a playlist"):
+        list(sources.VideoFile(epath.Path(path)).frames())
 
 
 def test_a_name_with_a_pattern_is_one_video(tmp_path):
     for i in range(3):  # what OpenCV's reader of series would take it for
         (tmp_path / f"a{i}.mp4").write_bytes(raw_trees.picture(0, 1, 1, 32, ".png"))
     (tmp_path / "a%d.mp4").write_bytes(b"no video")
-    with pytest.raises(video.VideoError, match=r"a%d.mp4: not a video"):
-        list(video.VideoFile(epath.Path(tmp_path / "a%d.mp4")).frames())
+    with pytest.raises(MediaError, match=r"a%d.mp4: not a video"):
+        list(sources.VideoFile(epath.Path(tmp_path / "a%d.mp4")).frames())
 
 
 @pytest.mark.timeout(60)
@@ -350,17 +354,17 @@ def test_folders_that_hold_themselves_by_links_are_named(tmp_path):
     raw_trees.write_video(tmp_path / "sub/a.mp4", frames=2, label=1, size=32)
     for name in ("one", "two"):  # followed, these would be 2^40 folders
         (tmp_path / "sub" / name).symlink_to(tmp_path)
-    with pytest.raises(video.VideoError, match=r"sub/one: a link to a folder that it lies in"):
-        video.find(tmp_path)
+    with pytest.raises(MediaError, match=r"sub/one: a link to a folder that contains it"):
+        sources.find(tmp_path)
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     def deny(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(video, "_in_folder", deny)
-    with pytest.raises(video.VideoError, match=r": cannot be read \(Permission denied\)"):
-        video.find(tmp_path)
+    monkeypatch.setattr(sources, "_in_folder", deny)
+    with pytest.raises(MediaError, match=r": cannot be read \(Permission denied\)"):
+        sources.find(tmp_path)
 
 
 def test_results_of_the_folder_above_stay_in_the_output():
@@ -394,6 +398,16 @@ def _png(height, width):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+def _tiff(height, width):
+    data = io.BytesIO()
+    Image.new("L", (8, 8)).save(data, "TIFF")
+    text = data.getvalue()
+    for tag, side in ((256, width), (257, height)):
+        at = text.index(struct.pack("<HHI", tag, 4, 1))
+        text = text[: at + 8] + struct.pack("<I", side) + text[at + 12 :]
+    return text
+
+
 #: Small files that claim 60000 x 60000 pixels, or so many that OpenCV would still decode them.
 BOMBS = {
     "1.jpg": _jpeg(60000, 60000),
@@ -401,6 +415,8 @@ BOMBS = {
     "3.jpg": _jpeg(60000, 60000, junk=b"\0\0\0"),  # libjpeg passes over bytes between segments
     "4.png": _png(60000, 60000),
     "5.png": _png(8192, 8193),
+    "6.bmp": b"BM" + struct.pack("<IHHIIiiHH", 54, 0, 0, 54, 40, 60000, 60000, 1, 24) + bytes(24),
+    "7.tif": _tiff(60000, 60000),
 }
 
 
@@ -413,17 +429,17 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_unread(tmp_path, name,
     path = tmp_path / name
     path.write_bytes(BOMBS[name])
     assert path.stat().st_size < 2000
-    message = rf"{name}: \d+x\d+ pixels; at most 67108864 are read"
-    with pytest.raises(frames.FrameError, match=message):
+    message = rf"{name}: \d+x\d+ pixels, and the limit is 67108864"
+    with pytest.raises(MediaError, match=message):
         frames.store_picture(path.read_bytes(), path, 128, 95)
     for problem in (
         frames.probe(str(tmp_path)).problem,
         frames.convert(frames.Job(str(tmp_path), 128, 95)).problem,
-        *frames.look(str(tmp_path)).problems,
+        *frames.inspect(str(tmp_path)).problems,
     ):
-        assert f"{name}: " in problem and "at most 67108864" in problem
-    with pytest.raises(video.VideoError, match=message):
-        list(video.Pictures(epath.Path(tmp_path)).frames())
+        assert f"{name}: " in problem and "the limit is 67108864" in problem
+    with pytest.raises(MediaError, match=message):
+        list(sources.Pictures(epath.Path(tmp_path)).frames())
 
 
 @pytest.mark.parametrize("part", [b"IDAT", b"IEND"])
@@ -433,39 +449,40 @@ def test_a_png_whose_part_claims_gigabytes_is_refused_unread(tmp_path, part, mon
     (tmp_path / "1.png").write_bytes(data[: at - 4] + b"\xff\0\0\x10" + data[at:])
     monkeypatch.setattr(cv2, "imdecode", None)  # it would take 4 GB, and seconds
     assert (
-        "1.png: the picture is cut off"
+        "1.png: the image is truncated or damaged"
         in frames.convert(frames.Job(str(tmp_path), 128, 95)).problem
     )
-    with pytest.raises(video.VideoError, match=r"1.png: the picture is cut off"):
-        list(video.Pictures(epath.Path(tmp_path)).frames())
+    with pytest.raises(MediaError, match=r"1.png: the image is truncated or damaged"):
+        list(sources.Pictures(epath.Path(tmp_path)).frames())
 
 
 def test_a_jpeg_that_does_not_say_its_size_is_not_decoded(tmp_path, monkeypatch):
     data = _jpeg(8, 8)
     (tmp_path / "1.jpg").write_bytes(data.replace(b"\xff\xc0", b"\xff\xe9"))
     monkeypatch.setattr(cv2, "imdecode", None)
-    assert "not a readable picture" in frames.convert(frames.Job(str(tmp_path), 128, 95)).problem
-    with pytest.raises(video.VideoError, match=r"1.jpg: not a picture"):
-        list(video.Pictures(epath.Path(tmp_path)).frames())
+    assert "not a readable image" in frames.convert(frames.Job(str(tmp_path), 128, 95)).problem
+    with pytest.raises(MediaError, match=r"1.jpg: not a readable image"):
+        list(sources.Pictures(epath.Path(tmp_path)).frames())
 
 
-def test_what_opencv_itself_refuses_is_named(tmp_path):
-    # A bitmap of 60000 x 60000 pixels, beyond OpenCV's own limit, which is an exception.
-    size = struct.pack("<IiiHH", 40, 60000, 60000, 1, 24)
-    (tmp_path / "1.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + size + bytes(24))
-    assert "1.bmp: not a readable picture" in frames.probe(str(tmp_path)).problem
-    with pytest.raises(video.VideoError, match=r"1.bmp: not a picture"):
-        list(video.Pictures(epath.Path(tmp_path)).frames())
+def test_an_exception_of_opencv_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise cv2.error("too large")
+
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    (tmp_path / "1.bmp").write_bytes(raw_trees.picture(0, 1, 1, 32, ".bmp"))
+    assert "1.bmp: not a readable image" in frames.probe(str(tmp_path)).problem
+    with pytest.raises(MediaError, match=r"1.bmp: not a readable image"):
+        list(sources.Pictures(epath.Path(tmp_path)).frames())
 
 
 def test_a_video_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     raw_trees.write_video(path, frames=2, label=1, size=64)
-    monkeypatch.setattr(frames, "MAX_PIXELS", 4095)
-    monkeypatch.setattr(video, "MAX_PIXELS", 4095)
-    assert "a.mp4: 64x64 pixels; at most 4095" in frames.probe(str(path)).problem
-    with pytest.raises(video.VideoError, match=r"a.mp4: 64x64 pixels; at most 4095"):
-        list(video.VideoFile(epath.Path(path)).frames())
+    monkeypatch.setattr(media_files, "MAX_PIXELS", 4095)
+    assert "a.mp4: 64x64 pixels, and the limit is 4095" in frames.probe(str(path)).problem
+    with pytest.raises(MediaError, match=r"a.mp4: 64x64 pixels, and the limit is 4095"):
+        list(sources.VideoFile(epath.Path(path)).frames())
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -475,12 +492,16 @@ def test_a_damaged_picture_to_predict_is_named(tmp_path, suffix, damage):
     path = tmp_path / f"1{suffix}"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] if damage == "half" else b"x" * 500)
-    said = {"half": "cut off after", "garbage": "not a picture", "gone": "cannot be read"}
+    said = {
+        "half": "truncated or damaged",
+        "garbage": "not a readable image",
+        "gone": "cannot be read",
+    }
     if damage == "gone":  # between listing and reading
         path.unlink()
         path.symlink_to("nowhere")
-    with pytest.raises(video.VideoError, match=rf"/1{suffix}: .*{said[damage]}"):
-        list(video.Pictures(epath.Path(tmp_path)).frames())
+    with pytest.raises(MediaError, match=rf"/1{suffix}: .*{said[damage]}"):
+        list(sources.Pictures(epath.Path(tmp_path)).frames())
 
 
 def _claim(path, count):
@@ -501,9 +522,9 @@ def test_a_video_that_lies_about_its_length_gives_what_it_has(tmp_path, claimed,
     assert frames.probe(str(path)).num_frames == claimed
     found = frames.convert(frames.Job(str(path), 32, 95))
     assert (found.problem != "") == (claimed == 100)  # less than half is there
-    assert "breaks off at frame 20 of 100" in found.problem if found.problem else found.frames[19]
-    assert len(list(video.VideoFile(epath.Path(path)).frames())) == 20
-    warned = f"ends after 20 of the {claimed} frames that it says it has" in caplog.text
+    assert "ends at frame 20 of 100" in found.problem if found.problem else found.frames[19]
+    assert len(list(sources.VideoFile(epath.Path(path)).frames())) == 20
+    warned = f"ends after 20 of the {claimed} frames that it declares" in caplog.text
     assert warned == (claimed > 20)
 
 
@@ -511,10 +532,10 @@ def test_a_video_of_one_frame_is_one_frame_and_one_of_none_is_named(tmp_path):
     path = tmp_path / "a.mp4"
     raw_trees.write_video(path, frames=1, label=1, size=32)
     assert len(frames.convert(frames.Job(str(path), 32, 95)).frames) == 1
-    assert len(list(video.VideoFile(epath.Path(path)).frames())) == 1
+    assert len(list(sources.VideoFile(epath.Path(path)).frames())) == 1
     raw_trees.write_video(path, frames=0, label=1, size=32)
-    with pytest.raises(video.VideoError, match=r"a.mp4: (holds no frame|not a video)"):
-        list(video.VideoFile(epath.Path(path)).frames())
+    with pytest.raises(MediaError, match=r"a.mp4: holds no (frame|video)"):
+        list(sources.VideoFile(epath.Path(path)).frames())
 
 
 def test_clips_of_one_frame_are_built_and_counted(tmp_path):
@@ -538,12 +559,12 @@ def test_allow_missing_is_a_budget(tree, tmp_path, capsys):
             raw_trees.build(video_folder, tmp_path, allow_missing=allowed, **options)
         message = str(error.value)
         assert "2 of 10 clips are missing or unreadable" in message
-        assert "f1.png: not a readable picture" in message and "glad/clip1.mp4" in message
+        assert "f1.png: not a readable image" in message and "glad/clip1.mp4" in message
         assert f"set allow_missing (now {allowed}) to 2 or more" in message
     builder = raw_trees.build(video_folder, tmp_path, allow_missing=2, **options)
     assert sorted(builder.info.metadata["missing_clips"]) == ["calm/clip0", "glad/clip1.mp4"]
     said = capsys.readouterr().out
-    assert "left out:" in said and "f1.png: not a readable picture" in said
+    assert "left out:" in said and "f1.png: not a readable image" in said
     with pytest.raises(ValueError, match="allow_missing=-1"):
         recorded.ClipOptions(name="x", allow_missing=-1)
 

@@ -3,10 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 import tiny
 
+from rdfer_jax.media import images
+from rdfer_jax.media.files import MediaError
 from rdfer_jax.pipeline import decode
-from rdfer_jax.pipeline.decode import FrameError, decode_frame, decode_frames
+from rdfer_jax.pipeline.decode import decode_frame, decode_frames
 
 
 def encode(rgb):
@@ -53,21 +56,47 @@ def smooth(height, width, seed=0):
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+#: How OpenCV reads a JPEG at a fraction of its size.
+REDUCED = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
+}
+
+
 @pytest.mark.parametrize("progressive", [0, 1])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 300), (300, 17), (256, 256)])
-def test_the_short_side_is_read_from_the_header(height, width, progressive):
-    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, 4]
-    jpeg = cv2.imencode(".jpg", smooth(height, width), options)[1].tobytes()
-    assert decode.short_side(jpeg) == min(height, width)
+@pytest.mark.parametrize("quality", [60, 95])
+@pytest.mark.parametrize(
+    ("height", "width"), [(16, 16), (17, 300), (301, 19), (256, 256), (500, 333)]
+)
+def test_frames_are_bit_identical_to_those_of_opencv(height, width, quality, progressive):
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_QUALITY, quality]
+    jpeg = cv2.imencode(".jpg", smooth(height, width), options)[1]
     comment = b"\xff\xfe\x00\x06\xff\xc0ab"  # holds what looks like a start of frame
-    assert decode.short_side(jpeg[:2] + comment + b"\xff" + jpeg[2:]) == min(height, width)
+    data = jpeg.tobytes()
+    for least in (0, 16, 32, 40, 112):
+        by = next((by for by in (8, 4, 2) if min(height, width) >= by * least > 0), 1)
+        expected = cv2.imdecode(jpeg, REDUCED[by])
+        for variant in (data, data[:2] + comment + b"\xff" + data[2:]):
+            np.testing.assert_array_equal(images.decode_jpeg(variant, least), expected)
+
+
+def test_rare_color_sampling_is_decoded():
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    data = bytearray(cv2.imencode(".jpg", smooth(64, 64), sampling)[1].tobytes())
+    at = data.index(b"\xff\xc0")
+    data[at + 11] = 0x31  # three horizontal samples of luminance
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(images.decode_jpeg(bytes(data), 16), expected)
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n", b"\xff\xd8" * 9]
 )
-def test_what_is_no_jpeg_has_no_side(data):
-    assert decode.short_side(data) == 0
+def test_bytes_that_are_no_jpeg_are_refused(data):
+    with pytest.raises(MediaError, match=f"{len(data)} bytes are not a JPEG"):
+        images.decode_jpeg(data)
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch"])
@@ -90,8 +119,13 @@ def test_a_frame_that_is_read_small_looks_as_if_it_had_been_shrunk(side, fit):
     [(63, 1), (64, 2), (127, 2), (128, 4), (255, 4), (256, 8)],
 )  # fmt: skip
 def test_large_frames_are_read_at_a_fraction_of_their_size(monkeypatch, side, factor):
-    read, real = [], cv2.imdecode
-    monkeypatch.setattr(decode.cv2, "imdecode", lambda *a: read.append(real(*a)) or read[-1])
+    read, real = [], simplejpeg.decode_jpeg
+
+    def decode_jpeg(*arguments, **named):
+        read.append(real(*arguments, **named))
+        return read[-1]
+
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", decode_jpeg)
     decode_frame(encode(smooth(side, side)), 32, "crop")
     assert [frame.shape for frame in read] == [(-(-side // factor),) * 2 + (3,)]
 
@@ -109,9 +143,9 @@ def test_frames_come_in_the_order_of_the_indices_and_each_is_decoded_once(monkey
 
 @pytest.mark.parametrize("bad", [b"", b"not an image", tiny.picture(0, 0)[:20]])
 def test_a_frame_that_is_no_image_is_named(bad):
-    with pytest.raises(FrameError, match=f"{len(bad)} bytes are not an image"):
+    with pytest.raises(MediaError, match=f"{len(bad)} bytes are not a JPEG"):
         decode_frame(bad, 16, "crop")
-    with pytest.raises(FrameError, match="frame 1: "):
+    with pytest.raises(MediaError, match="frame 1: "):
         decode_frames([tiny.picture(0, 0), bad], np.array([0, 1]), 16, "crop")
 
 

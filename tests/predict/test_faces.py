@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data.synthetic_faces import clips
 from data.synthetic_faces.parameters import Parameters
-from rdfer_jax.media import video
+from rdfer_jax.media import sources
 from rdfer_jax.predict import faces
 from rdfer_jax.predict.faces import Box
 
@@ -229,7 +229,7 @@ REAL = os.environ.get("RDFER_REAL_VIDEOS", "")
 )
 def test_real_faces_are_found_and_their_absence_is(name, least, most):
     find, boxes, times = faces.Finder(faces.create("haar", 0.1)), [], []
-    for frame in video.find(pathlib.Path(REAL) / name)[0].frames(10.0):
+    for frame in sources.find(pathlib.Path(REAL) / name)[0].frames(10.0):
         boxes.append(find(frame.image, frame.time))
         times.append(frame.time)
     tracks = faces.track(boxes, times)

@@ -4,9 +4,8 @@ import csv
 import dataclasses
 import json
 import logging
-import pathlib
+from importlib import resources
 
-import cv2
 import jsonschema
 import numpy as np
 import pytest
@@ -17,17 +16,18 @@ from hypothesis import strategies as st
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import plots
-from rdfer_jax.media import video
-from rdfer_jax.media.video import Frames, VideoError
+from rdfer_jax.media.files import MediaError
+from rdfer_jax.media.sources import Array, VideoFile
 from rdfer_jax.pipeline import source
 from rdfer_jax.pipeline.decode import decode_frame
-from rdfer_jax.predict import files
+from rdfer_jax.predict import annotate, files
 from rdfer_jax.predict import predictor as predict_lib
-from rdfer_jax.predict.result import Face, VideoPrediction, Window
+from rdfer_jax.predict.result import NO_FACE, TOO_BRIEF, Face, VideoPrediction, Window
+from rdfer_jax.predict.timeline import timeline
 from rdfer_jax.training import run_dir, train
 
 SCHEMA = json.loads(
-    (pathlib.Path(__file__).parents[2] / "docs" / "prediction.schema.json").read_text()
+    resources.files("rdfer_jax.predict").joinpath("prediction.schema.json").read_text("utf-8")
 )
 
 
@@ -158,7 +158,7 @@ def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, ca
         assert [int(line["frame"]) for line in lines] == [
             at["frame"] for at in record["faces"][0]["timeline"]
         ]
-        drawn = list(video.VideoFile(folder / "annotated.mp4").frames())
+        drawn = list(VideoFile(folder / "annotated.mp4").frames())
         assert len(drawn) == frames and drawn[0].image.shape == (64, 64, 3)
         assert drawn[-1].time == pytest.approx((frames - 1) / 25, abs=0.05)
 
@@ -186,7 +186,7 @@ def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
 def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tmp_path):
     root, _ = run
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    with pytest.raises(VideoError, match="none of the 1 videos could be read"):
+    with pytest.raises(MediaError, match="none of the 1 videos could be read"):
         predict_lib.predict(root / "run", tmp_path / "bad.mp4", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"config.json: there is no such file"):
         predict_lib.Predictor(tmp_path)
@@ -256,25 +256,25 @@ def test_a_record_in_json_and_csv_says_where_there_is_no_face():
 def test_a_summary_says_why_there_is_nothing():
     row = files.summary(made_record(), "a.mp4")
     assert (row["expression"], row["probability"], row["faces"]) == ("happy", 0.65, 2)
-    none = made_record(faces=(), others=0)
-    assert files.summary(none, "a")["problem"] == files.NO_FACE
-    brief = made_record(faces=(), others=0, unread=1)
-    assert files.summary(brief, "a")["problem"] == files.TOO_BRIEF
+    none = made_record(faces=(), other_faces=0)
+    assert files.summary(none, "a")["problem"] == NO_FACE
+    brief = made_record(faces=(), other_faces=0, faces_too_brief=1)
+    assert files.summary(brief, "a")["problem"] == TOO_BRIEF
     assert "no face was found; face in 0 of 10 frames" in files.describe(none)
-    assert "1 other faces left out" in files.describe(made_record())
+    assert "1 other face not predicted" in files.describe(made_record())
 
 
 @pytest.mark.parametrize("changes", [{}, {"faces": ()}])
 def test_the_timeline_is_a_picture(changes):
-    drawn = plots.to_rgb(files.timeline(made_record(**changes)))
+    drawn = plots.to_rgb(timeline(made_record(**changes)))
     assert drawn.shape[0] > 200 and np.ptp(drawn) > 100
 
 
 def test_an_annotated_video_has_the_box_where_the_face_is(tmp_path):
     record = made_record(numbers=np.arange(10), times=np.arange(10) / 25)
     images = np.full((10, 48, 64, 3), 255, np.uint8)
-    files.annotate(Frames(images, 25.0), record, tmp_path / "a.mp4")
-    drawn = np.stack([f.image for f in video.VideoFile(tmp_path / "a.mp4").frames()])
+    annotate.write(Array(images, 25.0), record, tmp_path / "a.mp4")
+    drawn = np.stack([f.image for f in VideoFile(tmp_path / "a.mp4").frames()])
     assert drawn.shape == images.shape
     colour = drawn[:, 20, 5].astype(int)  # the left side of the box
     assert (np.ptp(colour[2:8], axis=-1) > 60).all() and (np.ptp(colour[[0, 1, 8, 9]]) < 40).all()
@@ -286,7 +286,7 @@ def test_videos_of_one_name_get_folders_of_their_own():
     ]  # fmt: skip
 
 
-def test_colours_are_blue_first_for_opencv():
-    image = np.zeros((1, 1, 3), np.uint8)
-    cv2.rectangle(image, (0, 0), (0, 0), files._bgr("#0072B2"), -1)
-    assert image[0, 0].tolist() == [0xB2, 0x72, 0x00]
+def test_boxes_have_the_color_of_the_class():
+    image, face = np.zeros((48, 64, 3), np.uint8), made_record().faces[0]
+    annotate.draw_face(image, face, 4, ("happy", "sad"))
+    assert image[20, 5].tolist() == [0xE6, 0x9F, 0x00]  # red first

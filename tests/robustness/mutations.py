@@ -335,7 +335,7 @@ DEFENCES = (
     ),
     Defence(
         "pipe instead of a frame",
-        "data/frames.py",
+        "rdfer_jax/media/files.py",
         "if local.exists() and not local.is_file():",
         "if False:",
         f"{INPUTS}::test_a_pipe_is_no_clip",
@@ -350,13 +350,13 @@ DEFENCES = (
     Defence(
         "frame cut off: told before anything is converted",
         "data/frames.py",
-        "    if not looks_whole:\n",
+        "    if not is_whole:\n",
         "    if False:\n",
         "tests/data/test_frames.py::test_a_broken_picture_is_named",
     ),
     Defence(
         "picture that claims to be enormous",
-        "data/frames.py",
+        "rdfer_jax/media/files.py",
         "    if height * width > MAX_PIXELS:\n",
         "    if False:\n",
         f"{INPUTS}::test_a_picture_that_claims_too_many_pixels_is_refused_unread",
@@ -364,7 +364,7 @@ DEFENCES = (
     Defence(
         "video that lies about its length",
         "data/frames.py",
-        "    if count < declared / 2:\n",
+        "        if reader.read < reader.declared / 2:\n",
         "    if False:\n",
         f"{INPUTS}::test_a_video_that_lies_about_its_length_gives_what_it_has",
     ),

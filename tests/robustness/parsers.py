@@ -16,7 +16,8 @@ from data.dfew import dfew_dataset_builder as dfew
 from data.ferv39k import ferv39k_dataset_builder as ferv39k
 from data.mafw import mafw_dataset_builder as mafw
 from data.video_folder import video_folder_dataset_builder as video_folder
-from rdfer_jax.media import video
+from rdfer_jax.media import files as media_files
+from rdfer_jax.media import sources
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.training.predictions import read_predictions
 
@@ -168,8 +169,8 @@ def _picture(path: epath.Path) -> None:
 
 
 def _picture_to_predict(path: epath.Path) -> None:
-    for frame in video.Pictures(path.parent).frames():
-        assert frame.image.ndim == 3 and frame.image.size <= 3 * video.MAX_PIXELS
+    for frame in sources.Pictures(path.parent).frames():
+        assert frame.image.ndim == 3 and frame.image.size <= 3 * media_files.MAX_PIXELS
 
 
 def _npz() -> bytes:
