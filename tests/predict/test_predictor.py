@@ -6,6 +6,7 @@ import json
 import logging
 from importlib import resources
 
+import cv2
 import jsonschema
 import numpy as np
 import pytest
