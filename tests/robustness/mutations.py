@@ -1,522 +1,242 @@
-"""Takes each defence of docs/reliability.md out of the code, one by one, and looks whether a test notices.
+"""Removes each defence of defences.py from a copy of the project, and checks that its test notices.
 
-    python -m tests.robustness.mutations                 # all of them: some ten minutes
-    python -m tests.robustness.mutations --only=disk     # those with the word in their fault
+    pip install -e '.[robustness]'
+    python -m tests.robustness.mutations                 # all defences: about ten minutes
+    python -m tests.robustness.mutations --only=disk     # those whose fault contains the word
+    python -m tests.robustness.mutations --all --only=disk   # every mutation of their functions
 
-A defence is taken out in a copy of the project, by putting another text in place of its own. The tests
-named beside it have to pass before and to fail then; tests that are skipped on this machine say so.
-
-Prints a table, writes defences.json, and exits with 1 where a test did not notice.
+cosmic-ray applies the mutations, runs the tests and restores the files. It has no operators that remove
+code, so those are here. With --all, all operators of cosmic-ray are applied to the whole function.
+Prints a table and the diff of every mutation that no test noticed, writes mutations.json, and exits with
+1 if there is one.
 """
 
+import contextlib
+import difflib
+import importlib
+import inspect
+import operator
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from typing import NamedTuple
-from xml.etree import ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import tqdm
 from absl import app, flags
-from absl import logging as absl_logging
+from cosmic_ray import plugins
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
+from cosmic_ray.mutating import mutate_code, use_mutation
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.testing import run_tests
+from cosmic_ray.util import read_python_source
+from cosmic_ray.work_item import TestOutcome
+from parso.python.tree import Name
+from tqdm import tqdm
 
 from benchmarks import harness
+from tests.robustness.defences import DEFENCES, Defence
 
 ROOT = pathlib.Path(__file__).parents[2]
-RUNS, INPUTS = "tests/faults/test_runs.py", "tests/faults/test_inputs.py"
-FRAMES = "tests/pipeline/test_frame_cache.py"
-CHECKPOINTS, RECORDS = "tests/faults/test_checkpoints.py", "tests/faults/test_records.py"
+#: Seconds after which the tests of a mutation are stopped; the mutation then counts as noticed.
+TIMEOUT = 400
 
 
-class Defence(NamedTuple):
-    """Something that keeps a fault from doing harm.
+def _is_condition(node: Any) -> bool:
+    """Whether a node is the condition of an if, an elif, a conditional expression or a comprehension."""
+    before = node.get_previous_sibling() if node.parent else None
+    return getattr(before, "value", "") in ("if", "elif")
 
-    Attributes:
-      fault: what it is against.
-      file: where it is.
-      text: what is taken out; once in the file.
-      instead: what comes in its place.
-      test: what has to notice: a file of tests, and after :: the name of a test in it.
+
+def _is_child(node: Any, parent: str) -> bool:
+    """Whether a node is a part of a statement that is neither punctuation nor a block."""
+    is_part = node.type not in ("newline", "keyword", "operator", "suite")
+    return is_part and node.parent is not None and node.parent.type == parent
+
+
+#: Ways to remove a defence: which nodes of the syntax tree, and the code that replaces them.
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "never": (_is_condition, "False"),
+    "always": (_is_condition, "True"),
+    "statement": (lambda node: _is_child(node, "simple_stmt"), "pass"),
+    "return": (lambda node: node.type == "return_stmt", "return None"),
+    "except": (lambda node: node.type == "except_clause", "except ()"),
+    "with": (
+        lambda node: _is_child(node, "with_stmt"),
+        "memoryview(b'')",
+    ),  # a context that does nothing
+    "call": (lambda node: node.type == "trailer" and node.children[0].value == ".", ""),
+    "wall clock": (lambda node: node.type == "name", "time"),
+}
+
+
+class Removal(Operator):
+    """Replaces nodes of one of KINDS; "call" also removes the parentheses after the method's name."""
+
+    def __init__(self, kind: str):
+        self._kind = kind
+        self._matches, self._code = KINDS[kind]
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
+        if self._matches(node):
+            yield node.start_pos, node.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        if self._kind == "call":
+            arguments = node.get_next_sibling()
+            arguments.children = [Name("", arguments.start_pos)]
+        return Name(self._code, node.start_pos, node.get_first_leaf().prefix)
+
+    @classmethod
+    def examples(cls) -> tuple[()]:
+        return ()
+
+
+class Within(Operator):
+    """Another operator, limited to lines and to nodes with an identifier.
+
+    Args:
+      inner: the operator.
+      lines: the lines.
+      about: the identifier; empty for all nodes. Of a constant, the identifiers of its argument count.
     """
 
-    fault: str
-    file: str
-    text: str
-    instead: str
-    test: str
+    def __init__(self, inner: Operator, lines: range, about: str = ""):
+        self._inner, self._lines, self._about = inner, lines, about
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
+        if node.start_pos[0] in self._lines and (not self._about or self._about in _names(node)):
+            yield from self._inner.mutation_positions(node)
+
+    def mutate(self, node: Any, index: int) -> Any:
+        return self._inner.mutate(node, index)
+
+    @classmethod
+    def examples(cls) -> tuple[()]:
+        return ()
 
 
-DEFENCES = (
-    # Runs that are hurt.
-    Defence(
-        "SIGTERM",
-        "rdfer_jax/training/preemption.py",
-        "return self.received is not None",
-        "return False",
-        f"{RUNS}::test_asked_to_end_it_saves_within_a_step_and_says_so",
-    ),
-    Defence(
-        "SIGTERM: what was done is saved",
-        "rdfer_jax/training/loop.py",
-        "        self.checkpoints.save(done, state, None)\n        self._end_trace()",
-        "        self._end_trace()",
-        "tests/training/test_loop.py::test_saves_the_step_that_was_under_way_when_it_was_asked_to_end",
-    ),
-    Defence(
-        "disk full while saving",
-        "rdfer_jax/training/checkpoint.py",
-        "except (OSError, RuntimeError, ValueError) as error:\n            if is_peer",
-        "except ZeroDivisionError as error:\n            if is_peer",
-        f"{RUNS}::test_a_full_disk_leaves_the_older_checkpoints",
-    ),
-    Defence(
-        "checkpoint with other bytes",
-        "rdfer_jax/training/checkpoint.py",
-        "if _sum(path / name) != wanted:",
-        "if False:",
-        f"{CHECKPOINTS}::test_a_damaged_checkpoint_is_refused_and_the_file_is_named",
-    ),
-    Defence(
-        "checkpoint with a file missing",
-        "rdfer_jax/training/checkpoint.py",
-        "if not (path / name).exists():",
-        "if False:",
-        f"{CHECKPOINTS}::test_a_damaged_checkpoint_is_refused_and_the_file_is_named",
-    ),
-    Defence(
-        "checkpoint damaged: the one before is taken",
-        "rdfer_jax/training/train.py",
-        "        quarantine_damaged(workdir)\n",
-        "        pass\n",
-        f"{RUNS}::test_a_damaged_newest_checkpoint_costs_only_its_steps",
-    ),
-    Defence(
-        "checkpoint half written",
-        "rdfer_jax/training/checkpoint.py",
-        "cleanup_tmp_directories=True",
-        "cleanup_tmp_directories=False",
-        f"{CHECKPOINTS}::test_what_a_killed_save_left_is_removed",
-    ),
-    Defence(
-        "file of a run half written",
-        "rdfer_jax/training/run_dir.py",
-        '    beside = path.with_name(f".{path.name}.new")\n',
-        "    beside = path\n",
-        "tests/training/test_run_dir.py::test_a_file_is_written_whole_or_not_at_all",
-    ),
-    Defence(
-        "metrics of a killed run",
-        "rdfer_jax/training/writers.py",
-        'elif resume_step is None or row["step"] <= resume_step:',
-        "else:",
-        "tests/training/test_writers.py",
-    ),
-    Defence(
-        "record file missing or cut",
-        "rdfer_jax/pipeline/source.py",
-        "                list(pool.map(stored.read, stored.firsts()))\n",
-        "                pass\n",
-        f"{RECORDS}::test_a_hurt_file_is_named_before_any_work",
-    ),
-    Defence(
-        "record damaged inside",
-        "rdfer_jax/pipeline/records.py",
-        "except (RuntimeError, ValueError, KeyError, OSError) as error:",
-        "except ZeroDivisionError as error:",
-        f"{RECORDS}::test_what_is_hurt_later_is_named_when_it_is_read",
-    ),
-    Defence(
-        "decoded frames cut short",
-        "rdfer_jax/pipeline/frame_cache.py",
-        "if got != frame.nbytes:",
-        "if False:",
-        f"{FRAMES}::test_a_file_that_is_cut_while_it_is_read_is_named",
-    ),
-    Defence(
-        "decoded frames of other data",
-        "rdfer_jax/pipeline/frame_cache.py",
-        "or not np.array_equal(",
-        "or None in (",
-        f"{FRAMES}::test_frames_of_another_data_set_are_not_taken",
-    ),
-    Defence(
-        "decoded frames that are being written",
-        "rdfer_jax/pipeline/frame_cache.py",
-        "fcntl.flock(file, fcntl.LOCK_EX)",
-        "pass",
-        f"{FRAMES}::test_one_fills_and_the_others_wait",
-    ),
-    Defence(
-        "no room for decoded frames",
-        "rdfer_jax/pipeline/frame_cache.py",
-        "if needed > free:",
-        "if False:",
-        f"{FRAMES}::test_no_room_is_told_early_and_leaves_nothing",
-    ),
-    Defence(
-        "disk full while frames are decoded",
-        "rdfer_jax/pipeline/frame_cache.py",
-        "        shutil.rmtree(beside, ignore_errors=True)\n        raise",
-        "        raise",
-        f"{FRAMES}::test_a_full_disk_is_told_and_leaves_nothing",
-    ),
-    Defence(
-        "a reading process is killed",
-        "rdfer_jax/commands.py",
-        'if "Worker process was terminated" in str(error):',
-        "if False:",
-        f"{RUNS}::test_a_killed_reading_process_is_told_of",
-    ),
-    Defence(
-        "run killed: its reading processes live on",
-        "rdfer_jax/pipeline/loader.py",
-        "    shared.end_with_parent()\n",
-        "",
-        f"{RUNS}::test_no_reading_process_and_no_shared_memory_stays_behind",
-    ),
-    Defence(
-        "run ended: its shared memory stays",
-        "rdfer_jax/pipeline/loader.py",
-        "        shared.leave_nothing()\n",
-        "",
-        f"{RUNS}::test_no_reading_process_and_no_shared_memory_stays_behind",
-    ),
-    Defence(
-        "one of two processes is killed",
-        "rdfer_jax/commands.py",
-        "if is_peer_failure(error):",
-        "if False:",
-        f"{RUNS}::test_the_other_process_says_at_once_that_one_is_lost",
-    ),
-    Defence(
-        "one of two processes is killed while both save",
-        "rdfer_jax/training/checkpoint.py",
-        "            if is_peer_failure(error):\n",
-        "            if False:\n",
-        f"{CHECKPOINTS}::test_a_lost_process_is_no_fault_of_the_disk",
-    ),
-    Defence(
-        "read-only folder",
-        "rdfer_jax/commands.py",
-        "USER_ERRORS = (ValueError, OSError, NonFiniteLossError)",
-        "USER_ERRORS = (ValueError, NonFiniteLossError)",
-        f"{RUNS}::test_a_folder_that_cannot_be_written_to_is_told_of_before_any_work",
-    ),
-    Defence(
-        "two runs in one folder",
-        "rdfer_jax/training/run_dir.py",
-        "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
-        "            pass\n",
-        f"{RUNS}::test_two_runs_in_one_folder_do_not_mix",
-    ),
-    Defence(
-        "other settings",
-        "rdfer_jax/training/run_dir.py",
-        "    if differ:\n        raise ValueError(",
-        "    if False:\n        raise ValueError(",
-        "tests/training/test_run_dir.py::test_settings_that_change_what_is_learned_must_stay",
-    ),
-    Defence(
-        "other data",
-        "rdfer_jax/training/run_dir.py",
-        'if known.get("fingerprint") and known["fingerprint"] != fingerprint:',
-        "if False:",
-        "tests/training/test_run_dir.py::test_data_of_a_run_must_stay",
-    ),
-    Defence(
-        "other labels",
-        "rdfer_jax/pipeline/source.py",
-        "        digest.update(epath.Path(labels).read_bytes())\n",
-        "        pass\n",
-        f"{RECORDS}::test_the_fingerprint_tells_data_from_other_data",
-    ),
-    Defence(
-        "other number of workers: the data go on where they were",
-        "rdfer_jax/pipeline/loader.py",
-        "dataset = dataset[start * processes + process :: processes]",
-        "dataset = dataset[process::processes]",
-        f"{RUNS}::test_another_number_of_workers_changes_nothing",
-    ),
-    Defence(
-        "loss not finite",
-        "rdfer_jax/training/loop.py",
-        'if newest is None or np.isfinite(newest[1]["loss"]):',
-        "if True:",
-        "tests/training/test_loop.py::test_stops_on_a_loss_that_is_no_number_before_saving_it",
-    ),
-    Defence(
-        "clock jumps",
-        "rdfer_jax/training/loop.py",
-        "taken = max(time.monotonic() - self._clock, 1e-9)",
-        "taken = max(time.time() - self._clock, 1e-9)",
-        "tests/training/test_loop.py::test_a_clock_that_jumps_changes_nothing_but_the_times_that_are_written",
-    ),
-    Defence(
-        "gradient too large",
-        "rdfer_jax/optim.py",
-        "    if settings.clip_norm:\n",
-        "    if False:\n",
-        "tests/test_optim.py::test_a_step_is_that_of_adamw_with_the_gradient_clipped",
-    ),
-    Defence(
-        "class absent from the test split",
-        "rdfer_jax/metrics.py",
-        'return float(recall_C[occurs_C].mean()) if occurs_C.any() else float("nan")',
-        "return float(recall_C.mean())",
-        "tests/test_metrics.py::test_absent_class_has_no_recall_and_is_left_out_of_uar",
-    ),
-    # What users supply.
-    Defence(
-        "label out of range",
-        "data/dfew/dfew_dataset_builder.py",
-        "if not label_base <= label < label_base + _N:",
-        "if False:",
-        "tests/data/test_dfew.py",
-    ),
-    Defence(
-        "clip named twice",
-        "data/dfew/dfew_dataset_builder.py",
-        "        if name in result:\n",
-        "        if False:\n",
-        "tests/data/test_dfew.py",
-    ),
-    Defence(
-        "clip in two folds",
-        "data/raw.py",
-        "            if clip in first_fold:\n",
-        "            if False:\n",
-        "tests/data/test_dfew.py::test_a_clip_tested_in_two_folds_is_an_error",
-    ),
-    Defence(
-        "class unknown",
-        "rdfer_jax/pipeline/label_files.py",
-        "if label not in index:",
-        "if False:",
-        "tests/pipeline/test_label_files.py",
-    ),
-    Defence(
-        "header wrong",
-        "rdfer_jax/pipeline/label_files.py",
-        "if names.count(column) != 1:",
-        "if column not in names:",
-        f"{INPUTS}::test_a_line_that_means_harm_is_refused_and_named",
-    ),
-    Defence(
-        "encoding wrong",
-        "data/raw.py",
-        'if data.startswith(_UTF16) or b"\\0" in data:',
-        "if False:",
-        f"{INPUTS}::test_a_file_in_no_known_form_is_refused_and_named",
-    ),
-    Defence(
-        "line ends of another system",
-        "data/raw.py",
-        '.replace("\\r\\n", "\\n").replace("\\r", "\\n")',
-        "",
-        f"{INPUTS}::test_a_lone_carriage_return_ends_a_line",
-    ),
-    Defence(
-        "path out of the folder",
-        "data/raw.py",
-        "if not value.strip() or is_outside:",
-        "if not value.strip():",
-        f"{INPUTS}::test_a_line_that_means_harm_is_refused_and_named",
-    ),
-    Defence(
-        "link out of the folder",
-        "data/frames.py",
-        "if root and not epath.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):",
-        "if False:",
-        f"{INPUTS}::test_a_link_out_of_the_root_is_refused_where_a_list_names_clips",
-    ),
-    Defence(
-        "pipe instead of a frame",
-        "rdfer_jax/media/files.py",
-        "if local.exists() and not local.is_file():",
-        "if False:",
-        f"{INPUTS}::test_a_pipe_is_no_clip",
-    ),
-    Defence(
-        "clip without frames",
-        "data/frames.py",
-        "    if not pictures:\n",
-        "    if False:\n",
-        "tests/data/test_frames.py",
-    ),
-    Defence(
-        "frame cut off: told before anything is converted",
-        "data/frames.py",
-        "    if not is_whole:\n",
-        "    if False:\n",
-        "tests/data/test_frames.py::test_a_broken_picture_is_named",
-    ),
-    Defence(
-        "picture that claims to be enormous",
-        "rdfer_jax/media/files.py",
-        "    if height * width > MAX_PIXELS:\n",
-        "    if False:\n",
-        f"{INPUTS}::test_a_picture_that_claims_too_many_pixels_is_refused_unread",
-    ),
-    Defence(
-        "video that lies about its length",
-        "data/frames.py",
-        "        if reader.read < reader.declared / 2:\n",
-        "    if False:\n",
-        f"{INPUTS}::test_a_video_that_lies_about_its_length_gives_what_it_has",
-    ),
-    Defence(
-        "spreadsheet that unpacks to gigabytes",
-        "data/raw.py",
-        "if unpacked > _MOST_UNPACKED:",
-        "if False:",
-        f"{INPUTS}::test_a_spreadsheet_that_cannot_be_read_is_named",
-    ),
-    Defence(
-        "more clips missing than allowed",
-        "data/recorded.py",
-        "        if number > allowed:\n",
-        "        if False:\n",
-        f"{INPUTS}::test_allow_missing_is_a_budget",
-    ),
-    Defence(
-        "build cut short",
-        "rdfer_jax/pipeline/source.py",
-        'if (p / "dataset_info.json").exists()',
-        "if p.is_dir()",
-        "tests/pipeline/test_source.py",
-    ),
-    # Files from strangers.
-    Defence(
-        "pickle in predictions",
-        "rdfer_jax/training/predictions.py",
-        "allow_pickle=False",
-        "allow_pickle=True",
-        "tests/faults/test_predictions.py::test_damaged_predictions_are_refused_and_named",
-    ),
-    Defence(
-        "pickle in weights",
-        "rdfer_jax/models/pretrained.py",
-        'map_location="cpu", weights_only=True',
-        'map_location="cpu", weights_only=False',
-        "tests/models/test_pretrained.py::test_nothing_in_a_file_is_run",
-    ),
-    Defence(
-        "markup in names",
-        "rdfer_jax/html.py",
-        "autoescape=True",
-        "autoescape=False",
-        "tests/report/test_report.py",
-    ),
-    Defence(
-        "script in names",
-        "rdfer_jax/html.py",
-        "        text = text.replace(character, escaped)\n",
-        "        pass\n",
-        "tests/report/test_report.py::test_embedded_json_cannot_end_its_script",
-    ),
-)
+def _names(node: Any) -> set[str]:
+    """Returns the identifiers in a node."""
+    if node.type in ("keyword", "operator", "number"):
+        node = node.parent
+    leaves = [n for n in ast_nodes(node) if n.type == "name"]
+    return {leaf.value for leaf in leaves}
 
 
-def without(defence: Defence, code: str) -> str:
-    """Returns the code of the defence's file without it.
+def locate(function: str) -> tuple[pathlib.Path, range]:
+    """Returns the file of a function, relative to the project, and its lines; see Defence.function."""
+    module_name, _, name = function.partition(":")
+    module = importlib.import_module(module_name)
+    path = pathlib.Path(inspect.getsourcefile(module)).relative_to(ROOT)
+    if not name:
+        return path, range(1, len(inspect.getsource(module).splitlines()) + 1)
+    lines, first = inspect.getsourcelines(inspect.unwrap(operator.attrgetter(name)(module)))
+    return path, range(first, first + len(lines))
 
-    Raises:
-      ValueError: it is not there exactly once: the code has changed, and this list has to follow.
+
+def mutations(defence: Defence, every: bool = False) -> list[tuple[pathlib.Path, Operator, int]]:
+    """Returns (file, operator, occurrence) of the mutations that remove a defence.
+
+    Args:
+      defence: one of DEFENCES.
+      every: whether to return all mutations of the function by all operators of cosmic-ray.
     """
-    if (count := code.count(defence.text)) != 1:
-        raise ValueError(
-            f"{defence.file}: {count} times {defence.text!r}, defence against {defence.fault}"
-        )
-    return code.replace(defence.text, defence.instead)
+    path, lines = locate(defence.function)
+    if every:
+        classes = map(plugins.get_operator, plugins.operator_names())
+        operators = [Within(one(), lines) for one in classes if not one.arguments()]
+    else:
+        kind = defence.kind
+        inner = Removal(kind) if kind in KINDS else plugins.get_operator(kind)()
+        operators = [Within(inner, lines, defence.about)]
+    nodes = list(ast_nodes(get_ast_from_path(ROOT / path)))
+    return [
+        (path, one, occurrence)
+        for one in operators
+        for occurrence in range(sum(len([*one.mutation_positions(node)]) for node in nodes))
+    ]
+
+
+def diff(path: pathlib.Path, one: Operator, occurrence: int) -> str:
+    """Returns the changed lines of a mutation."""
+    before = read_python_source(ROOT / path)
+    after = mutate_code(before, one, occurrence) or before
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), str(path), str(path), n=1, lineterm=""
+    )
+    return "\n".join(lines)
 
 
 def copy(root: pathlib.Path) -> None:
-    """Copies the files of the project that git knows of, as they are now."""
+    """Copies the files that git knows, as they are now."""
     listed = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True
     )
     for name in filter(None, listed.stdout.split("\0")):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
-    if (ROOT.parent / "shared").is_dir():
-        (root.parent / "shared").symlink_to(ROOT.parent / "shared")
 
 
-def run(test: str, root: pathlib.Path) -> str:
-    """Runs tests in a copy of the project.
+def is_noticed(test: str) -> bool:
+    """Whether a test fails in the current folder, or no longer ends."""
+    words = (sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", test)
+    outcome, _ = run_tests(shlex.join(words), TIMEOUT)
+    return outcome == TestOutcome.KILLED
+
+
+def try_defence(defence: Defence, every: bool = False) -> dict[str, Any]:
+    """Applies the mutations of a defence to the current folder, one at a time.
 
     Returns:
-      passes, fails, skipped where none of them could run here, or what else came of it.
+      Of the defence: fault, function, test; number of mutations and of those that the test noticed; the
+      diffs of the others; and whether the test passes without mutation. If not, no mutation is tried.
     """
-    found = root.parent / "found.xml"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"--junit-xml={found}", test],
-        cwd=root, capture_output=True, env=os.environ | {"PYTHONPATH": str(root)},
-    )  # fmt: skip
-    if done.returncode:
-        return "fails" if done.returncode == 1 else f"exit status {done.returncode}"
-    (suite,) = ElementTree.parse(found).iter("testsuite")
-    return "passes" if int(suite.attrib["tests"]) > int(suite.attrib["skipped"]) else "skipped"
-
-
-def look(defences: Sequence[Defence], root: pathlib.Path) -> list[dict[str, str | float]]:
-    """Takes each of the defences out of a copy, runs its tests, and puts it back."""
-    before = {
-        test: run(test, root)
-        for test in tqdm.tqdm(sorted({d.test for d in defences}), "as it is", disable=None)
-    }
-    rows: list[dict[str, str | float]] = []
-    for defence in tqdm.tqdm(defences, "without", disable=None):
-        path = root / defence.file
-        code = path.read_text()
-        path.write_text(without(defence, code))
-        began = time.monotonic()
-        try:
-            after = run(defence.test, root)
-        finally:
-            path.write_text(code)
-        rows.append(
-            {
-                "fault": defence.fault,
-                "file": defence.file,
-                "test": defence.test.removeprefix("tests/"),
-                "with": before[defence.test],
-                "without": after,
-                "seconds": time.monotonic() - began,
-            }
-        )
-    return rows
+    row = {"fault": defence.fault, "function": defence.function, "test": defence.test}
+    row |= {"passes": not is_noticed(defence.test), "mutations": 0, "noticed": 0, "survivors": []}
+    for path, one, occurrence in mutations(defence, every) if row["passes"] else ():
+        with use_mutation(path, one, occurrence):
+            noticed = is_noticed(defence.test)
+        row["mutations"] += 1
+        row["noticed"] += noticed
+        if not noticed:
+            row["survivors"].append(diff(path, one, occurrence))
+    return row
 
 
 def main(argv: Sequence[str]) -> None:
-    """Looks at all of them, prints and writes."""
+    """Tries the chosen defences, prints a table and writes mutations.json."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    chosen = [d for d in DEFENCES if flags.FLAGS.only in d.fault]
+    options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output).absolute()
+    chosen = [defence for defence in DEFENCES if options.only in defence.fault]
     if not chosen:
-        raise app.UsageError(f"--only={flags.FLAGS.only}: in no fault")
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder) / "project"
-        copy(root)
-        rows = look(chosen, root)
-    names = ("fault", "test", "with", "without")
+        raise app.UsageError(f"--only={options.only}: no fault contains this text")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        copy(pathlib.Path(folder))
+        os.environ["PYTHONPATH"] = folder
+        rows = [try_defence(defence, options.all) for defence in tqdm(chosen, disable=None)]
+    names = ("fault", "passes", "mutations", "noticed")
     print(harness.table([names, *([str(row[name]) for name in names] for row in rows)]))
-    noticed = [row for row in rows if (row["with"], row["without"]) == ("passes", "fails")]
-    print(f"{len(noticed)} of {len(rows)} were noticed")
-    output = pathlib.Path(flags.FLAGS.output)
+    for row in rows:
+        print(
+            *(f"{row['fault']}: not noticed by {row['test']}\n{text}" for text in row["survivors"]),
+            sep="\n",
+        )
+    good = [row for row in rows if 0 < row["mutations"] == row["noticed"]]
+    print(f"{len(good)} of {len(rows)} defences: every mutation was noticed")
     output.mkdir(parents=True, exist_ok=True)
-    report = {"hardware": harness.hardware(), "commit": harness.commit(), "found": rows}
-    (output / "defences.json").write_text(harness.to_json(report))
-    sys.exit(len(noticed) < len(rows))
+    report = {"hardware": harness.hardware(), "commit": harness.commit(), "defences": rows}
+    (output / "mutations.json").write_text(harness.to_json(report))
+    sys.exit(len(good) < len(rows))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("only", "", "Only faults with this text.")
-    flags.DEFINE_string("output", "runs/defences", "Folder for defences.json.")
+    flags.DEFINE_string("only", "", "Only faults that contain this text.")
+    flags.DEFINE_bool("all", False, "Apply all operators of cosmic-ray to the whole functions.")
+    flags.DEFINE_string("output", "runs/mutations", "Folder for mutations.json.")
     app.run(main)
