@@ -33,6 +33,7 @@ from scipy import stats
 
 from experiments import analysis_tables as tables
 from experiments import noise_scores, plots
+from experiments.calibration import ece, excess_aurc, reliability
 from experiments.noise_scores import Evidence
 from experiments.predictions import SavedError, Test, Training, read_test, read_training
 from rdfer_jax import metrics
@@ -144,19 +145,19 @@ def calibration(test: Test) -> dict[str, Any]:
     correct_B = test.correct
     found: dict[str, Any] = {"videos": len(correct_B), "accuracy": float(correct_B.mean())}
     for name, confidence_B in confidences(test.evidence).items():
-        curve = metrics.reliability(confidence_B, correct_B)
+        curve = reliability(confidence_B, correct_B)
         risk_B = metrics.risk_coverage(confidence_B, correct_B).risk
         taken = np.ceil(np.array(COVERAGES) * len(risk_B)).astype(int)
         found.setdefault("confidences", {})[name] = {
-            "ece": metrics.ece(confidence_B, correct_B),
+            "ece": ece(confidence_B, correct_B),
             "aurc": metrics.aurc(confidence_B, correct_B),
-            "excess_aurc": metrics.excess_aurc(confidence_B, correct_B),
+            "excess_aurc": excess_aurc(confidence_B, correct_B),
             "risk_at_coverage": {
                 f"{coverage:.0%}": float(risk)
                 for coverage, risk in zip(COVERAGES, risk_B[taken - 1], strict=True)
             },
             "reliability": {
-                "center": curve.centre.tolist(),
+                "center": curve.center.tolist(),
                 "confidence": [metrics.finite_or_none(value) for value in curve.confidence],
                 "accuracy": [metrics.finite_or_none(value) for value in curve.accuracy],
                 "count": curve.size.tolist(),

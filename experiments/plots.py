@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from experiments.calibration import ece, reliability
 from rdfer_jax import metrics
 from rdfer_jax.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, SKY, styled
 
@@ -218,13 +219,13 @@ def calibration(confidences: Mapping[str, Vector], correct_B: Mask) -> Figure:
 def _reliability(axes: Axes, confidences: Mapping[str, Vector], correct_B: Mask) -> None:
     axes.plot([0, 1], [0, 1], ":", color=MUTED, label="calibrated: accuracy = confidence")
     for color, marker, (name, values_B) in zip(_LINES, _MARKERS, confidences.items(), strict=False):
-        curve = metrics.reliability(values_B, correct_B)
+        curve = reliability(values_B, correct_B)
         filled = curve.size > 0
         x, y = curve.confidence[filled], curve.accuracy[filled]
         axes.plot(x, y, color=color, linewidth=1.2, alpha=0.8)
         axes.scatter(
             x, y, 12 + 300 * curve.size[filled] / len(correct_B), color=color, marker=marker,
-            alpha=0.8, linewidth=0, label=f"{name}: ECE {metrics.ece(values_B, correct_B):.3f}",
+            alpha=0.8, linewidth=0, label=f"{name}: ECE {ece(values_B, correct_B):.3f}",
         )  # fmt: skip
     axes.set_title("Is accuracy equal to confidence?", fontsize=11, loc="left")
     axes.set_xlabel("confidence (mean of each of 15 bins; area: share of the videos)")

@@ -172,7 +172,7 @@ def _keys(rng: jax.Array, index_B: jax.Array) -> jax.Array:
 def _metrics(batch: Batch, aux: dict[str, Any], grad_norm: jax.Array) -> TrainMetrics:
     outputs: Outputs = aux["outputs"]
     partition: Partition = aux["partition"]
-    return TrainMetrics.single_from_model_output(
+    return TrainMetrics.of_step(
         loss=aux["loss"],
         accuracy=jnp.argmax(outputs.video_logits, axis=-1) == batch.label,
         agreement=aux["verdict"].agreement,

@@ -9,7 +9,7 @@ from etils import epath
 from planted import CLASSES, planted, save
 from scipy import special
 
-from experiments import analysis, analysis_tables, noise_scores, predictions
+from experiments import analysis, analysis_tables, calibration, noise_scores, predictions
 from rdfer_jax import agreement, metrics
 
 
@@ -242,7 +242,7 @@ def test_calibration_of_the_test_split(rng):
     assert found["accuracy"] == pytest.approx(correct.mean())
     confidence = special.softmax(arrays["logits"].astype(float), axis=1).max(axis=1)
     softmax = found["confidences"]["max softmax"]
-    assert softmax["ece"] == pytest.approx(metrics.ece(confidence, correct))
+    assert softmax["ece"] == pytest.approx(calibration.ece(confidence, correct))
     assert softmax["aurc"] == pytest.approx(metrics.aurc(confidence, correct))
     for row in found["confidences"].values():
         assert row["risk_at_coverage"]["100%"] == pytest.approx(1 - correct.mean())

@@ -46,7 +46,7 @@ class FakeIterator:
 
 def step_metrics(loss):
     ones = np.ones(4, np.float32)
-    return TrainMetrics.single_from_model_output(
+    return TrainMetrics.of_step(
         loss=np.full(4, loss, np.float32), accuracy=ones, agreement=ones, clean=ones,
         noisy=0 * ones, hard=0 * ones, grad_norm=np.float32(1),
     )  # fmt: skip
