@@ -54,15 +54,31 @@ class Gpu(NamedTuple):
 
 GPUS: Mapping[str, Gpu] = {
     "a100": Gpu(
-        "NVIDIA A100-SXM4-80GB", 8, 85_100_068_864, 2_039_040_000_000, 108, 64, 167_936, 41_943_040, 1.41
+        "NVIDIA A100-SXM4-80GB",
+        8,
+        85_100_068_864,
+        2_039_040_000_000,
+        108,
+        64,
+        167_936,
+        41_943_040,
+        1.41,
     ),
     "h100": Gpu(
-        "NVIDIA H100 80GB HBM3", 9, 84_942_979_072, 3_352_320_000_000, 132, 128, 233_472, 52_428_800, 1.98
+        "NVIDIA H100 80GB HBM3",
+        9,
+        84_942_979_072,
+        3_352_320_000_000,
+        132,
+        128,
+        233_472,
+        52_428_800,
+        1.98,
     ),
     "h200": Gpu(
         "NVIDIA H200", 9, 151_397_597_184, 4_800_000_000_000, 132, 128, 233_472, 52_428_800, 1.98
     ),
-}  # fmt: skip
+}
 
 #: Matrix products go to cuBLAS: XLA's own kernels for them are chosen by trying, and the one that is taken
 #: untried does not exist for every shape.

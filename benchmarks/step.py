@@ -173,9 +173,17 @@ def compare(rows: Sequence[dict[str, Any]], rate: float) -> list[dict[str, Any]]
 def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
     """Returns the results as a Markdown table."""
     heads = (
-        "network", "frames", "trained videos/s", "x PyTorch", "utilisation", "predicted videos/s",
-        "x PyTorch", "utilisation", "GFLOP a video", "MiB a video",
-    )  # fmt: skip
+        "network",
+        "frames",
+        "trained videos/s",
+        "x PyTorch",
+        "utilisation",
+        "predicted videos/s",
+        "x PyTorch",
+        "utilisation",
+        "GFLOP a video",
+        "MiB a video",
+    )
 
     def cell(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)

@@ -1,10 +1,10 @@
-"""uint8 frames -> augmented, normalised floats, on the device. Pure, and free to be jitted.
+"""Data augmentation on the device: uint8 frames -> normalized floats. Pure functions, to be jitted.
 
-One draw for each video, shared by all of its frames: resized crop, flip, brightness, contrast,
-saturation, hue. Everything but the final clip is linear, so a video's augmentation is two matrix
-products, one over the columns and colours together and one over the rows, and a shift of grey.
+All frames of a video share one random transform: resized crop, flip, brightness, contrast, saturation and
+hue. Everything except the final clipping is linear. So the transform is two matrix products, one over the
+rows and one over columns and colors together, and a shift of the gray level.
 
-Letters: B videos, F frames, H W C what comes in (C = 3, RGB), h w = options.size what goes out.
+Letters: B videos, F frames, H W C of the input (C = 3, RGB), h w = options.size of the output.
 """
 
 from typing import Any, NamedTuple
@@ -15,25 +15,22 @@ import numpy as np
 
 from rdfer_jax import config
 
-# ITU-R BT.601 luma, the grey of PIL and torchvision.
-_GREY_C = np.array([0.299, 0.587, 0.114])
-# RGB -> YIQ (FCC 1953). Turning the (I, Q) plane changes the hue and leaves the luma alone.
-_YIQ_CC = np.array([_GREY_C, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+# ITU-R BT.601 luma, the grayscale of PIL and torchvision.
+_GRAY_C = np.array([0.299, 0.587, 0.114])
+# RGB -> YIQ (FCC 1953). A rotation of the (I, Q) plane changes the hue and keeps the luma.
+_YIQ_CC = np.array([_GRAY_C, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
 
-class Draw(NamedTuple):
-    """What is drawn for one video; all scalars.
+class Transform(NamedTuple):
+    """Parameters of the random transform of one video, all scalars.
 
     Attributes:
-      top: first row of the crop, in whole pixels, as the next three.
-      left: its first column.
-      height: its rows.
-      width: its columns.
-      flip: whether left and right are exchanged.
+      top, left, height, width: of the crop, in whole pixels.
+      flip: whether to flip horizontally.
       brightness: factor of all values.
-      contrast: c in c x + (1 - c) (mean grey of the video).
-      saturation: s in s x + (1 - s) (grey of the pixel).
-      hue: by how much of a full circle the hue is turned.
+      contrast: c in c x + (1 - c) (mean gray of the video).
+      saturation: s in s x + (1 - s) (gray of the pixel).
+      hue: rotation of the hue, as a fraction of a full circle.
     """
 
     top: jax.Array
@@ -50,47 +47,46 @@ class Draw(NamedTuple):
 def train_augment(
     frames_BFHWC: jax.Array, keys_B: jax.Array, options: config.Augment, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Augments each video by its own draw, the same for all of its frames.
+    """Applies a random transform to each video, the same one to all of its frames.
 
-    Resized crop and flip as torchvision's RandomResizedCrop (bilinear, anti-aliased) and
-    RandomHorizontalFlip; colours as its ColorJitter, with these differences: contrast refers to
-    the mean grey of the video rather than of each frame; hue turns in YIQ, a linear map, rather
-    than in HSV; and values are clipped to [0, 1] once, at the end, rather than after each
-    operation. Without the clips the operations commute (each keeps the grey of a pixel, or maps
-    all greys by one linear function), so there is no order to draw.
+    Crop and flip are those of torchvision's RandomResizedCrop (bilinear, anti-aliased) and
+    RandomHorizontalFlip. Colors follow its ColorJitter with three differences: contrast refers to the
+    mean gray of the video, not of each frame; hue rotates in YIQ, which is linear, not in HSV; and values
+    are clipped to [0, 1] once, at the end, not after each operation. Without clipping in between, the
+    operations commute (each keeps the gray of a pixel, or maps all grays by one linear function), so their
+    order need not be random.
 
     Args:
       frames_BFHWC: uint8, RGB.
-      keys_B: one typed PRNG key a video (`jax.random.key`). A video's result depends on its own
-        key alone, and on nothing else in the batch.
+      keys_B: a typed PRNG key for each video (`jax.random.key`). The result for a video depends only on
+        its frames and its key.
       options: see config.Augment.
-      dtype: of the computation and of the result; in bfloat16, right to about two
-        of 255 grey levels.
+      dtype: of the computation and of the result. The error of bfloat16 is about two of 255 gray levels.
 
     Returns:
       frames_BFhwC, h = w = options.size, (value - mean) / std of values in [0, 1].
 
     Raises:
       TypeError: the frames are not uint8.
-      ValueError: a shape does not fit.
+      ValueError: the shape of the frames or keys is wrong.
     """
     _check(frames_BFHWC)
     if keys_B.shape != frames_BFHWC.shape[:1]:
-        raise ValueError(f"keys {keys_B.shape} for frames {frames_BFHWC.shape}: one key a video")
+        raise ValueError(f"expected one key per video, got {keys_B.shape} for {frames_BFHWC.shape}")
     height, width = frames_BFHWC.shape[2:4]
 
     def augment(frames_FHWC, key):
-        drawn = draw(key, height, width, options)
-        rows_hH = resize_matrix(height, options.size, drawn.top, drawn.height)
-        columns_wW = resize_matrix(width, options.size, drawn.left, drawn.width)
-        columns_wW = jnp.where(drawn.flip, columns_wW[::-1], columns_wW)
-        colour_CC = colour_matrix(drawn.brightness, drawn.saturation, drawn.hue)
-        frames_FhwC = _resample(frames_FHWC, rows_hH, columns_wW, colour_CC, dtype)
-        # Saturation and hue keep the grey, so this is the mean grey of the brightened video.
+        transform = sample_transform(key, height, width, options)
+        rows_hH = resize_matrix(height, options.size, transform.top, transform.height)
+        columns_wW = resize_matrix(width, options.size, transform.left, transform.width)
+        columns_wW = jnp.where(transform.flip, columns_wW[::-1], columns_wW)
+        color_CC = color_matrix(transform.brightness, transform.saturation, transform.hue)
+        frames_FhwC = _resample(frames_FHWC, rows_hH, columns_wW, color_CC, dtype)
+        # Saturation and hue keep the gray, so this is the mean gray after the brightness change.
         mean_C = jnp.mean(frames_FhwC, axis=(0, 1, 2), dtype=jnp.float32)
-        offset = (1 - drawn.contrast) * jnp.sum(mean_C * _GREY_C.astype(np.float32))
-        frames_FhwC = drawn.contrast.astype(dtype) * frames_FhwC + offset.astype(dtype)
-        return _normalise(frames_FhwC, options)
+        offset = (1 - transform.contrast) * jnp.sum(mean_C * _GRAY_C.astype(np.float32))
+        frames_FhwC = transform.contrast.astype(dtype) * frames_FhwC + offset.astype(dtype)
+        return _normalize(frames_FhwC, options)
 
     return jax.vmap(augment)(frames_BFHWC, keys_B)
 
@@ -98,11 +94,11 @@ def train_augment(
 def eval_transform(
     frames_BFHWC: jax.Array, options: config.Augment, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Resizes (bilinear, anti-aliased) and normalises; nothing is drawn, nothing cut away.
+    """Resizes (bilinear, anti-aliased) and normalizes, without cropping; deterministic.
 
     Args:
       frames_BFHWC: uint8, RGB.
-      options: see config.Augment; only size, mean and std are read.
+      options: see config.Augment; only size, mean and std are used.
       dtype: of the computation and of the result.
 
     Returns:
@@ -110,30 +106,30 @@ def eval_transform(
 
     Raises:
       TypeError: the frames are not uint8.
-      ValueError: the shape does not fit.
+      ValueError: the shape of the frames is wrong.
     """
     _check(frames_BFHWC)
     height, width = frames_BFHWC.shape[2:4]
     if height == width == options.size:
-        return _normalise(frames_BFHWC.astype(dtype) * jnp.asarray(1 / 255, dtype), options)
+        return _normalize(frames_BFHWC.astype(dtype) * jnp.asarray(1 / 255, dtype), options)
     rows_hH = resize_matrix(height, options.size, 0, height)
     columns_wW = resize_matrix(width, options.size, 0, width)
 
     def resize(frames_FHWC):
         return _resample(frames_FHWC, rows_hH, columns_wW, jnp.eye(3), dtype)
 
-    return _normalise(jax.vmap(resize)(frames_BFHWC), options)
+    return _normalize(jax.vmap(resize)(frames_BFHWC), options)
 
 
-def draw(key: jax.Array, height: int, width: int, options: config.Augment) -> Draw:
-    """Draws what happens to a video of frames [height, width].
+def sample_transform(key: jax.Array, height: int, width: int, options: config.Augment) -> Transform:
+    """Samples the transform of a video of frames [height, width].
 
-    The crop: its area uniform, its aspect ratio log-uniform, its place uniform among those that
-    fit. torchvision's RandomResizedCrop draws area and ratio up to ten times until the box fits;
-    here the ratio is drawn among those that fit the area. Given the area this is the same
-    distribution; large areas, which torchvision rejects more often, are a little more frequent.
+    The area of the crop is uniform, its aspect ratio log-uniform, and its position uniform among those
+    that fit. torchvision's RandomResizedCrop samples area and ratio up to ten times until the crop fits;
+    here the ratio is sampled from those that fit the area. Given the area, the distribution is the same.
+    Large areas, which torchvision rejects more often, are slightly more frequent.
     """
-    unit_9 = jax.random.uniform(key, (9,))  # one call: it is the generator that takes long
+    unit_9 = jax.random.uniform(key, (9,))  # one call, because the generator takes most of the time
 
     def between(i, low, high):
         return low + unit_9[i] * (high - low)
@@ -148,7 +144,7 @@ def draw(key: jax.Array, height: int, width: int, options: config.Augment) -> Dr
     aspect = jnp.exp(between(1, low, high))
     crop_height = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, height).astype(jnp.int32)
     crop_width = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, width).astype(jnp.int32)
-    return Draw(
+    return Transform(
         top=jnp.floor(unit_9[2] * (height - crop_height + 1)).astype(jnp.int32),
         left=jnp.floor(unit_9[3] * (width - crop_width + 1)).astype(jnp.int32),
         height=crop_height,
@@ -164,54 +160,54 @@ def draw(key: jax.Array, height: int, width: int, options: config.Augment) -> Dr
 def resize_matrix(
     full: int, size: int, start: jax.Array | int, length: jax.Array | int
 ) -> jax.Array:
-    """The matrix [size, full], float32, that crops [start, start + length) and resizes it to size.
+    """Returns the matrix float32 [size, full] that crops [start, start + length) and resizes to size.
 
-    Bilinear: a triangle one source pixel wide to either side, widened by length / size when
-    scaling down (anti-aliasing, as in PIL and torchvision). Pixels outside the crop have weight
-    zero, so the result is that of resizing the cropped image. Rows sum to 1.
+    Bilinear: a triangle filter with a half-width of one source pixel, or of length / size pixels when
+    downscaling (anti-aliasing, as in PIL and torchvision). Pixels outside the crop have weight zero, so the
+    result is that of resizing the cropped image. Rows sum to 1.
     """
     scale = jnp.asarray(length, jnp.float32) / size
-    centre_s1 = start + (jnp.arange(size)[:, None] + 0.5) * scale - 0.5
+    center_s1 = start + (jnp.arange(size)[:, None] + 0.5) * scale - 0.5
     pixel_f = jnp.arange(full)
     inside_f = (pixel_f >= start) & (pixel_f < start + length)
-    triangle_sf = jnp.maximum(1 - jnp.abs(pixel_f - centre_s1) / jnp.maximum(scale, 1), 0)
+    triangle_sf = jnp.maximum(1 - jnp.abs(pixel_f - center_s1) / jnp.maximum(scale, 1), 0)
     weight_sf = jnp.where(inside_f, triangle_sf, 0)
     return weight_sf / weight_sf.sum(axis=1, keepdims=True)
 
 
-def colour_matrix(brightness: jax.Array, saturation: jax.Array, hue: jax.Array) -> jax.Array:
-    """The matrix [3, 3] (out x in), float32, that brightens, saturates and turns the hue.
+def color_matrix(brightness: jax.Array, saturation: jax.Array, hue: jax.Array) -> jax.Array:
+    """Returns the matrix float32 [3, 3] (out x in) that changes brightness, saturation and hue.
 
-    Brightness multiplies; saturation s gives s x + (1 - s) grey(x); a hue of 1 is a full circle.
-    In YIQ the last two are s times a rotation of (I, Q).
+    Brightness multiplies; saturation s gives s x + (1 - s) gray(x); a hue of 1 is a full circle. In YIQ,
+    saturation and hue together are s times a rotation of (I, Q).
     """
     cos, sin = jnp.cos(2 * jnp.pi * hue), jnp.sin(2 * jnp.pi * hue)
     rotation_2x2 = jnp.array([[cos, -sin], [sin, cos]])
     in_yiq_CC = jnp.eye(3).at[1:, 1:].set(saturation * rotation_2x2)
     to_yiq_CC = _YIQ_CC.astype(np.float32)
     from_yiq_CC = np.linalg.inv(_YIQ_CC).astype(np.float32)
-    high = jax.lax.Precision.HIGHEST  # tiny, and to be the identity where nothing changes
-    there_CC = jnp.matmul(in_yiq_CC, to_yiq_CC, precision=high)
-    return brightness * jnp.matmul(from_yiq_CC, there_CC, precision=high)
+    high = jax.lax.Precision.HIGHEST  # cheap, and exact if nothing changes
+    change_CC = jnp.matmul(in_yiq_CC, to_yiq_CC, precision=high)
+    return brightness * jnp.matmul(from_yiq_CC, change_CC, precision=high)
 
 
-def _resample(frames_FHWC, rows_hH, columns_wW, colour_CC, dtype):
+def _resample(frames_FHWC, rows_hH, columns_wW, color_CC, dtype):
     """Applies the three matrices to one video and scales it to [0, 1].
 
-    Columns and colours go together as one matrix over (W, C), the axes that lie next to each other
-    in memory: three times the multiplications, but a plain matrix product, with neither transposes
-    nor an innermost axis of three, which a matrix unit would pad.
+    Columns and colors are combined into one matrix over (W, C), which are adjacent in memory. This takes
+    three times the multiplications, but is one plain matrix product without transposes or an innermost
+    axis of three, which a matrix unit would pad.
     """
     frames, height, width, channels = frames_FHWC.shape
     size = len(rows_hH)
-    both = columns_wW.T[:, None, :, None] * colour_CC.T[None, :, None, :] / 255
+    both = columns_wW.T[:, None, :, None] * color_CC.T[None, :, None, :] / 255
     both = both.reshape(width * channels, size * channels).astype(dtype)
     x = frames_FHWC.astype(dtype).reshape(frames, height, width * channels)
     x = jnp.einsum("hH,fHx->fhx", rows_hH.astype(dtype), x)
     return (x @ both).reshape(frames, size, size, channels)
 
 
-def _normalise(frames_FhwC, options):
+def _normalize(frames_FhwC, options):
     mean_C = jnp.asarray(options.mean, frames_FhwC.dtype)
     scale_C = jnp.asarray(1 / np.asarray(options.std), frames_FhwC.dtype)
     return (jnp.clip(frames_FhwC, 0, 1) - mean_C) * scale_C
@@ -219,6 +215,6 @@ def _normalise(frames_FhwC, options):
 
 def _check(frames_BFHWC):
     if frames_BFHWC.dtype != jnp.uint8:
-        raise TypeError(f"frames are {frames_BFHWC.dtype}; uint8 is meant")
+        raise TypeError(f"expected uint8 frames, got {frames_BFHWC.dtype}")
     if frames_BFHWC.ndim != 5 or frames_BFHWC.shape[-1] != 3:
-        raise ValueError(f"frames are {frames_BFHWC.shape}; [B, F, H, W, 3] is meant")
+        raise ValueError(f"expected frames [B, F, H, W, 3], got shape {frames_BFHWC.shape}")

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with linear warm-up and cosine decay."""
+"""The optimizer: AdamW with linear warm-up and cosine decay."""
 
 import jax
 import optax
@@ -20,7 +20,7 @@ def schedule(settings: config.Optim, *, total_steps: int, steps_per_epoch: int) 
 
 
 def create(settings: config.Optim, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns AdamW (Loshchilov and Hutter 2019); only kernels decay, not biases nor scales."""
+    """Returns AdamW (Loshchilov and Hutter 2019) with weight decay of kernels, not of biases or scales."""
     adamw = optax.adamw(
         learning_rate,
         b2=settings.beta2,

@@ -1,12 +1,12 @@
-"""Records that cross module borders, and the legend of shape letters.
+"""Data types shared by modules, and the legend of the shape letters.
 
-Arrays are named after their shape:
+The suffix of an array's name is its shape:
 
     B batch   K sampled clips of a video   T frames of a clip   F frames of a video's buffer
     I instants of the long-term stream     M key clips          S features in time of a clip
     H W C image    N classes    D features
 
-`logits_BKN` is one logit for each class, clip and video.
+`logits_BKN` has one logit for each video, clip and class.
 """
 
 import jax
@@ -15,14 +15,14 @@ from flax import struct
 
 @struct.dataclass
 class Batch:
-    """Videos, as a step sees them.
+    """A batch of videos, the input of a step.
 
     Attributes:
       frames: uint8 [B, F, H, W, 3], RGB, in time order.
       label: int32 [B], the given label.
-      index: int32 [B], position of the video in its split, or in the part of it that is used.
-      mask: bool [B], False for an example that only fills up the batch.
-      flipped: bool [B], True where the given label is known to be wrong; None where nobody knows.
+      index: int32 [B], position of the video in the split, or in the selected part of it.
+      mask: bool [B], False for padding examples.
+      flipped: bool [B], True where the given label is known to be wrong; None if unknown.
     """
 
     frames: jax.Array
@@ -34,15 +34,15 @@ class Batch:
 
 @struct.dataclass
 class Outputs:
-    """What the network says of a batch of videos.
+    """The outputs of a network for a batch of videos.
 
     Attributes:
-      video_logits: float32 [B, N], of the whole video: its clips and key clips together.
+      video_logits: float32 [B, N], of the video: of its clips and key clips together.
       clip_logits: float32 [B, K, N], of each sampled clip.
-      long_logits: float32 [B, N], of the long-term stream alone; None in a network without one, like
-        all that follows.
-      instant_logits: float32 [B, I, N], of each instant of the first clip.
-      instants: int32 [B, I], the instants' positions in the frame buffer.
+      long_logits: float32 [B, N], of the long-term stream alone. This and all following attributes are
+        None in a network without a long-term stream or key expression.
+      instant_logits: float32 [B, I, N], of each instant.
+      instants: int32 [B, I], positions of the instants in the frame buffer.
       key_instants: int32 [B, M], positions in the buffer of the instants around which the video is
         re-sampled.
       key_logits: float32 [B, N], of the key clips.
@@ -59,7 +59,7 @@ class Outputs:
 
 @struct.dataclass
 class Prediction:
-    """What is known of a video after prediction.
+    """The result of the predict step for a batch of videos.
 
     Attributes:
       index: int32 [B], as in Batch.
@@ -67,9 +67,9 @@ class Prediction:
       logits: float32 [B, N], of the video.
       clip_logits: float32 [B, K, N].
       agreement: float32 [B] in [0, 1].
-      consensus: int32 [B], the class that the clips agree on.
-      noise_score: float32 [B] in [0, 1], how likely the clips find it that the label is wrong.
-      key_instants: int32 [B, M], positions in the frame buffer; None if the network looks for none.
+      consensus: int32 [B], the class with the highest mean probability over the clips.
+      noise_score: float32 [B] in [0, 1], higher if the label is more likely wrong.
+      key_instants: int32 [B, M], positions in the frame buffer; None in a network without key expression.
     """
 
     index: jax.Array

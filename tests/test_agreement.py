@@ -290,9 +290,13 @@ def test_videos_that_agree_alike_are_on_one_side_of_any_quantile(value, share):
 
 
 @given(
-    clip_logits(), st.integers(0, 10**6), share, share, st.sampled_from(MEASURES),
+    clip_logits(),
+    st.integers(0, 10**6),
+    share,
+    share,
+    st.sampled_from(MEASURES),
     st.sampled_from(KINDS),
-)  # fmt: skip
+)
 def test_the_partition_of_any_logits_is_exclusive_and_exhaustive(
     logits, seed, threshold, noise_threshold, measure, kind
 ):

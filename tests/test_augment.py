@@ -1,4 +1,4 @@
-"""Augmentation against slow per-pixel references, and what its draws promise."""
+"""Augmentation against slow per-pixel references, and the distribution of its random transforms."""
 
 import colorsys
 import dataclasses
@@ -51,8 +51,8 @@ def evaluate(frames, options, dtype=jnp.float32):
 
 
 @functools.partial(jax.jit, static_argnames="options")
-def draws(keys, height, width, options):
-    return jax.vmap(lambda key: augment.draw(key, height, width, options))(keys)
+def transforms(keys, height, width, options):
+    return jax.vmap(lambda key: augment.sample_transform(key, height, width, options))(keys)
 
 
 # The slow references, in float64.
@@ -64,81 +64,84 @@ def resize_reference(image_HWC, size):
         rows = np.moveaxis(image_HWC, axis, 0)
         scale, out = len(rows) / size, []
         for i in range(size):
-            centre, reach = (i + 0.5) * scale, max(scale, 1.0)
+            center, reach = (i + 0.5) * scale, max(scale, 1.0)
             total, weights = np.zeros(rows.shape[1:]), 0.0
             for j in range(len(rows)):
-                weight = max(0.0, 1 - abs(j + 0.5 - centre) / reach)
+                weight = max(0.0, 1 - abs(j + 0.5 - center) / reach)
                 total, weights = total + weight * rows[j], weights + weight
             out.append(total / weights)
         image_HWC = np.moveaxis(np.stack(out), 0, axis)
     return image_HWC
 
 
-def grey(x):
+def gray(x):
     return 0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2]
 
 
-def brighten(video, drawn):
-    return drawn.brightness * video
+def brighten(video, transform):
+    return transform.brightness * video
 
 
-def contrast(video, drawn):
-    return drawn.contrast * video + (1 - drawn.contrast) * grey(video).mean()
+def contrast(video, transform):
+    return transform.contrast * video + (1 - transform.contrast) * gray(video).mean()
 
 
-def saturate(video, drawn):
-    return drawn.saturation * video + (1 - drawn.saturation) * grey(video)[..., None]
+def saturate(video, transform):
+    return transform.saturation * video + (1 - transform.saturation) * gray(video)[..., None]
 
 
-def turn_hue(video, drawn):
+def turn_hue(video, transform):
     """(I, Q) as one complex number, turned; then the three equations solved for R, G, B."""
     r, g, b = np.moveaxis(video, -1, 0)
     i = 0.595716 * r - 0.274453 * g - 0.321263 * b
     q = 0.211456 * r - 0.522591 * g + 0.311135 * b
-    turned = (i + 1j * q) * np.exp(2j * np.pi * drawn.hue)
+    turned = (i + 1j * q) * np.exp(2j * np.pi * transform.hue)
     to_yiq = [
         [0.299, 0.587, 0.114],
         [0.595716, -0.274453, -0.321263],
         [0.211456, -0.522591, 0.311135],
     ]
-    yiq = np.stack([grey(video), turned.real, turned.imag], axis=-1)
+    yiq = np.stack([gray(video), turned.real, turned.imag], axis=-1)
     return np.linalg.solve(np.array(to_yiq), yiq[..., None])[..., 0]
 
 
-COLOUR_OPERATIONS = (brighten, contrast, saturate, turn_hue)
+COLOR_OPERATIONS = (brighten, contrast, saturate, turn_hue)
 
 
-def reference(video_FHWC, drawn, options, operations=COLOUR_OPERATIONS):
+def reference(video_FHWC, transform, options, operations=COLOR_OPERATIONS):
     out = []
     for image in video_FHWC:
-        crop = image[drawn.top : drawn.top + drawn.height, drawn.left : drawn.left + drawn.width]
+        crop = image[
+            transform.top : transform.top + transform.height,
+            transform.left : transform.left + transform.width,
+        ]
         resized = resize_reference(crop / 255.0, options.size)
-        out.append(resized[:, ::-1] if drawn.flip else resized)
+        out.append(resized[:, ::-1] if transform.flip else resized)
     video = np.stack(out)
     for operation in operations:
-        video = operation(video, drawn)
+        video = operation(video, transform)
     return (np.clip(video, 0, 1) - np.array(options.mean)) / np.array(options.std)
 
 
-def drawn_for(keys, height, width, options):
-    stacked = jax.device_get(draws(keys, height, width, options))
-    return [augment.Draw(*row) for row in zip(*stacked, strict=True)]
+def transforms_for(keys, height, width, options):
+    stacked = jax.device_get(transforms(keys, height, width, options))
+    return [augment.Transform(*row) for row in zip(*stacked, strict=True)]
 
 
 @pytest.mark.parametrize("side", [16, SIDE])  # most crops scaled up, and down
 def test_equals_the_slow_reference(side):
     frames, each = videos(NUMBER, 2, side, side), keys()
-    drawn = drawn_for(each, side, side, ON)
-    assert {bool(one.flip) for one in drawn} == {False, True}
-    expected = [reference(video, one, ON) for video, one in zip(frames, drawn, strict=True)]
+    sampled = transforms_for(each, side, side, ON)
+    assert {bool(one.flip) for one in sampled} == {False, True}
+    expected = [reference(video, one, ON) for video, one in zip(frames, sampled, strict=True)]
     np.testing.assert_allclose(train(frames, each, ON), expected, rtol=0, atol=2e-5)
 
 
-def test_colour_operations_commute_as_documented():
-    video, one = videos(2, 12, 12, seed=3), drawn_for(keys(1), 12, 12, ON)[0]
+def test_color_operations_commute_as_documented():
+    video, one = videos(2, 12, 12, seed=3), transforms_for(keys(1), 12, 12, ON)[0]
     wide = dataclasses.replace(ON, mean=(0.0,) * 3, std=(1.0,) * 3)
     expected = reference(video, one, wide)
-    for operations in itertools.permutations(COLOUR_OPERATIONS):
+    for operations in itertools.permutations(COLOR_OPERATIONS):
         np.testing.assert_allclose(reference(video, one, wide, operations), expected, atol=1e-12)
 
 
@@ -168,7 +171,7 @@ def test_resize_equals_pillow():
         np.testing.assert_allclose(evaluate(frames, options)[0, 0], expected, atol=1e-5)
 
 
-def test_all_frames_of_a_video_share_the_draw():
+def test_all_frames_of_a_video_share_the_transform():
     frames = np.repeat(videos(NUMBER, 1, SIDE, SIDE), 2, axis=1)
     out = np.asarray(train(frames, keys(), ON))
     np.testing.assert_array_equal(out[:, 0], out[:, 1])
@@ -209,15 +212,15 @@ def test_evaluation_at_equal_size_only_normalises():
 
 
 def test_hue_turns_the_hue_by_about_the_given_angle():
-    """YIQ is not HSV, but on mild colours a turn is a turn, and greys stay grey."""
-    matrix = np.asarray(augment.colour_matrix(1.0, 1.0, 1 / 3))
-    for colour in np.random.default_rng(0).uniform(0.4, 0.6, (50, 3)):
-        before, after = colorsys.rgb_to_hsv(*colour)[0], colorsys.rgb_to_hsv(*(matrix @ colour))[0]
+    """YIQ is not HSV, but on mild colors a turn is a turn, and grays stay gray."""
+    matrix = np.asarray(augment.color_matrix(1.0, 1.0, 1 / 3))
+    for color in np.random.default_rng(0).uniform(0.4, 0.6, (50, 3)):
+        before, after = colorsys.rgb_to_hsv(*color)[0], colorsys.rgb_to_hsv(*(matrix @ color))[0]
         turned = abs((after - before + 0.5) % 1 - 0.5)
         assert abs(turned - 1 / 3) < 0.12
-        assert grey(matrix @ colour) == pytest.approx(grey(colour), abs=1e-5)
+        assert gray(matrix @ color) == pytest.approx(gray(color), abs=1e-5)
     np.testing.assert_allclose(matrix @ np.full(3, 0.5), 0.5, atol=1e-5)
-    np.testing.assert_allclose(augment.colour_matrix(1.0, 1.0, 1.0), np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(augment.color_matrix(1.0, 1.0, 1.0), np.eye(3), atol=1e-5)
 
 
 def test_values_stay_in_range():
@@ -229,24 +232,27 @@ def test_values_stay_in_range():
     assert np.isclose(out, low, atol=1e-5).any() and np.isclose(out, high, atol=1e-5).any()
 
 
-def test_draws_are_distributed_as_documented():
+def test_transforms_are_distributed_as_documented():
     options = dataclasses.replace(ON, crop_area=(0.2, 0.6), contrast=0.3, saturation=0.2)
     side, number = 1000, 4000
-    drawn = jax.device_get(draws(keys(number, seed=1), side, side, options))
-    area, log_aspect = drawn.height * drawn.width / side**2, np.log(drawn.width / drawn.height)
+    transform = jax.device_get(transforms(keys(number, seed=1), side, side, options))
+    area, log_aspect = (
+        transform.height * transform.width / side**2,
+        np.log(transform.width / transform.height),
+    )
 
     def uniform(values, low, high):
         return scipy.stats.kstest(values, scipy.stats.uniform(low, high - low).cdf).pvalue
 
     assert uniform(area, 0.2, 0.6) > 1e-3
     assert uniform(log_aspect, np.log(0.75), np.log(4 / 3)) > 1e-3
-    assert uniform(drawn.top / (side - drawn.height), 0, 1) > 1e-3
-    assert uniform(drawn.left / (side - drawn.width), 0, 1) > 1e-3
-    assert abs(drawn.flip.mean() - options.flip) < 0.04
+    assert uniform(transform.top / (side - transform.height), 0, 1) > 1e-3
+    assert uniform(transform.left / (side - transform.width), 0, 1) > 1e-3
+    assert abs(transform.flip.mean() - options.flip) < 0.04
     for name, strength in (("brightness", 0.4), ("contrast", 0.3), ("saturation", 0.2)):
-        assert uniform(getattr(drawn, name), 1 - strength, 1 + strength) > 1e-3
-    assert uniform(drawn.hue, -0.1, 0.1) > 1e-3
-    values = np.stack([np.asarray(field, np.float64) for field in drawn])
+        assert uniform(getattr(transform, name), 1 - strength, 1 + strength) > 1e-3
+    assert uniform(transform.hue, -0.1, 0.1) > 1e-3
+    values = np.stack([np.asarray(field, np.float64) for field in transform])
     np.fill_diagonal(correlation := np.corrcoef(values), 0)
     correlation[:4, :4] = 0  # a crop's place depends on its size
     assert np.abs(correlation).max() < 0.08
@@ -255,17 +261,19 @@ def test_draws_are_distributed_as_documented():
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (30, 60), (5, 4), (60, 12)])
 def test_crops_fit_and_keep_to_their_limits(height, width):
     options = dataclasses.replace(ON, crop_area=(0.3, 1.0))
-    drawn = jax.device_get(draws(keys(500, seed=2), height, width, options))
-    assert (drawn.top >= 0).all() and (drawn.top + drawn.height <= height).all()
-    assert (drawn.left >= 0).all() and (drawn.left + drawn.width <= width).all()
-    assert (drawn.height >= 1).all() and (drawn.width >= 1).all()
+    transform = jax.device_get(transforms(keys(500, seed=2), height, width, options))
+    assert (transform.top >= 0).all() and (transform.top + transform.height <= height).all()
+    assert (transform.left >= 0).all() and (transform.left + transform.width <= width).all()
+    assert (transform.height >= 1).all() and (transform.width >= 1).all()
     if (height, width) == (48, 48):
         # Sides are rounded to whole pixels: half a pixel each way.
-        share = np.stack([(drawn.height + d) * (drawn.width + d) for d in (0.5, -0.5)]) / 48**2
+        share = (
+            np.stack([(transform.height + d) * (transform.width + d) for d in (0.5, -0.5)]) / 48**2
+        )
         assert (share[0] >= 0.3).all() and (share[1] <= 1.0).all()
         aspects = (
-            (drawn.width + 0.5) / (drawn.height - 0.5),
-            (drawn.width - 0.5) / (drawn.height + 0.5),
+            (transform.width + 0.5) / (transform.height - 0.5),
+            (transform.width - 0.5) / (transform.height + 0.5),
         )
         assert (aspects[0] >= 0.75).all() and (aspects[1] <= 4 / 3).all()
 
@@ -284,14 +292,14 @@ def test_bfloat16_is_near_float32():
         assert (gap / levels).max() < 4
 
 
-def test_only_uint8_videos_and_one_key_each_are_taken():
+def test_wrong_frames_and_keys_are_refused():
     frames = videos(2, 2, 24, 24)
     for function in (lambda x: augment.train_augment(x, keys(2), ON), lambda x: evaluate(x, ON)):
-        with pytest.raises(TypeError, match="uint8"):
+        with pytest.raises(TypeError, match="expected uint8 frames, got"):
             function(frames.astype(np.float32))
-        with pytest.raises(ValueError, match="meant"):
+        with pytest.raises(ValueError, match=r"expected frames \[B, F, H, W, 3\], got shape"):
             function(frames[0])
-        with pytest.raises(ValueError, match="meant"):
+        with pytest.raises(ValueError, match=r"expected frames \[B, F, H, W, 3\], got shape"):
             function(frames[..., :1])
-    with pytest.raises(ValueError, match="one key a video"):
+    with pytest.raises(ValueError, match="expected one key per video"):
         augment.train_augment(frames, keys(3), ON)

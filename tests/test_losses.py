@@ -23,10 +23,22 @@ from rdfer_jax.types import Outputs
 B, K, INSTANTS, N = 6, 3, 4, 5
 KINDS = ("clean", "noisy", "hard")
 SETTINGS = config_lib.Loss(
-    label_smoothing=0.2, clips=0.3, long=0.5, instants=0.7, hard=2.0, noisy_weight=0.4,
-    noisy_target=0.75, focal_gamma=1.5, gce_q=0.6, sce_alpha=0.3, sce_beta=0.8, elr_weight=2.0,
-    forget_rate=0.4, scn_margin=0.1, scn_share=0.4,
-)  # fmt: skip
+    label_smoothing=0.2,
+    clips=0.3,
+    long=0.5,
+    instants=0.7,
+    hard=2.0,
+    noisy_weight=0.4,
+    noisy_target=0.75,
+    focal_gamma=1.5,
+    gce_q=0.6,
+    sce_alpha=0.3,
+    sce_beta=0.8,
+    elr_weight=2.0,
+    forget_rate=0.4,
+    scn_margin=0.1,
+    scn_share=0.4,
+)
 METHODS = tuple(losses.METHODS)
 #: Those in which what becomes of a video depends on the others of its batch.
 SELECTING = ("small_loss", "scn", "oracle")
@@ -71,9 +83,13 @@ FLIPPED = np.array([False, True, False, False, True, True])
 def make_evidence(**changes):
     past = np.random.default_rng(7).dirichlet(np.ones(N), B).astype(np.float32)
     evidence = Evidence(
-        label=LABEL, verdict=make_verdict(), partition=MIXED, progress=np.float32(1), past=past,
+        label=LABEL,
+        verdict=make_verdict(),
+        partition=MIXED,
+        progress=np.float32(1),
+        past=past,
         flipped=FLIPPED,
-    )  # fmt: skip
+    )
     return dataclasses.replace(evidence, **changes)
 
 
@@ -360,10 +376,12 @@ def test_small_loss_is_the_mean_over_the_smallest(progress):
     outputs = make_outputs()
     evidence = make_evidence(progress=np.float32(progress))
     found = np.asarray(per_video(outputs, evidence, of("small_loss")))
-    loss = np.array([
-        slow_hierarchical(outputs, slow_targets(LABEL[video], 0.2), SETTINGS, video)
-        for video in range(B)
-    ])  # fmt: skip
+    loss = np.array(
+        [
+            slow_hierarchical(outputs, slow_targets(LABEL[video], 0.2), SETTINGS, video)
+            for video in range(B)
+        ]
+    )
     remember_rate = 1 - SETTINGS.forget_rate * min(progress / 1, 1)
     kept = np.argsort(loss)[: math.floor(remember_rate * B)]
     assert len(kept) == {0.0: 6, 0.3: 5, 0.5: 4, 1.0: 3}[progress]
@@ -414,8 +432,9 @@ def test_scn_gives_new_labels_once_it_acts(progress):
     expected = gradient(outputs, relabelled, of("cross_entropy"))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        gradient(outputs, evidence, of("scn")), expected,
-    )  # fmt: skip
+        gradient(outputs, evidence, of("scn")),
+        expected,
+    )
 
 
 RELABEL = jax.jit(losses.relabel)
@@ -514,8 +533,12 @@ def test_neither_names_of_classes_nor_order_of_videos_matter(method):
         consensus=new_name[other.verdict.consensus],
     )
     other = dataclasses.replace(
-        other, label=new_name[other.label], verdict=verdict, past=rename(evidence.past), progress=progress
-    )  # fmt: skip
+        other,
+        label=new_name[other.label],
+        verdict=verdict,
+        past=rename(evidence.past),
+        progress=progress,
+    )
     np.testing.assert_allclose(
         per_video(other_outputs, other, of(method)),
         per_video(outputs, evidence, of(method))[order],

@@ -20,10 +20,13 @@ B, N, ROWS = 16, 3, 40
 CONFIG = tiny.config(
     data={"batch_size": B},
     agreement={
-        "threshold": 0.96, "noise_threshold": 0.51, "memory_decay": 0.5, "teacher_decay": 0.9
+        "threshold": 0.96,
+        "noise_threshold": 0.51,
+        "memory_decay": 0.5,
+        "teacher_decay": 0.9,
     },
     loss={"robust_from": "5 steps"},
-)  # fmt: skip
+)
 NETWORK = models.create(CONFIG, N, "cpu")
 #: Not Adam, which turns a gradient that is zero but for rounding into a full step.
 OPTIMIZER = optax.sgd(0.01, momentum=0.9)
@@ -402,9 +405,15 @@ def test_early_learning_regularisation_holds_on_to_the_memory():
 
 @pytest.mark.parametrize(
     ("robust_from", "step", "kept"),
-    [("4 steps", 0, 6), ("4 steps", 2, 4), ("4 steps", 3, 3), ("4 steps", 4, 3), ("4 steps", 9, 3),
-     ("0 steps", 0, 3)],
-)  # fmt: skip
+    [
+        ("4 steps", 0, 6),
+        ("4 steps", 2, 4),
+        ("4 steps", 3, 3),
+        ("4 steps", 4, 3),
+        ("4 steps", 9, 3),
+        ("0 steps", 0, 3),
+    ],
+)
 def test_small_loss_has_come_down_to_its_share_by_robust_from(robust_from, step, kept):
     loss = {"method": "small_loss", "forget_rate": 0.5, "robust_from": robust_from}
     # With progress 3/4 this is 5/8 of six videos: 3.75, of which 3 are whole.

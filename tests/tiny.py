@@ -104,9 +104,14 @@ def build(root: pathlib.Path, given: Mapping[str, Sequence[Mapping[str, Any]]] |
 def data(root: pathlib.Path, **changes: Any) -> config_lib.Data:
     """Returns the settings that read it."""
     settings = config_lib.Data(
-        dir=str(root), name="tiny_faces", frames=6, image_size=16, batch_size=4, eval_batch_size=4,
+        dir=str(root),
+        name="tiny_faces",
+        frames=6,
+        image_size=16,
+        batch_size=4,
+        eval_batch_size=4,
         num_threads=2,
-    )  # fmt: skip
+    )
     return dataclasses.replace(settings, **changes)
 
 

@@ -1,10 +1,10 @@
-"""A convolution over time and space that is fast on a CPU too.
+"""A 3-D convolution (time and space) that is also fast on a CPU.
 
-XLA computes convolutions over three axes on a CPU several times more slowly than those over two, and their
-gradients up to twenty times (docs/performance.md). There, the frames that a kernel spans are laid side by
-side as channels, which leaves a convolution over two axes; elsewhere XLA's own is taken.
+On a CPU, XLA's 3-D convolutions are several times slower than equivalent 2-D ones, and their gradients up
+to twenty times (docs/evidence/performance.md). So on a CPU the frames that a kernel spans are concatenated
+as channels, and a 2-D convolution does the work. On other platforms XLA's 3-D convolution is used.
 
-Letters: N videos, F frames, H W I image with I channels, T kernel's frames, O channels that come out.
+Letters: N videos, F frames, H W image, I input channels, T frames of the kernel, O output channels.
 """
 
 import functools
@@ -21,22 +21,22 @@ Pads = tuple[tuple[int, int], ...]
 def conv3d(
     x_NFHWI: jax.Array, kernel_THWIO: jax.Array, strides: Sequence[int], padding: Any, **_: Any
 ) -> jax.Array:
-    """Convolves; takes the place of lax.conv_general_dilated in flax.linen.Conv.
+    """Convolves; a replacement for lax.conv_general_dilated in flax.linen.Conv.
 
     Args:
       x_NFHWI: frames of videos, or of snippets.
-      kernel_THWIO: one kernel for all; no dilation, no groups.
+      kernel_THWIO: the kernel; dilation and groups are not supported.
       strides: along F, H and W.
-      padding: of F, H and W, with zeros before and behind.
+      padding: zeros before and after, along F, H and W.
 
     Returns:
       [N, F', H', W', O].
     """
-    pads = tuple((int(before), int(behind)) for before, behind in padding)
+    pads = tuple((int(before), int(after)) for before, after in padding)
     return _conv3d(x_NFHWI, kernel_THWIO, tuple(strides), pads)
 
 
-# A rule of its own for the gradient, so that the choice is made once each way.
+# The custom gradient rule chooses the platform once for the forward and once for the backward pass.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads) -> jax.Array:
     return lax.platform_dependent(
@@ -67,7 +67,7 @@ _conv3d.defvjp(_forward, _backward)
 
 
 def plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads) -> jax.Array:
-    """XLA's own."""
+    """Convolves with XLA's 3-D convolution."""
     return lax.conv_general_dilated(
         x, kernel, strides, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
@@ -76,17 +76,17 @@ def plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads)
 def frames_as_channels(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], pads: Pads
 ) -> jax.Array:
-    """The same as a convolution over H and W, of T times as many channels.
+    """Convolves with a 2-D convolution over H and W of T times as many channels.
 
-    Parts of the kernel that meet nothing but padding, such as two of three where there is one frame, are
-    left out.
+    Frames of the kernel that only ever meet padding, such as two of three if there is one frame, are left
+    out.
     """
-    (before, behind), stride, span = pads[0], strides[0], kernel.shape[0]
-    there = range(before, before + x.shape[1])
-    x = jnp.pad(x, ((0, 0), (before, behind), (0, 0), (0, 0), (0, 0)))
+    (before, after), stride, span = pads[0], strides[0], kernel.shape[0]
+    real = range(before, before + x.shape[1])
+    x = jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
     frames = (x.shape[1] - span) // stride + 1
     last = (frames - 1) * stride + 1
-    taps = [tap for tap in range(span) if set(range(tap, tap + last, stride)) & set(there)]
+    taps = [tap for tap in range(span) if set(range(tap, tap + last, stride)) & set(real)]
     x = jnp.concatenate([x[:, tap : tap + last : stride] for tap in taps], axis=-1)
     kernel = kernel[taps[0] : taps[-1] + 1]
     y = lax.conv_general_dilated(

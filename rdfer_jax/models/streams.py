@@ -1,6 +1,6 @@
-"""The dual-stream hierarchical network: two sequence models over the features of a clip.
+"""The two streams of the hierarchical network: sequence models over the features of a clip.
 
-Letters: `...` stands for any leading axes, S features of a clip in time order, W the streams' width.
+Letters: `...` stands for any leading axes, S features of a clip in time order, W width of the streams.
 """
 
 import flax.linen as nn
@@ -10,12 +10,12 @@ import numpy as np
 
 
 class ShortTerm(nn.Module):
-    """Short-term facial movement: local windows of neighbouring features and their differences.
+    """Short-term facial movement: temporal convolutions over the features and their differences.
 
     Attributes:
       width: features of the stream.
       layers: number of residual temporal convolutions.
-      kernel: neighbours that each of them sees.
+      kernel: size of their kernels.
       dtype: of the computation.
     """
 
@@ -30,11 +30,11 @@ class ShortTerm(nn.Module):
 
         Args:
           x_SD: float [..., S, D], features in time order.
-          gate_W: float [..., W], which movements to believe; None believes all.
+          gate_W: float [..., W], factor of each feature; None for no gate.
 
         Returns:
-          float [..., W]: the movements, pooled with learned attention (Ilse et al. 2018,
-          "Attention-based deep multiple instance learning", equation 8).
+          float [..., W], pooled over time with learned attention (Ilse et al. 2018, "Attention-based deep
+          multiple instance learning", equation 8).
         """
         moved_SD = jnp.diff(x_SD, axis=-2, prepend=x_SD[..., :1, :])
         h_SW = nn.Dense(self.width, dtype=self.dtype, name="look")(x_SD)
@@ -52,9 +52,7 @@ class ShortTerm(nn.Module):
 
 
 class Instants(nn.Module):
-    """Which expression shows at each instant, told from that instant alone.
-
-    So that it can tell where in time an expression is.
+    """Classifies the expression at each instant from that instant alone, to localize it in time.
 
     Attributes:
       num_classes: N.
@@ -75,7 +73,7 @@ class Instants(nn.Module):
 
 
 class LongTerm(nn.Module):
-    """Long-term emotional change: self-attention over instants spread over the clip.
+    """Long-term emotional change: self-attention over instants spread evenly over the clip.
 
     Attributes:
       num_classes: N.
@@ -97,8 +95,8 @@ class LongTerm(nn.Module):
           x_ID: float [..., I, D], features in time order.
 
         Returns:
-          long_logits_N, float32 [..., N]; long_W, float [..., W], the representation; gate_W, float
-          [..., W] in (0, 1).
+          long_logits_N, float32 [..., N]; long_W, float [..., W], the representation; and gate_W, float
+          [..., W] in (0, 1), for the short-term stream.
         """
         h_IW = nn.Dense(self.width, dtype=self.dtype, name="look")(x_ID)
         h_IW += time_positions(h_IW.shape[-2], self.width).astype(self.dtype)
@@ -117,9 +115,9 @@ class LongTerm(nn.Module):
 
 
 def time_positions(length: int, width: int) -> np.ndarray:
-    """Sines and cosines of the time in the clip, float32 [length, width].
+    """Returns sines and cosines of the time in the clip, float32 [length, width].
 
-    Vaswani et al. (2017), "Attention is all you need", section 3.5, over time as a share of the clip.
+    Vaswani et al. (2017), "Attention is all you need", section 3.5, with time as a fraction of the clip.
     """
     time_I1 = (np.arange(length)[:, None] + 0.5) / length
     rate_R = np.pi * 2.0 ** np.linspace(0, np.log2(max(length, 2)), width // 2)

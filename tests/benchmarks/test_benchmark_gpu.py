@@ -43,8 +43,9 @@ def test_what_is_no_gpu_is_refused(gpus):
 def test_the_missing_compiler_is_named():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--config=configs/dfew.py"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and "pip install 'rdfer-jax[cuda12]'" in done.stderr
     assert "Traceback" not in done.stderr
 

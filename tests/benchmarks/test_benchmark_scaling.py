@@ -7,9 +7,17 @@ from benchmarks import scaling
 from rdfer_jax import models, sharding
 
 SMALL = [
-    "data.frames=4", "data.image_size=16", "augment.size=16", "clips.number=2", "clips.frames=4",
-    "key.number=1", "key.frames=2", "model.trunk=resnet8_narrow", "model.width=16", "model.long_layers=1",
-]  # fmt: skip
+    "data.frames=4",
+    "data.image_size=16",
+    "augment.size=16",
+    "clips.number=2",
+    "clips.frames=4",
+    "key.number=1",
+    "key.frames=2",
+    "model.trunk=resnet8_narrow",
+    "model.width=16",
+    "model.long_layers=1",
+]
 
 
 def test_rows_are_compared_with_one_device():

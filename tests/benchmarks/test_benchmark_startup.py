@@ -13,8 +13,11 @@ def test_times_until_the_first_loss_is_written(tmp_path, monkeypatch):
 
     def run(words, **_):
         commands.append(words)
-        lines = [{"step": 0, "time": 100.5}, {"step": 1, "time": 107.0, "loss": 2.0},
-                 {"step": 2, "time": 109.0, "loss": 1.0}]  # fmt: skip
+        lines = [
+            {"step": 0, "time": 100.5},
+            {"step": 1, "time": 107.0, "loss": 2.0},
+            {"step": 2, "time": 109.0, "loss": 1.0},
+        ]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
     monkeypatch.setattr(startup.subprocess, "run", run)

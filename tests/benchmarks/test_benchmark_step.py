@@ -35,12 +35,19 @@ def test_contestants_take_turns_and_the_first_turn_does_not_count(monkeypatch):
 def test_ratios_are_to_pytorch_at_as_many_frames():
     def row(name, frames, train, predict, gflops):
         return {
-            "name": name, "frames": frames, "train": train, "predict": predict, "gflops": gflops,
+            "name": name,
+            "frames": frames,
+            "train": train,
+            "predict": predict,
+            "gflops": gflops,
             "memory_per_video": None,
-        }  # fmt: skip
+        }
 
-    rows = [row("ours", 16, 6, 30, 2.0), row("M3DFEL, PyTorch", 16, 3, 10, None),
-            row("ours", 64, 2, 8, 9.0)]  # fmt: skip
+    rows = [
+        row("ours", 16, 6, 30, 2.0),
+        row("M3DFEL, PyTorch", 16, 3, 10, None),
+        row("ours", 64, 2, 8, 9.0),
+    ]
     found = step.compare(rows, rate=100e9)
     assert [(r["train_ratio"], r["predict_ratio"]) for r in found] == [(2, 3), (1, 1), (None, None)]
     # Three passes of 2 GFLOP, six times a second, of 100 GFLOP/s.
@@ -93,8 +100,10 @@ def test_the_pytorch_twin_is_the_same_network(tmp_path):
     config = step.paper_scale("m3dfel", 16, 2)
     network = models.create(config, 7, "cpu")
     trunk = {k.removeprefix("trunk."): v for k, v in twin.state_dict().items() if "trunk" in k}
-    save_file(trunk | {"fc.weight": torch.zeros(400, 512), "fc.bias": torch.zeros(400)},
-              tmp_path / "trunk.safetensors")  # fmt: skip
+    save_file(
+        trunk | {"fc.weight": torch.zeros(400, 512), "fc.bias": torch.zeros(400)},
+        tmp_path / "trunk.safetensors",
+    )
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     variables, _ = pretrained.load(tmp_path / "trunk.safetensors", shapes)
     params = variables["params"] | rest(twin, shapes["params"])

@@ -369,7 +369,8 @@ def test_bfloat16_and_half_precision_become_float32(tmp_path):
     ("given", "trunk", "message"),
     [
         (
-            "resnet50", "resnet18",
+            "resnet50",
+            "resnet18",
             r"layer1.0.conv1.weight: .*layer1_0/conv1/kernel, but its shape is \(1, 1, 64, 64\), here "
             r"\(3, 3, 64, 64\). It has the shapes of config.model.trunk = 'resnet50'",
         ),
@@ -378,7 +379,7 @@ def test_bfloat16_and_half_precision_become_float32(tmp_path):
         ("r2plus1d_18", "r3d_18", r"stem.0.weight.*no such part.* = 'r2plus1d_18'"),
         ("r3d_18", "r2plus1d_18", r"stem.0.weight.*no such part.* = 'r3d_18'"),
     ],
-)  # fmt: skip
+)
 def test_weights_of_another_trunk_are_refused_with_the_right_one(
     given, trunk, message, monkeypatch
 ):
@@ -392,12 +393,18 @@ def test_weights_of_another_trunk_are_refused_with_the_right_one(
     ("changes", "message"),
     [
         # A deeper network of which each array of ours would have found its place.
-        ({"layer2__2__conv1__weight": np.ones((16, 16, 3, 3))}, "layer2.2.conv1.weight.*no such part"),
+        (
+            {"layer2__2__conv1__weight": np.ones((16, 16, 3, 3))},
+            "layer2.2.conv1.weight.*no such part",
+        ),
         ({"layer1__0__se__weight": np.ones((8, 8))}, "layer1.0.se.weight.*no such part"),
-        ({"layer2__1__bn2__running_var": None}, "nothing in it would be batch_stats/.*layer2_1/bn2/var"),
+        (
+            {"layer2__1__bn2__running_var": None},
+            "nothing in it would be batch_stats/.*layer2_1/bn2/var",
+        ),
         ({"bn1__weight": np.ones(9)}, r"bn1.weight.*\(9,\), here \(8,\)"),
     ],
-)  # fmt: skip
+)
 def test_half_a_trunk_is_refused(changes, message, tmp_path):
     with pytest.raises(
         ValueError, match=f"{message}.*none of our trunks: resnet8_narrow, resnet18"

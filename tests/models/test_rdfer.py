@@ -224,8 +224,9 @@ def test_a_single_stream_reads_the_clips_and_nothing_else(stream, frames_per_fea
     out, context = jax.jit(module.apply, static_argnums=3)(found, frames, clips, False)
     assert context is None and not module.has_key
     assert {name for name, x in vars(out).items() if x is not None} == {
-        "video_logits", "clip_logits"
-    }  # fmt: skip
+        "video_logits",
+        "clip_logits",
+    }
     bound = Parts(module, found)
     places = resampling.spread(model.instants, 8 // frames_per_feature)
     for video, k in ((0, 0), (1, 2), (2, 3)):
