@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
@@ -29,13 +28,14 @@ from etils import epath
 
 from benchmarks import harness
 from data.synthetic_faces import film, labels
-from rdfer_jax import models, sharding
+from rdfer_jax import sharding
 from rdfer_jax.config import Config
 from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.media.video import FALLBACK_FPS, VideoReader, VideoWriter
 from rdfer_jax.predict import faces, files, predictor
-from rdfer_jax.training import evaluate, run_dir
+from rdfer_jax.training import run_dir
 from rdfer_jax.training.checkpoint import Checkpoints
+from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.training.writers import bar
 
 #: Height and width of the films.
@@ -103,9 +103,7 @@ def write_untrained(config: Config, workdir: epath.Path) -> None:
     """
     run_dir.write_config(workdir, config)
     classes, num_train = labels.CLASSES, 1
-    platform = sharding.make_mesh().devices.flat[0].platform
-    network = models.create(config, len(classes), platform)
-    state = jax.jit(lambda: evaluate.new_state(config, network, len(classes), num_train))()
+    state = ModelSetup(config, sharding.make_mesh(), len(classes), num_train).new_state()
     run_dir.write_data(workdir, "none", classes, num_train)
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(0, state, None)

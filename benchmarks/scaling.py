@@ -26,9 +26,9 @@ from etils import epath
 
 from benchmarks import harness
 from benchmarks.tpu import collectives
-from rdfer_jax import models, sharding
+from rdfer_jax import sharding
 from rdfer_jax.config import Config
-from rdfer_jax.training import evaluate, train
+from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.types import Batch
 
 #: Devices of each process of a run.
@@ -62,25 +62,23 @@ def arrays(config: Config) -> dict[str, np.ndarray]:
     }
 
 
-def compiled(config: Config, mesh: jax.sharding.Mesh) -> Any:
+def set_up(config: Config, mesh: jax.sharding.Mesh) -> ModelSetup:
+    """Returns the set-up of a run whose training split is one batch."""
+    return ModelSetup(config, mesh, NUM_CLASSES, num_train=config.data.batch_size)
+
+
+def compiled(setup: ModelSetup) -> Any:
     """Returns the compiled train step."""
     step: Any
-    step, arguments = train.abstract_step(
-        config, mesh, num_classes=NUM_CLASSES, num_train=config.data.batch_size
-    )
+    step, arguments = setup.abstract_step()
     return step.lower(*arguments).compile()
 
 
 def train_some(config: Config, steps: int, output: epath.Path) -> None:
     """Trains on all devices of all processes; the first one writes parameters and collectives."""
     mesh = sharding.make_mesh()
-    step = compiled(config, mesh)
-    network = models.create(config, NUM_CLASSES, mesh.devices.flat[0].platform)
-    state = jax.jit(
-        lambda: evaluate.new_state(config, network, NUM_CLASSES, config.data.batch_size),
-        out_shardings=sharding.replicated(mesh),
-    )()
-    rows = sharding.local_batch_size(config.data.batch_size, mesh, "config.data.batch_size")
+    setup = set_up(config, mesh)
+    step, state, rows = compiled(setup), setup.new_state(), setup.local_batch_size
     mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
     layout = sharding.split_batch(mesh)
     batch = Batch(
@@ -158,7 +156,7 @@ def growth(
     cases += [("frames", n, settings(path, changes, batches[0], n)) for n in frames]
     rows: list[dict[str, Any]] = []
     for what, number, config in cases:
-        flops = compiled(config, mesh).cost_analysis()["flops"]
+        flops = compiled(set_up(config, mesh)).cost_analysis()["flops"]
         first = next((row for row in rows if row["of"] == what), None)
         rows.append(
             {

@@ -24,10 +24,10 @@ from etils import epath
 from benchmarks import harness
 from configs import dfew, dfew_m3dfel
 from rdfer_jax import config as config_lib
-from rdfer_jax import models, sharding
+from rdfer_jax import sharding
 from rdfer_jax.config import Config
 from rdfer_jax.steps import make_predict_step
-from rdfer_jax.training import evaluate, train
+from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.types import Batch
 
 SIZE = 112
@@ -68,18 +68,11 @@ def ours(name: str, config: Config) -> Contestant:
     """Compiles a configured network."""
     batch_size, frames = config.data.batch_size, config.data.frames
     mesh = sharding.make_mesh(jax.devices()[:1])
-    platform = mesh.devices.flat[0].platform
-    network = models.create(config, NUM_CLASSES, platform)
+    setup = ModelSetup(config, mesh, NUM_CLASSES, num_train=batch_size)
     step: Any
-    step, arguments = train.abstract_step(
-        config, mesh, num_classes=NUM_CLASSES, num_train=batch_size
-    )
+    step, arguments = setup.abstract_step()
     train_step = step.lower(*arguments).compile()
-    predict_step = jax.jit(make_predict_step(config, network)).lower(*arguments).compile()
-    whole = sharding.replicated(mesh)
-    state = jax.jit(
-        lambda: evaluate.new_state(config, network, NUM_CLASSES, batch_size), out_shardings=whole
-    )()
+    predict_step = jax.jit(make_predict_step(config, setup.network)).lower(*arguments).compile()
     rng = np.random.default_rng(0)
     arrays = {
         "frames": rng.integers(0, 256, arguments[1].frames.shape, np.uint8),
@@ -88,7 +81,7 @@ def ours(name: str, config: Config) -> Contestant:
         "mask": np.ones(batch_size, bool),
     }
     batch = Batch(**jax.device_put(arrays, sharding.split_batch(mesh)))
-    held = [state]
+    held = [setup.new_state()]
 
     def train_once() -> None:
         held[0], metrics = train_step(held[0], batch)

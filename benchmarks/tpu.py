@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
-from rdfer_jax.training import train
+from rdfer_jax.training.setup import ModelSetup
 
 GIB = 2**30
 
@@ -439,9 +439,9 @@ def command(
     try:
         config = config_lib.resolve(options.config)
         report = run(
-            lambda mesh: train.abstract_step(
-                config, mesh, num_classes=options.num_classes, num_train=options.num_train
-            ),
+            lambda mesh: ModelSetup(
+                config, mesh, options.num_classes, options.num_train
+            ).abstract_step(),
             chips,
             config.data.batch_size,
         )

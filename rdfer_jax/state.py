@@ -1,4 +1,4 @@
-"""What training carries from step to step, and checkpoints keep."""
+"""The train state: what a step updates and a checkpoint stores."""
 
 from typing import Any
 
@@ -7,24 +7,25 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from rdfer_jax import optim
 from rdfer_jax.config import Config
 from rdfer_jax.models import Network
 
 
 @struct.dataclass
 class TrainState:
-    """The state of training. Random numbers come from the seed and the step.
+    """The state of training. All random numbers of a step follow from the seed and the step number.
 
     Attributes:
-      seed: uint32, config.seed. Not a constant of the compiled step, so that runs which differ in
-        nothing else share the step.
-      step: int32, training steps done.
-      params: of the network, float32.
-      batch_stats: running means and variances of the batch normalisation.
-      opt_state: of the optimiser.
+      seed: uint32, config.seed. It is not a constant of the compiled step, so runs that differ only in
+        their seed share the compiled program.
+      step: int32, number of training steps done.
+      params: parameters of the network, float32.
+      batch_stats: running means and variances of the batch normalization.
+      opt_state: state of the optimizer.
       teacher: params and batch_stats, averaged over the steps; None without a teacher.
-      memory: float32 [M, N], what the clips of each training video predicted over the epochs; None
-        without a memory.
+      memory: float32 [M, N], running average of the class probabilities that the clips of each training
+        video predict; None without a memory.
     """
 
     seed: jax.Array
@@ -37,14 +38,14 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network's apply takes."""
+        """The variables that the network's apply takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create(
     config: Config,
     network: Network,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | None = None,
     *,
     num_classes: int,
     num_train: int,
@@ -54,12 +55,14 @@ def create(
 
     Args:
       config: all settings.
-      network: whose variables it holds.
-      optimizer: whose state it holds.
+      network: initializes the variables.
+      optimizer: initializes its state; the configured one if None.
       num_classes: N.
       num_train: M, videos of the training split.
       seed: uint32; config.seed if None.
     """
+    if optimizer is None:  # its state is the same for every learning rate
+        optimizer = optim.create(config.optim, lambda step: 0.0)
     seed = jnp.uint32(config.seed) if seed is None else seed
     variables = network.init(jax.random.key(seed))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -77,6 +80,13 @@ def create(
         opt_state=optimizer.init(params),
         teacher=teacher,
         memory=memory,
+    )
+
+
+def abstract(state: Any, layout: jax.sharding.Sharding) -> Any:
+    """Returns the shapes and types of a state or its parts, each with the given sharding."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state
     )
 
 

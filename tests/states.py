@@ -6,8 +6,7 @@ import numpy as np
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import optim, sharding
-from rdfer_jax.state import TrainState
-from rdfer_jax.training.checkpoint import abstract
+from rdfer_jax.state import TrainState, abstract
 
 
 def make_state(step, mesh=None):

@@ -17,7 +17,7 @@ from etils import epath
 from scipy import special
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import models, sharding
+from rdfer_jax import sharding
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError
 from rdfer_jax.media.sources import Array, Video
@@ -26,7 +26,8 @@ from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.predict import annotate, faces, files
 from rdfer_jax.predict.result import Face, VideoPrediction, Window, runs_of_true
 from rdfer_jax.steps import make_predict_step
-from rdfer_jax.training import evaluate, run_dir
+from rdfer_jax.training import run_dir
+from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.training.writers import bar
 from rdfer_jax.types import Batch, Prediction
 
@@ -107,14 +108,10 @@ class Predictor:
             self.settings.detector, self.settings.min_face, self.settings.yunet
         )
         mesh = sharding.make_mesh(jax.local_devices()[:1])
-        platform = mesh.devices.flat[0].platform
-        network = models.create(self.config, len(self.classes), platform)
-        shapes = evaluate.abstract_state(
-            self.config, network, len(self.classes), info.num_train, mesh
-        )
-        step, self._state = evaluate.restore(run, checkpoint, shapes)
+        setup = ModelSetup(self.config, mesh, len(self.classes), info.num_train)
+        step, self._state = setup.restore(run, checkpoint)
         self.model = {"run": epath.Path(run).name, "checkpoint": checkpoint, "step": step}
-        self._step = jax.jit(make_predict_step(self.config, network))
+        self._step = jax.jit(make_predict_step(self.config, setup.network))
 
     def frames(self, images: np.ndarray, fps: float = FALLBACK_FPS) -> VideoPrediction:
         """Predicts a video in memory, uint8 [T, H, W, 3] in RGB, at fps frames per second."""

@@ -289,10 +289,3 @@ def _directory(workdir: epath.PathLike) -> epath.Path:
 
 def _metric(metrics: Any) -> float:
     return float((metrics or {}).get(BEST_METRIC, float("-inf")))
-
-
-def abstract(state: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Returns the shapes and types of a state, laid out as given."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state
-    )

@@ -1,4 +1,4 @@
-"""Evaluation: every video of a split once -> predictions.npz, results.json, pictures."""
+"""Evaluation: predictions for every clip of a split, scores, predictions.npz, results.json and plots."""
 
 import contextlib
 import itertools
@@ -13,16 +13,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rdfer_jax import metrics, models, optim, plots, sharding
-from rdfer_jax import state as state_lib
+from rdfer_jax import metrics, models, plots, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import loader, sampling, source
 from rdfer_jax.pipeline.feed import close, placer
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import run_dir
-from rdfer_jax.training.checkpoint import Checkpoints, abstract
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
+from rdfer_jax.training.setup import Setup
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ OUTPUTS = ("logits", "clip_logits", "agreement", "consensus", "noise_score", "ke
 class Evaluator:
     """Predicts every clip of a split, on any number of devices and processes.
 
-    Use as a context manager where a split is eval_split.
+    Use as a context manager if there is an eval_split.
     """
 
     def __init__(
@@ -43,17 +42,17 @@ class Evaluator:
         mesh: Mesh,
         eval_split: source.Split | None = None,
     ):
-        """Prepares the step, which is compiled once for all splits and states.
+        """Prepares the prediction step, which is compiled once for all splits and states.
 
         Args:
           config: all settings.
           network: predicts.
-          mesh: of the devices.
-          eval_split: a split that will be predicted again and again. What reads it is started once, and
-            has the first batches ready when they are asked for.
+          mesh: the devices.
+          eval_split: a split that is predicted many times during training. It is read by one endless
+            loader, which has the first batches of the next evaluation ready.
         """
-        self._config, self._watched = config, eval_split
-        self._local = sharding.local_batch_size(
+        self._config, self._eval_split = config, eval_split
+        self._local_batch_size = sharding.local_batch_size(
             config.data.eval_batch_size, mesh, "config.data.eval_batch_size"
         )
         self._predict = jax.jit(
@@ -62,47 +61,42 @@ class Evaluator:
             out_shardings=sharding.replicated(mesh),
         )
         self._place = placer(mesh)
-        self._watching: Iterator[loader.Element] | None = None
+        self._eval_elements: Iterator[loader.Element] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._watching is not None:
-            close(self._watching)
-            self._watching = None
+        if self._eval_elements is not None:
+            close(self._eval_elements)
+            self._eval_elements = None
 
     def __call__(self, state: TrainState, split: source.Split) -> Predictions:
-        """Returns the predictions; complete in every process."""
-        batches = loader.eval_batches(len(split), self._local * jax.process_count())
-        predicted, known, pending = [], [], None
-        with self._reading(split) as elements:
+        """Returns the predictions for all clips of the split, in every process."""
+        batches = loader.eval_batches(len(split), self._local_batch_size * jax.process_count())
+        outputs, known, pending = [], [], None
+        with self._elements(split) as elements:
             for element in itertools.islice(elements, batches):
-                batch, host = self._place(element)
-                known.append(host)
-                ahead = self._predict(state, batch)
+                batch, on_host = self._place(element)
+                known.append(on_host)
+                newest = self._predict(state, batch)
                 if pending is not None:
-                    predicted.append(jax.device_get(pending))
-                pending = ahead
-        predicted.append(jax.device_get(pending))
-        outputs = _stack(
-            [
-                {f: x for f in ("index", "mask", *OUTPUTS) if (x := getattr(p, f)) is not None}
-                for p in predicted
-            ]
-        )
-        rows = _by_index(outputs, len(split)) | _by_index(_gather(_stack(known)), len(split))
+                    outputs.append(_on_host(pending))
+                pending = newest  # fetched while the next batch is computed
+        outputs.append(_on_host(pending))
+        rows = _by_index(_stack(outputs), len(split))
+        rows |= _by_index(_gather(_stack(known)), len(split))
         if "key_instants" in rows:
             rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
         return Predictions(split.title, split.classes, rows)
 
     @contextlib.contextmanager
-    def _reading(self, split: source.Split) -> Iterator[Iterator[loader.Element]]:
-        """Gives this process's rows of each batch of the split."""
-        if split is self._watched:
-            # Wherever in its round it is, so many batches hold every video once.
-            self._watching = self._watching or iter(self._loader(split, rounds=None))
-            yield self._watching
+    def _elements(self, split: source.Split) -> Iterator[Iterator[loader.Element]]:
+        """Yields an iterator over this process's rows of each batch of the split."""
+        if split is self._eval_split:
+            # A round of the endless loader holds every clip once, wherever it starts.
+            self._eval_elements = self._eval_elements or iter(self._loader(split, rounds=None))
+            yield self._eval_elements
             return
         elements = iter(self._loader(split, rounds=1))
         try:
@@ -114,18 +108,18 @@ class Evaluator:
         return loader.eval_loader(
             split,
             self._config.data,
-            local_batch_size=self._local,
+            local_batch_size=self._local_batch_size,
             process=jax.process_index(),
             processes=jax.process_count(),
             rounds=rounds,
         )
 
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
-        """Positions in the buffer -> frames of the video."""
+        """Converts positions in the frame buffer to frame numbers of the video."""
         buffer = self._config.data.frames
         frames = [
-            sampling.frame_indices(int(n), buffer)[positions]
-            for n, positions in zip(num_frames_N, positions_NM, strict=True)
+            sampling.frame_indices(int(num_frames), buffer)[positions_M]
+            for num_frames, positions_M in zip(num_frames_N, positions_NM, strict=True)
         ]
         return np.array(frames, np.int32)
 
@@ -134,102 +128,56 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
     """Restores a checkpoint and evaluates it on the test split.
 
     Args:
-      config: as in training.
-      workdir: of the training run; results.json, predictions.npz and pictures go there too.
+      config: the settings of the training run.
+      workdir: folder of the training run; results.json, predictions.npz and plots go there too.
       checkpoint: last, best, or a step.
 
     Returns:
-      What results.json holds.
+      The content of results.json.
 
     Raises:
       CheckpointNotFoundError: there is no such checkpoint.
+      DamagedCheckpointError: the files of the checkpoint have changed since they were written.
       DatasetNotFoundError: the data set has not been built.
     """
-    mesh = sharding.make_mesh()
-    directory = source.find(config.data)
-    whole, test = source.open_splits(directory, config.data)
-    train, _ = source.hold_out(whole, config.data.validation_percent)
-    network = models.create(config, len(test.classes), mesh.devices.flat[0].platform)
-    shapes = abstract_state(config, network, len(test.classes), len(train), mesh)
-    step, state = restore(workdir, checkpoint, shapes)
+    setup = Setup.create(config)
+    step, state = setup.restore(workdir, checkpoint)
     log.info("restored step %d of %s", step, workdir)
-    evaluator = Evaluator(config, network, mesh)
-    results = report(evaluator, state, test, train, workdir, checkpoint)
+    evaluator = Evaluator(config, setup.network, setup.mesh)
+    results = evaluate_and_save(evaluator, state, setup, workdir, checkpoint)
     if jax.process_index() == 0:
         run_dir.write_json(epath.Path(workdir) / "results.json", results)
     return results
 
 
-def restore(workdir: epath.PathLike, checkpoint: str, shapes: TrainState) -> tuple[int, TrainState]:
-    """Returns a checkpoint's step and state.
-
-    Args:
-      workdir: of the training run.
-      checkpoint: last, best, or a step.
-      shapes: as `abstract_state` returns them.
-
-    Raises:
-      CheckpointNotFoundError: there is no such checkpoint.
-      DamagedCheckpointError: its files are not those that were written.
-    """
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.find(checkpoint)
-        return step, checkpoints.restore(step, shapes)
-
-
-def abstract_state(
-    config: Config, network: models.Network, num_classes: int, num_train: int, mesh: Mesh
-) -> TrainState:
-    """Returns shapes, types and shardings of the train state, without computing it."""
-    shapes = jax.eval_shape(lambda: new_state(config, network, num_classes, num_train))
-    return abstract(shapes, sharding.replicated(mesh))
-
-
-def new_state(
-    config: Config,
-    network: models.Network,
-    num_classes: int,
-    num_train: int,
-    seed: jax.Array | None = None,
-) -> TrainState:
-    """Returns the train state before the first step, to be jitted onto a mesh; see state.create."""
-    # The optimiser's state is the same for every schedule.
-    optimizer = optim.create(config.optim, lambda step: 0.0)
-    return state_lib.create(
-        config, network, optimizer, num_classes=num_classes, num_train=num_train, seed=seed
-    )
-
-
-def report(
+def evaluate_and_save(
     evaluator: Evaluator,
     state: TrainState,
-    test: source.Split,
-    train: source.Split,
+    setup: Setup,
     workdir: epath.PathLike,
     checkpoint: str,
     predictions: Predictions | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a state on the test split, and its detection of wrong labels on the training split.
+    """Evaluates a state on the test split, and how well it detects wrong labels of the training split.
 
-    Writes predictions.npz, pictures, and predictions_train.npz where it is known which labels are flipped.
+    Writes predictions.npz and plots; also predictions_train.npz where the flipped labels are known.
 
     Args:
       evaluator: predicts.
-      state: what is evaluated.
-      test: the test split.
-      train: the training split.
+      state: the state to evaluate.
+      setup: the splits.
       workdir: folder of the run.
-      checkpoint: what the state is called in the results.
-      predictions: of this state on the test split, if they have been made already.
+      checkpoint: name of the state in the results.
+      predictions: for the test split by this state, if there are any already.
 
     Returns:
-      What is to be said in results.json.
+      The results, as for results.json.
     """
-    predictions = predictions or evaluator(state, test)
+    predictions = predictions or evaluator(state, setup.test)
     results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
     train_predictions = None
-    if train.knows_flips:
-        train_predictions = evaluator(state, train)
+    if setup.train.knows_flips:
+        train_predictions = evaluator(state, setup.train)
         results |= noise_detection(train_predictions)
     if jax.process_index() == 0:
         _write(epath.Path(workdir), results, predictions, train_predictions)
@@ -237,57 +185,62 @@ def report(
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """WAR, UAR, recalls, confusion matrix; with known truth also by easy and hard clips.
+    """Returns WAR, UAR, recalls and confusion matrix; where the truth is known, more.
 
-    Against the given labels, which are the clean ones in a clean test split.
+    Scores are measured against the given labels, which are the true ones in a clean test split. Where it
+    is known which clips are hard, WAR is also given for easy and for hard clips; where the key segment is
+    known, also the share of key frames inside of it.
     """
     label, best = predictions["label"], predictions["logits"].argmax(-1)
     confusion = metrics.confusion_matrix(label, best, len(predictions.classes))
-    found = {"split": predictions.split} | metrics.summarize(confusion, predictions.classes)
+    scores = {"split": predictions.split} | metrics.summarize(confusion, predictions.classes)
     if "is_hard" in predictions:
         hard = predictions["is_hard"].astype(bool)
         for name, part in (("easy", ~hard), ("hard", hard)):
-            found[f"war_{name}"] = float((best == label)[part].mean()) if part.any() else None
+            scores[f"war_{name}"] = float((best == label)[part].mean()) if part.any() else None
     if "key_start" in predictions and "key_frames" in predictions:
         start, end = predictions["key_start"][:, None], predictions["key_end"][:, None]
         frames = predictions["key_frames"]
-        shows = np.array([name != "neutral" for name in predictions.classes])[label]
-        inside = ((frames >= start) & (frames < end))[shows]
-        chance = ((end - start)[:, 0] / predictions["num_frames"])[shows]
-        found["key_frames_inside"] = float(inside.mean()) if shows.any() else None
-        found["key_frames_inside_by_chance"] = float(chance.mean()) if shows.any() else None
-    return found
+        has_key = np.array([name != "neutral" for name in predictions.classes])[label]
+        inside = ((frames >= start) & (frames < end))[has_key]
+        chance = ((end - start)[:, 0] / predictions["num_frames"])[has_key]
+        scores["key_frames_inside"] = float(inside.mean()) if has_key.any() else None
+        scores["key_frames_inside_by_chance"] = float(chance.mean()) if has_key.any() else None
+    return scores
 
 
 def noise_detection(predictions: Predictions) -> dict[str, Any]:
-    """How well agreement and loss tell flipped labels from true ones, as AUROC; None without flips.
+    """Returns the AUROC of detecting flipped labels by agreement and by loss; None without flips.
 
-    Among all clips, and, if it is known which are hard, among those that are flipped or hard, where
-    the loss alone is said to fail.
+    Measured among all clips and, if it is known which are hard, among the flipped or hard clips, where the
+    loss alone is expected to fail.
     """
     flipped = predictions["is_flipped"].astype(bool)
     scores = {
         "agreement": predictions["noise_score"],
         "loss": metrics.loss_per_example(predictions["logits"], predictions["label"]),
     }
-    found: dict[str, Any] = {"noise_split": predictions.split, "noise_share": float(flipped.mean())}
+    aurocs: dict[str, Any] = {
+        "noise_split": predictions.split,
+        "noise_share": float(flipped.mean()),
+    }
     hard = predictions["is_hard"].astype(bool) if "is_hard" in predictions else None
     if hard is not None:
         disagreement = 1 - predictions["agreement"]
-        found["hard_auroc_agreement"] = metrics.finite_or_none(
+        aurocs["hard_auroc_agreement"] = metrics.finite_or_none(
             metrics.auroc(disagreement[~flipped], hard[~flipped])
         )
     for name, score in scores.items():
-        found[f"noise_auroc_{name}"] = metrics.finite_or_none(metrics.auroc(score, flipped))
+        aurocs[f"noise_auroc_{name}"] = metrics.finite_or_none(metrics.auroc(score, flipped))
         if hard is not None:
             doubtful = flipped | hard
             among = metrics.auroc(score[doubtful], flipped[doubtful])
-            found[f"noise_auroc_{name}_among_hard"] = metrics.finite_or_none(among)
-    return found
+            aurocs[f"noise_auroc_{name}_among_hard"] = metrics.finite_or_none(among)
+    return aurocs
 
 
 def describe(results: dict[str, Any]) -> str:
-    """Results as a few lines for the terminal."""
+    """Returns the results as a few lines of text for the terminal."""
     lines = [
         f"{results['checkpoint']} checkpoint, step {results['step']}, split {results['split']}: "
         f"WAR {results['war']:.4f}  UAR {results['uar']:.4f}  ({results['num_examples']} clips)"
@@ -308,7 +261,7 @@ def describe(results: dict[str, Any]) -> str:
         )
     if results.get("noise_auroc_agreement_among_hard") is not None:
         lines.append(
-            "the same among flipped or hard clips only: by agreement "
+            "among flipped or hard clips only: by agreement "
             f"{results['noise_auroc_agreement_among_hard']:.4f}, "
             f"by loss {results['noise_auroc_loss_among_hard']:.4f}"
         )
@@ -341,12 +294,19 @@ def _write(
         plots.save(picture, workdir / "agreement.png")
 
 
+def _on_host(prediction: Any) -> dict[str, np.ndarray]:
+    """Waits for a batch's types.Prediction and returns its fields that are saved or locate its rows."""
+    fields = ("index", "mask", *OUTPUTS)
+    fetched = jax.device_get(prediction)
+    return {name: x for name in fields if (x := getattr(fetched, name)) is not None}
+
+
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
 
 
 def _gather(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Puts the rows of all processes together, in every process."""
+    """Returns the rows of all processes, in every process; texts travel as bytes."""
     if jax.process_count() == 1:
         return rows
     texts = {key: value for key, value in rows.items() if value.dtype.kind in "US"}
@@ -364,15 +324,15 @@ def _gather(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _by_index(rows: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Drops the padding and sorts by index.
+    """Returns the rows without padding, sorted by index.
 
     Raises:
-      RuntimeError: a clip is missing or came twice.
+      RuntimeError: a clip is missing or was predicted twice.
     """
     real = np.flatnonzero(rows["mask"])
     order = real[np.argsort(rows["index"][real], kind="stable")]
     if not np.array_equal(rows["index"][order], np.arange(count)):
         raise RuntimeError(
-            f"{len(order)} predictions for {count} clips: each must come exactly once"
+            f"got {len(order)} predictions for {count} clips, expected exactly one per clip"
         )
     return {key: value[order] for key, value in rows.items() if key not in ("index", "mask")}

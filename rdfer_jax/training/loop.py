@@ -1,4 +1,4 @@
-"""Steps, with evaluations and checkpoints in between, and what is said of them meanwhile.
+"""The training loop: steps, evaluation, checkpoints, logging.
 
 The metrics of a step are read while the next one runs, so that the devices never wait for the host.
 """
@@ -15,9 +15,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from rdfer_jax import config as config_lib
 from rdfer_jax import plots
-from rdfer_jax.config import Config
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
@@ -27,163 +25,141 @@ from rdfer_jax.training.evaluate import summary
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.training.preemption import PreemptedError
 from rdfer_jax.training.run_dir import write_json
+from rdfer_jax.training.setup import StepCounts
 from rdfer_jax.training.writers import MetricWriter, Progress, format_metrics
 
 log = logging.getLogger(__name__)
 
-#: Steps of a process that config.profile traces: past compilation and warm-up.
+#: Steps of a process that config.profile traces, after compilation and warm-up.
 PROFILE_STEPS = range(10, 15)
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became infinite or not a number."""
-
-
-class StepCounts:
-    """Durations of the settings as steps.
-
-    Attributes:
-      epoch: steps that see every training video once, rounded.
-      total: steps of the run.
-      evaluate, save, log: steps between two of them.
-      record: likewise, or 0 for never.
-    """
-
-    def __init__(self, config: Config, num_train: int):
-        """Turns the durations into steps."""
-        self.epoch = max(1, round(num_train / config.data.batch_size))
-        self.total = config_lib.steps(config.train.duration, steps_per_epoch=self.epoch)
-
-        def every(duration: str) -> int:
-            return config_lib.steps(duration, steps_per_epoch=self.epoch, total_steps=self.total)
-
-        self.evaluate = every(config.train.eval_every)
-        self.save = every(config.train.save_every)
-        self.log = every(config.train.log_every)
-        self.record = every(config.train.record_every) if config.train.record_every else 0
+    """The loss became infinite or NaN."""
 
 
 class Loop:
-    """Steps, with evaluations and checkpoints in between."""
+    """Runs training steps, and evaluations and checkpoints between them."""
 
     def __init__(
         self,
         *,
-        lengths: StepCounts,
+        counts: StepCounts,
         step_fn: TrainStep,
         checkpoints: Checkpoints,
         evaluate: Callable[[TrainState], Predictions],
         eval_split: str,
         record: Callable[[int, TrainState], None],
-        news: "MetricLogger",
+        logger: "MetricLogger",
         profile: epath.Path | None = None,
     ):
         """Takes what a run needs.
 
         Args:
-          lengths: of the run and its parts.
+          counts: of the steps of the run and between evaluations, checkpoints, rows of metrics.
           step_fn: the jitted train step.
-          checkpoints: where the state is kept.
-          evaluate: predicts the eval_split part of the data.
+          checkpoints: where the state is saved.
+          evaluate: predicts eval_split.
           eval_split: "validation", whose score chooses the best checkpoint, or "test".
-          record: keeps what is predicted of the training split after some epochs.
-          news: reads and tells the metrics.
-          profile: folder for a trace of PROFILE_STEPS, if one is wanted.
+          record: saves the predictions for the training split, given the epoch and the state.
+          logger: reads and writes the metrics.
+          profile: folder for a trace of PROFILE_STEPS; None for no trace.
         """
-        self.lengths, self.step_fn, self.checkpoints = lengths, step_fn, checkpoints
-        self.evaluate, self.eval_split, self.news = evaluate, eval_split, news
+        self.counts, self.step_fn, self.checkpoints = counts, step_fn, checkpoints
+        self.evaluate, self.eval_split, self.logger = evaluate, eval_split, logger
         self.record = record
         self._profile, self._tracing = profile, False
-        self._batches: dict[int, dict[str, Any] | None] = {}  # metrics are read a step late
+        # What the host knows of the last two batches: metrics are read one step late.
+        self._batches: dict[int, dict[str, Any] | None] = {}
 
     def run(self, state: TrainState, iterator: Any) -> TrainState:
-        """Runs from the state's step to the end; the iterator has to begin with that step's batch.
+        """Runs from the step of the state to the end; the iterator must begin with that step's batch.
 
         Raises:
-          NonFiniteLossError: the loss is no finite number any more.
-          PreemptedError: the process was asked to end; the state is saved.
+          NonFiniteLossError: the loss is infinite or NaN.
+          PreemptedError: the process was asked to stop; the state is saved.
         """
         start = int(state.step)
         with preemption.StopSignals() as signals:
-            for step in range(start, self.lengths.total):
+            for step in range(start, self.counts.total):
                 self._trace(step - start)
-                with self.news.waiting():
+                with self.logger.waiting():
                     batch, known = next(iterator)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, step_metrics = self.step_fn(state, batch)
                 self._batches = {step + 1: known} | {step: self._batches.get(step)}
-                self._check(self.news.add(step + 1, step_metrics))
-                self._between(step + 1, state)
-                if signals.stop_requested(step + 1) and step + 1 < self.lengths.total:
+                self._check_finite(self.logger.add(step + 1, step_metrics))
+                self._evaluate_and_save(step + 1, state)
+                if signals.stop_requested(step + 1) and step + 1 < self.counts.total:
                     self._stop(step + 1, state, signals.received)
         self._end_trace()
         return state
 
     def _stop(self, done: int, state: TrainState, received: signal.Signals | None) -> None:
-        """Saves and ends training."""
-        self._check(self.news.flush())
+        """Saves the state and raises PreemptedError."""
+        self._check_finite(self.logger.flush())
         self.checkpoints.save(done, state, None)
         self._end_trace()
         name = "a preemption notice" if received is None else received.name
         raise PreemptedError(
-            f"stopped by {name} after step {done} of {self.lengths.total}, which is saved in "
-            f"{self.checkpoints.directory}; the same command goes on from there",
+            f"stopped by {name} after step {done} of {self.counts.total}. The state is saved in "
+            f"{self.checkpoints.directory}; run the same command to resume",
             130 if received is signal.SIGINT else 0,
         )
 
-    def _between(self, done: int, state: TrainState) -> None:
-        last = done == self.lengths.total
+    def _evaluate_and_save(self, done: int, state: TrainState) -> None:
+        """Evaluates, records and saves the state if it is time to, or if the last step is done."""
+        is_last = done == self.counts.total
+        evaluates = is_last or done % self.counts.evaluate == 0
         scores = None
-        evaluates = last or done % self.lengths.evaluate == 0
-        if evaluates or done % self.lengths.save == 0:
-            self._check(self.news.flush())
+        if evaluates or done % self.counts.save == 0:
+            self._check_finite(self.logger.flush())
         if evaluates:
             scores = self._evaluate(done, state)
-        if self.lengths.record and done % self.lengths.record == 0:
-            with self.news.pause():
-                self.record(round(done / self.lengths.epoch), state)
-        # An evaluation on the validation part is saved with its checkpoint: it may be the best. A
-        # score on the test split goes with none.
+        if self.counts.record and done % self.counts.record == 0:
+            with self.logger.pause():
+                self.record(round(done / self.counts.epoch), state)
+        # A state with a validation score is always saved, as it may be the best one. A score on the test
+        # split must not choose a checkpoint.
         kept = scores if scores and BEST_METRIC in scores else None
-        if last or kept or done % self.lengths.save == 0:
-            with self.news.pause():
+        if is_last or kept or done % self.counts.save == 0:
+            with self.logger.pause():
                 self.checkpoints.save(done, state, kept)
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
-        with self.news.pause():
+        """Evaluates the state and logs the scores; returns WAR and UAR by the name of their metric."""
+        with self.logger.pause():
             predictions = self.evaluate(state)
-            found = summary(predictions)
-            scores = {f"{self.eval_split}_{name}": found[name] for name in ("war", "uar")}
-        self.news.write(
-            done, scores | {f"{self.eval_split}_agreement": predictions["agreement"].mean()}
-        )
-        self.news.show_confusion(done, self.eval_split, found, predictions.classes)
+            results = summary(predictions)
+            scores = {f"{self.eval_split}_{name}": results[name] for name in ("war", "uar")}
+        agreement = {f"{self.eval_split}_agreement": predictions["agreement"].mean()}
+        self.logger.write(done, scores | agreement)
+        self.logger.show_confusion(done, self.eval_split, results, predictions.classes)
         log.info(
             "step %d of %d, epoch %.1f: %s WAR %.4f, UAR %.4f; %s",
-            done, self.lengths.total, done / self.lengths.epoch, self.eval_split, found["war"],
-            found["uar"], format_metrics(self.news.newest),
+            done, self.counts.total, done / self.counts.epoch, self.eval_split, results["war"],
+            results["uar"], format_metrics(self.logger.newest),
         )  # fmt: skip
         return scores
 
-    def _check(self, newest: tuple[int, dict[str, float]] | None) -> None:
-        """Stops on a loss that is not a finite number, and leaves what is known of the step."""
+    def _check_finite(self, newest: tuple[int, dict[str, float]] | None) -> None:
+        """Raises NonFiniteLossError for a loss that is not finite, after writing the step's statistics."""
         if newest is None or np.isfinite(newest[1]["loss"]):
             return
         dump = self._dump(*newest)
-        known = self.checkpoints.latest()
-        good = (
-            "there is no checkpoint yet"
-            if known is None
-            else f"the last good checkpoint is {known}"
-        )
+        latest = self.checkpoints.latest()
+        folder = self.checkpoints.directory
+        good = f"The last good checkpoint in {folder} is {latest}"
+        if latest is None:
+            good = f"There is no checkpoint yet in {folder}"
         raise NonFiniteLossError(
-            f"the loss of step {newest[0]} is {newest[1]['loss']}; {good} in "
-            f"{self.checkpoints.directory}; the step's statistics and its clips are in {dump}. Lower "
+            f"the loss of step {newest[0]} is {newest[1]['loss']}. {good}. The step's statistics and clips "
+            f"are in {dump}. Lower "
             "config.optim.learning_rate or config.optim.clip_norm, or set config.model.dtype to float32"
         )
 
     def _dump(self, step: int, values: dict[str, float]) -> epath.Path:
-        """Writes a step's statistics, numbers that are not finite as texts, and this process's clips."""
+        """Writes the statistics of a step, non-finite numbers as text, and this process's clips."""
         known = self._batches.get(step) or {}
         ids, labels = (np.asarray(known.get(key, ())).tolist() for key in ("clip_id", "label"))
         number = f"_process{jax.process_index()}" if jax.process_count() > 1 else ""
@@ -195,7 +171,7 @@ class Loop:
         return path
 
     def _trace(self, step: int) -> None:
-        """Starts and ends the trace, counting steps from the start of this process."""
+        """Starts and ends the profiler trace; steps count from the start of this process."""
         if self._profile is None:
             return
         if step == PROFILE_STEPS.start:
@@ -208,14 +184,17 @@ class Loop:
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
-            log.info("trace of a few steps in %s", self._profile)
+            log.info("the profiler trace is in %s", self._profile)
 
 
 class MetricLogger:
-    """Reads each step's metrics one step late, so that the devices never wait for the host.
+    """Reads the metrics of each step one step late and writes their means.
 
-    input_wait is the share of the time in which the loop waited for the next batch. The devices had at
-    most that long nothing to do: a step may still have been running.
+    The metric input_wait is the share of time in which the loop waited for the next batch. It is an upper
+    bound of the devices' idle time, since a step may still have been running.
+
+    Attributes:
+      newest: metrics of the newest step that was read.
     """
 
     def __init__(
@@ -223,82 +202,92 @@ class MetricLogger:
         writer: MetricWriter,
         progress: Progress,
         learning_rate: optax.Schedule,
-        lengths: StepCounts,
+        counts: StepCounts,
         batch_size: int,
     ):
-        """Takes where to tell, and what is told beside the step's own metrics."""
+        """Takes the outputs, and what is written besides the metrics of a step.
+
+        Args:
+          writer: writes scalars and images.
+          progress: shows the newest metrics.
+          learning_rate: as a function of the step.
+          counts: says when to write.
+          batch_size: videos in a step, over all processes.
+        """
         self._writer, self._progress = writer, progress
-        self._learning_rate, self._lengths, self._batch_size = learning_rate, lengths, batch_size
+        self._learning_rate, self._counts, self._batch_size = learning_rate, counts, batch_size
         self._pending: tuple[int, TrainMetrics] | None = None
         self._window: TrainMetrics | None = None
         self._clock, self._steps, self._waited = time.monotonic(), 0, 0.0
         self.newest: dict[str, float] = {}
 
     def add(self, step: int, step_metrics: TrainMetrics) -> tuple[int, dict[str, float]] | None:
-        """Takes a step's metrics, still being computed; returns those of the step before."""
-        before, self._pending = self._pending, (step, step_metrics)
-        return self._read(before)
+        """Takes the metrics of a step, which may still be running; returns those of the previous step."""
+        previous, self._pending = self._pending, (step, step_metrics)
+        return self._read(previous)
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
         """Waits for the newest step and returns its metrics."""
-        before, self._pending = self._pending, None
-        return self._read(before)
+        previous, self._pending = self._pending, None
+        return self._read(previous)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes scalars of a step."""
         self._writer.write_scalars(step, scalars)
 
     def show_confusion(
-        self, step: int, name: str, found: dict[str, Any], classes: tuple[str, ...]
+        self, step: int, name: str, results: dict[str, Any], classes: tuple[str, ...]
     ) -> None:
-        """Shows a confusion matrix in TensorBoard, where that is on."""
+        """Writes a confusion matrix to TensorBoard, if that is enabled."""
         if self._writer.shows_images:
             picture = plots.confusion_matrix_figure(
-                np.array(found["confusion_matrix"]), classes, f"{name}, step {step}"
+                np.array(results["confusion_matrix"]), classes, f"{name}, step {step}"
             )
             self._writer.write_images(step, {f"{name}_confusion": plots.to_rgb(picture)})
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves what happens in a with block out of the steps per second."""
+        """Excludes the time of a with block from the steps per second."""
         start = time.monotonic()
         yield
         self._clock += time.monotonic() - start
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts what happens in a with block as waiting for data."""
+        """Counts the time of a with block as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
 
-    def _read(self, pending: tuple[int, TrainMetrics] | None):
+    def _read(
+        self, pending: tuple[int, TrainMetrics] | None
+    ) -> tuple[int, dict[str, float]] | None:
+        """Waits for the metrics of a step, shows them and, if it is time to, writes the means."""
         if pending is None:
             return None
         step, on_device = pending
         on_host = jax.device_get(on_device)
         self._window = on_host if self._window is None else self._window.merge(on_host)
         self._steps += 1
-        values = _floats(on_host)
-        self.newest = values
+        self.newest = values = _floats(on_host)
         self._progress.update(step, values)
-        if step % self._lengths.log == 0 or step == self._lengths.total:
-            taken = max(time.monotonic() - self._clock, 1e-9)
-            rate = self._steps / taken
-            self._writer.write_scalars(
-                step,
-                _floats(self._window)
-                | {
-                    "learning_rate": float(self._learning_rate(step - 1)),
-                    "epoch": step / self._lengths.epoch,
-                    "steps_per_second": rate,
-                    "videos_per_second": rate * self._batch_size,
-                    "input_wait": min(self._waited / taken, 1.0),
-                },
-            )
+        if step % self._counts.log == 0 or step == self._counts.total:
+            self._write_means(step, _floats(self._window))
             self._window, self._clock, self._steps = None, time.monotonic(), 0
             self._waited = 0.0
         return step, values
+
+    def _write_means(self, step: int, means: dict[str, float]) -> None:
+        taken = max(time.monotonic() - self._clock, 1e-9)
+        rate = self._steps / taken
+        speed = {
+            "learning_rate": float(self._learning_rate(step - 1)),
+            "epoch": step / self._counts.epoch,
+            "steps_per_second": rate,
+            "videos_per_second": rate * self._batch_size,
+            "input_wait": min(self._waited / taken, 1.0),
+        }
+        self._writer.write_scalars(step, means | speed)
 
 
 def _floats(values: TrainMetrics) -> dict[str, float]:

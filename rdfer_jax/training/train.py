@@ -1,4 +1,4 @@
-"""Training: prepares data, network, step and checkpoints, runs the loop, evaluates the result."""
+"""Training: the loop over steps, from a new state or a checkpoint, and the evaluation of the result."""
 
 import dataclasses
 import logging
@@ -6,49 +6,49 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from clu import parameter_overview
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rdfer_jax import models, optim, plots, sharding
+from rdfer_jax import plots, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.models import pretrained
-from rdfer_jax.pipeline import loader, source
+from rdfer_jax.pipeline import loader
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
-from rdfer_jax.steps import TrainStep, make_train_step
-from rdfer_jax.training import evaluate, run_dir
-from rdfer_jax.training.checkpoint import Checkpoints, abstract, last_variables, quarantine_damaged
-from rdfer_jax.training.loop import Loop, MetricLogger, StepCounts
+from rdfer_jax.steps import TrainStep
+from rdfer_jax.training import run_dir
+from rdfer_jax.training.checkpoint import Checkpoints, last_variables, quarantine_damaged
+from rdfer_jax.training.evaluate import Evaluator, evaluate_and_save, summary
+from rdfer_jax.training.loop import Loop, MetricLogger
 from rdfer_jax.training.predictions import Predictions
+from rdfer_jax.training.setup import Setup
 from rdfer_jax.training.writers import MetricWriter, Progress, read_metrics
-from rdfer_jax.types import Batch
 
 log = logging.getLogger(__name__)
 
 
 def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
-    """Trains, or goes on where an earlier run in the same folder stopped, and evaluates the result.
+    """Trains and evaluates a network; resumes an earlier run in the same folder.
 
     Args:
       config: all settings.
-      workdir: folder of the run: checkpoints/, config.json, metrics.jsonl, results.json, pictures.
+      workdir: folder of the run: checkpoints/, config.json, metrics.jsonl, results.json, plots.
 
     Returns:
-      What results.json holds: of the last checkpoint and, under best_on_validation, of the best.
+      The content of results.json: the results of the last checkpoint and, under best_on_validation, of the
+      best one.
 
     Raises:
       DatasetNotFoundError: the data set has not been built.
       NonFiniteLossError: training diverged.
-      PreemptedError: the process was asked to end; the state is saved.
-      FileNotFoundError: config.init_from is no file and no run.
-      OSError: the folder, or that of config.data.frame_cache, cannot be written to, or the disk is full.
+      PreemptedError: the process was asked to stop; the state is saved.
+      FileNotFoundError: config.init_from is neither a file nor the folder of a run.
+      OSError: workdir or the folder of config.data.frame_cache cannot be written to, or the disk is full.
       RecordError: a file of the data set is missing or damaged.
-      ValueError: the settings do not fit the data, the devices, the run to be resumed, or the weights to
-        start from; or another run is using the folder.
+      ValueError: the settings do not fit the data, the devices, the run to resume, or the initial weights;
+        or another run is using the folder.
     """
     workdir = epath.Path(workdir)
     if jax.process_index():
@@ -58,201 +58,157 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
-    mesh = sharding.make_mesh()
-    local_batch_size = sharding.local_batch_size(
-        config.data.batch_size, mesh, "config.data.batch_size"
-    )
-    directory = source.find(config.data)
-    whole, test_split = source.open_splits(directory, config.data)
-    first = jax.process_index() == 0
-    data_set = f"{config.data.name}/{config.data.variant}/{directory.name}"
-    fingerprint = source.fingerprint(directory, config.data.labels)
-    run_dir.check_config(workdir, config)
-    run_dir.check_data(workdir, data_set, fingerprint)
-    # Every frame may have to be decoded now. What was decoded stays, should anything be refused later.
-    whole, test_split = (split.with_cache(config.data) for split in (whole, test_split))
-    train_split, validation = source.hold_out(whole, config.data.validation_percent)
-    num_classes = len(train_split.classes)
-    network = models.create(config, num_classes, mesh.devices.flat[0].platform)
-    lengths = StepCounts(config, len(train_split))
-    step_fn, learning_rate = make_step(config, network, lengths, mesh)
-    eval_split = validation or test_split
-    evaluator = evaluate.Evaluator(config, network, mesh, eval_split)
-    if first:
+    is_first = jax.process_index() == 0
+    setup = Setup.create(config, workdir)
+    step_fn = setup.train_step()
+    evaluator = Evaluator(config, setup.network, setup.mesh, setup.validation or setup.test)
+    evaluations = Evaluations(evaluator, setup, workdir)
+    if is_first:
         quarantine_damaged(workdir)
-    multihost_utils.sync_global_devices("the newest checkpoint is whole")
+    multihost_utils.sync_global_devices("the newest checkpoint is intact")
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints, evaluator:
-        state = _start(config, network, checkpoints, num_classes, len(train_split), mesh)
-        if first:  # and not before config.init_from has proved right
-            run_dir.write_config(workdir, config)
-        start = int(state.step)
-        log.info(
-            "%s: %d videos to train on, %d to validate, %d to test; %d classes; steps %d to %d on %d %s",
-            directory, len(train_split), len(validation or ()), len(test_split), num_classes, start,
-            lengths.total, mesh.size, mesh.devices.flat[0].device_kind,
-        )  # fmt: skip
-        if first and start == 0:
-            run_dir.write_data(
-                workdir, data_set, train_split.classes, len(train_split), fingerprint
-            )
-            table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-            (workdir / "parameters.txt").write_text(table + "\n")
-            count = sum(p.size for p in jax.tree.leaves(state.params))
-            log.info("%s parameters, listed in parameters.txt", f"{count:,}")
-        with (
-            MetricWriter(
-                workdir, resume_step=start, tensorboard=config.train.tensorboard, enabled=first
-            ) as writer,
-            Progress(lengths.total, start_step=start, enabled=first) as progress,
-        ):
-            newest: Predictions | None = None
-
-            def watch(state: TrainState) -> Predictions:
-                nonlocal newest
-                newest = evaluator(state, eval_split)
-                return newest
-
-            def record(epoch: int, state: TrainState) -> None:
-                predictions = evaluator(state, train_split)
-                if first:
-                    (workdir / "epochs").mkdir(exist_ok=True)
-                    predictions.save(workdir / "epochs" / f"train_{epoch:04d}.npz")
-
-            loop = Loop(
-                lengths=lengths,
-                step_fn=step_fn,
-                checkpoints=checkpoints,
-                evaluate=watch,
-                eval_split="validation" if validation else "test",
-                record=record,
-                news=MetricLogger(writer, progress, learning_rate, lengths, config.data.batch_size),
-                profile=workdir / "profile" if config.profile and first else None,
-            )
-            batches = loader.train_loader(
-                train_split,
-                config.data,
-                seed=config.seed,
-                local_batch_size=local_batch_size,
-                process=jax.process_index(),
-                processes=jax.process_count(),
-                start=start,
-            )
-            iterator = iter(feed(batches, mesh, config.data.prefetch))
-            try:
-                state = loop.run(state, iterator)
-            finally:
-                close(iterator)
-        results = evaluate.report(
-            evaluator, state, test_split, train_split, workdir, "last",
-            # The last step was evaluated, on the test split if there is no validation part.
-            predictions=None if validation else newest,
-        )  # fmt: skip
-        if validation is not None:
+        state = _initial_state(setup, checkpoints)
+        _describe(setup, state, workdir)
+        state = _run_loop(setup, step_fn, state, checkpoints, evaluations, workdir)
+        results = evaluate_and_save(
+            evaluator, state, setup, workdir, "last", predictions=evaluations.of_final_state()
+        )
+        if setup.validation is not None:
             best = checkpoints.find("best")
-            shapes = abstract(state, sharding.replicated(mesh))
-            found = evaluate.summary(evaluator(checkpoints.restore(best, shapes), test_split))
-            results["best_on_validation"] = {"checkpoint": "best", "step": best} | found
-    if first:
+            predictions = evaluator(checkpoints.restore(best, setup.abstract_state()), setup.test)
+            scores = summary(predictions)
+            results["best_on_validation"] = {"checkpoint": "best", "step": best} | scores
+    if is_first:
         plots.save(plots.training_curves(read_metrics(workdir)), workdir / "training_curves.png")
-        # The last file of a run: where it is, all others are.
+        # The last file of a run: where it exists, the run is complete.
         run_dir.write_json(workdir / "results.json", results)
     return results
 
 
-def make_step(
-    config: Config, network: models.Network, lengths: StepCounts, mesh: Mesh
-) -> tuple[TrainStep, optax.Schedule]:
-    """Returns the train step, jitted over the mesh with the state donated, and the learning rate."""
-    learning_rate = optim.schedule(
-        config.optim, total_steps=lengths.total, steps_per_epoch=lengths.epoch
-    )
-    step_fn = make_train_step(
-        config,
-        network,
-        optim.create(config.optim, learning_rate),
-        total_steps=lengths.total,
-        steps_per_epoch=lengths.epoch,
-    )
-    whole = sharding.replicated(mesh)
-    jitted = jax.jit(
-        step_fn,
-        in_shardings=(whole, sharding.split_batch(mesh)),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-    )
-    return jitted, learning_rate
+class Evaluations:
+    """The predictions that a run makes while it trains.
 
-
-def abstract_step(
-    config: Config, mesh: Mesh, *, num_classes: int, num_train: int
-) -> tuple[TrainStep, tuple[TrainState, Batch]]:
-    """Returns the train step and the shapes it takes, to be compiled without data or devices.
-
-    Args:
-      config: all settings.
-      mesh: of devices that need not exist, such as those of a topology description.
-      num_classes: N.
-      num_train: videos of the training split.
-
-    Returns:
-      The jitted step, and arguments for its `lower`.
+    Attributes:
+      split_name: "validation", whose score chooses the best checkpoint, or "test".
     """
-    network = models.create(config, num_classes, mesh.devices.flat[0].platform)
-    step_fn, _ = make_step(config, network, StepCounts(config, num_train), mesh)
-    state = evaluate.abstract_state(config, network, num_classes, num_train, mesh)
-    split = sharding.split_batch(mesh)
-    sharding.local_batch_size(config.data.batch_size, mesh, "config.data.batch_size")
 
-    def array(shape: tuple[int, ...], dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((config.data.batch_size, *shape), dtype, sharding=split)
+    def __init__(self, evaluator: Evaluator, setup: Setup, workdir: epath.Path):
+        """Keeps what is needed to predict; `evaluator` reads the split ahead."""
+        self._evaluator, self._setup, self._folder = evaluator, setup, workdir / "epochs"
+        self._split = setup.validation or setup.test
+        self.split_name = "validation" if setup.validation else "test"
+        self._newest: Predictions | None = None
 
-    size = config.data.image_size
-    batch = Batch(
-        frames=array((config.data.frames, size, size, 3), jnp.uint8),
-        label=array((), jnp.int32),
-        index=array((), jnp.int32),
-        mask=array((), jnp.bool_),
-    )
-    return step_fn, (state, batch)
+    def evaluate(self, state: TrainState) -> Predictions:
+        """Returns the predictions for the validation part or, without one, for the test split."""
+        self._newest = self._evaluator(state, self._split)
+        return self._newest
+
+    def record(self, epoch: int, state: TrainState) -> None:
+        """Saves the predictions for the training split after an epoch."""
+        predictions = self._evaluator(state, self._setup.train)
+        if jax.process_index() == 0:
+            self._folder.mkdir(exist_ok=True)
+            predictions.save(self._folder / f"train_{epoch:04d}.npz")
+
+    def of_final_state(self) -> Predictions | None:
+        """Returns the predictions for the test split after the last step, if this process made any."""
+        # The loop always evaluates after the last step.
+        return None if self._setup.validation else self._newest
 
 
-def _start(
-    config: Config,
-    network: models.Network,
-    checkpoints: Checkpoints,
-    num_classes: int,
-    num_train: int,
-    mesh: Mesh,
-) -> TrainState:
-    """Returns the state of the newest checkpoint, or a new state.
+def _initial_state(setup: Setup, checkpoints: Checkpoints) -> TrainState:
+    """Returns the state of the newest checkpoint or, without one, a new state.
 
     config.init_from is read for a new state only.
     """
     if (step := checkpoints.latest()) is not None:
         log.info("resuming from step %d of %s", step, checkpoints.directory)
-        shapes = evaluate.abstract_state(config, network, num_classes, num_train, mesh)
-        return checkpoints.restore(step, shapes)
-
-    def create(seed: jax.Array) -> TrainState:
-        return evaluate.new_state(config, network, num_classes, num_train, seed)
-
-    state = jax.jit(create, out_shardings=sharding.replicated(mesh))(np.uint32(config.seed))
-    return _initialise(state, config.init_from, mesh) if config.init_from else state
+        return checkpoints.restore(step, setup.abstract_state())
+    state, init_from = setup.new_state(), setup.config.init_from
+    return _initialize(state, init_from, setup.mesh) if init_from else state
 
 
-def _initialise(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
-    """Returns a new state with weights from a file or another run, and says what they are."""
+def _initialize(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
+    """Returns a new state with weights from a file or another run, and logs which were used."""
     if epath.Path(init_from).is_dir():
-        step, theirs = last_variables(init_from)
+        step, other = last_variables(init_from)
         name = f"{init_from}, step {step}"
-        variables, report = pretrained.adopt(theirs, state.variables, name)
+        variables, report = pretrained.adopt(other, state.variables, name)
     else:
         variables, report = pretrained.load(init_from, state.variables)
     for line in report.lines():
         log.info("%s", line)
-    whole = sharding.replicated(mesh)
-    variables = jax.device_put(variables, whole)
+    replicated = sharding.replicated(mesh)
+    variables = jax.device_put(variables, replicated)
     teacher = None
-    if state.teacher is not None:  # begins as the student, in memory of its own
-        teacher = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=whole)(variables)
+    if state.teacher is not None:  # starts as a copy of the student; buffers must not be shared
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated)
+        teacher = copy(variables)
     return dataclasses.replace(state, teacher=teacher, **variables)
+
+
+def _describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
+    """Logs the sizes; the first process writes config.json, data.json and parameters.txt."""
+    start = int(state.step)
+    log.info(
+        "%s: %d videos to train on, %d to validate, %d to test; %d classes; steps %d to %d on %d %s",
+        setup.directory, setup.num_train, len(setup.validation or ()), len(setup.test),
+        setup.num_classes, start, setup.counts.total, setup.mesh.size,
+        setup.mesh.devices.flat[0].device_kind,
+    )  # fmt: skip
+    if jax.process_index():
+        return
+    run_dir.write_config(workdir, setup.config)
+    if start:
+        return
+    run_dir.write_data(workdir, setup.data_set, setup.classes, setup.num_train, setup.fingerprint)
+    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(table + "\n")
+    count = sum(p.size for p in jax.tree.leaves(state.params))
+    log.info("%s parameters, listed in parameters.txt", f"{count:,}")
+
+
+def _run_loop(
+    setup: Setup,
+    step_fn: TrainStep,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    evaluations: Evaluations,
+    workdir: epath.Path,
+) -> TrainState:
+    """Runs the remaining steps and returns the final state."""
+    config, start = setup.config, int(state.step)
+    is_first = jax.process_index() == 0
+    with (
+        MetricWriter(
+            workdir, resume_step=start, tensorboard=config.train.tensorboard, enabled=is_first
+        ) as writer,
+        Progress(setup.counts.total, start_step=start, enabled=is_first) as progress,
+    ):
+        loop = Loop(
+            counts=setup.counts,
+            step_fn=step_fn,
+            checkpoints=checkpoints,
+            evaluate=evaluations.evaluate,
+            eval_split=evaluations.split_name,
+            record=evaluations.record,
+            logger=MetricLogger(
+                writer, progress, setup.learning_rate, setup.counts, config.data.batch_size
+            ),
+            profile=workdir / "profile" if config.profile and is_first else None,
+        )
+        batches = loader.train_loader(
+            setup.train,
+            config.data,
+            seed=config.seed,
+            local_batch_size=setup.local_batch_size,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            start=start,
+        )
+        iterator = iter(feed(batches, setup.mesh, config.data.prefetch))
+        try:
+            return loop.run(state, iterator)
+        finally:
+            close(iterator)

@@ -43,7 +43,7 @@ def test_rows_are_compared_with_one_device():
 def test_two_devices_exchange_the_gradients_once_and_little_else():
     def exchanged(batch):
         config = scaling.settings("configs/synthetic.py", SMALL, batch)
-        step = scaling.compiled(config, sharding.make_mesh(jax.devices()[:2]))
+        step = scaling.compiled(scaling.set_up(config, sharding.make_mesh(jax.devices()[:2])))
         return scaling.collectives(step.as_text())
 
     config = scaling.settings("configs/synthetic.py", SMALL, 8)

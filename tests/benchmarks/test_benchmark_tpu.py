@@ -9,7 +9,7 @@ from benchmarks import tpu
 from configs.synthetic import get_config
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
-from rdfer_jax.training import train
+from rdfer_jax.training.setup import ModelSetup
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -233,7 +233,7 @@ def test_the_train_step_compiles_for_v5e():
     config.model.update(width=32, instants=4)
     settings = config_lib.resolve(config)
     report = tpu.run(
-        lambda mesh: train.abstract_step(settings, mesh, num_classes=7, num_train=100),
+        lambda mesh: ModelSetup(settings, mesh, num_classes=7, num_train=100).abstract_step(),
         "v5e:2x2",
         num_videos=8,
     )

@@ -83,7 +83,7 @@ def test_asked_to_end_it_saves_within_a_step_and_says_so(settings, whole, tmp_pa
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "Traceback" not in printed
     (step,) = map(
-        int, re.findall(r"stopped by SIGTERM after step (\d+) of 12, which is saved", printed)
+        int, re.findall(r"stopped by SIGTERM after step (\d+) of 12\. The state is saved", printed)
     )
     newest = jobs.rows(tmp_path)[-1]["step"]
     assert newest <= step <= newest + 1 < STEPS

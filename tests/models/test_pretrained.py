@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import models, sharding
+from rdfer_jax import state as state_lib
 from rdfer_jax.models import pretrained, trunks
-from rdfer_jax.training import evaluate, loop, train
+from rdfer_jax.training import loop, train
 from rdfer_jax.training.checkpoint import CheckpointNotFoundError, Checkpoints, last_variables
 
 DEPTHS = {
@@ -584,12 +585,16 @@ def settings(data_dir, init_from=""):
     return config_lib.resolve(config_lib.to_dict(config) | {"init_from": str(init_from)})
 
 
+def new_state(config, network, num_classes, seed):
+    return state_lib.create(config, network, num_classes=num_classes, num_train=11, seed=seed)
+
+
 @pytest.fixture(scope="module")
 def other_run(tiny_data, tmp_path_factory):
     """The workdir of a run with two checkpoints, and the variables of the last."""
     workdir, config = tmp_path_factory.mktemp("other"), settings(tiny_data.dir)
     network = models.create(config, 3, "cpu")
-    state = jax.jit(lambda seed: evaluate.new_state(config, network, 3, 11, seed))(np.uint32(5))
+    state = jax.jit(lambda seed: new_state(config, network, 3, seed))(np.uint32(5))
     with Checkpoints(workdir, keep=2) as checkpoints:
         earlier = state.replace(params=jax.tree.map(np.zeros_like, state.params))
         checkpoints.save(1, earlier, None)
@@ -636,7 +641,7 @@ def test_training_starts_from_another_run_and_resumes_without_it(
     caplog.set_level("INFO", "rdfer_jax")
     # Evaluation compiles longer than all that is meant here.
     monkeypatch.setattr(loop.Loop, "_evaluate", lambda *_: {})
-    monkeypatch.setattr(evaluate, "report", lambda *_, **__: {})
+    monkeypatch.setattr(train, "evaluate_and_save", lambda *_, **__: {})
     given, theirs = other_run
     source_run, workdir = tmp_path / "source", tmp_path / "run"
     shutil.copytree(given, source_run)
@@ -669,8 +674,8 @@ def test_the_teacher_and_the_optimiser_begin_with_the_weights(other_run, one_dev
     given, theirs = other_run
     config = settings(tmp_path)
     network = models.create(config, 4, "cpu")  # one class more
-    state = jax.jit(lambda seed: evaluate.new_state(config, network, 4, 11, seed))(np.uint32(0))
-    found = train._initialise(state, str(given), one_device)
+    state = jax.jit(lambda seed: new_state(config, network, 4, seed))(np.uint32(0))
+    found = train._initialize(state, str(given), one_device)
     assert_equal(found.teacher, found.variables)
     assert_equal(found.params["trunk"], theirs["params"]["trunk"])
     assert_equal(found.params["head"], state.params["head"])

@@ -13,8 +13,9 @@ from etils import epath
 
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.training import loop as loop_lib
-from rdfer_jax.training.loop import Loop, MetricLogger, NonFiniteLossError, StepCounts
+from rdfer_jax.training.loop import Loop, MetricLogger, NonFiniteLossError
 from rdfer_jax.training.preemption import PreemptedError
+from rdfer_jax.training.setup import StepCounts
 from rdfer_jax.training.writers import MetricWriter, Progress, read_metrics
 
 
@@ -64,7 +65,7 @@ def run(
     `during` holds what happens in each step; `keep` is a list that gets the checkpoints.
     """
     train = {"duration": f"{len(losses)} steps", "log_every": "2 steps"} | durations
-    lengths = StepCounts(tiny.config(train=train), 8)
+    counts = StepCounts(tiny.config(train=train), 8)
 
     def step_fn(state, batch):
         assert batch == state.step + 1
@@ -79,16 +80,16 @@ def run(
         keep.append(checkpoints)
     with (
         MetricWriter(tmp_path, tensorboard=False) as writer,
-        Progress(lengths.total, enabled=False) as progress,
+        Progress(counts.total, enabled=False) as progress,
     ):
         loop = Loop(
-            lengths=lengths,
+            counts=counts,
             step_fn=step_fn,
             checkpoints=checkpoints,
             evaluate=lambda state: FakePredictions(found),
             eval_split=eval_split,
             record=record,
-            news=MetricLogger(writer, progress, lambda step: 0.1 * step, lengths, 8),
+            logger=MetricLogger(writer, progress, lambda step: 0.1 * step, counts, 8),
         )
         try:
             loop.run(FakeState(0), FakeIterator())
@@ -134,7 +135,9 @@ def test_records_after_whole_epochs_and_only_if_asked(tmp_path):
 def test_stops_on_a_loss_that_is_no_number_before_saving_it(tmp_path, bad):
     due = {"eval_every": "9 steps", "save_every": "2 steps"}
     losses = [1.0, 1.0, 1.0, bad, 1.0, 1.0]
-    with pytest.raises(NonFiniteLossError, match=r"step 4 is (nan|inf).*checkpoint is 2"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 4 is (nan|inf).*last good checkpoint in .* is 2"
+    ):
         run(tmp_path, losses, **due)
     dump = json.loads((tmp_path / "not_finite_step4.json").read_text())
     assert dump["step"] == 4 and dump["statistics"]["loss"] == str(bad)
@@ -147,7 +150,9 @@ def test_saves_and_ends_when_it_is_asked_to(tmp_path, number, status):
     due = {"eval_every": "9 steps", "save_every": "9 steps"}
     before = signal.getsignal(number)
     asks = [lambda: None, lambda: None, lambda: signal.raise_signal(number)] + 5 * [lambda: None]
-    with pytest.raises(PreemptedError, match=rf"{number.name} after step 3 of 8.*goes on") as stop:
+    with pytest.raises(
+        PreemptedError, match=rf"{number.name} after step 3 of 8.*same command to resume"
+    ) as stop:
         run(tmp_path, [1.0] * 8, during=asks, **due)
     assert stop.value.exit_status == status
     assert signal.getsignal(number) is before
@@ -170,7 +175,7 @@ def test_a_run_that_is_asked_to_end_in_its_last_step_is_done(tmp_path):
 
 
 def test_says_so_when_there_is_no_good_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteLossError, match="there is no checkpoint yet"):
+    with pytest.raises(NonFiniteLossError, match="There is no checkpoint yet in"):
         run(tmp_path, [np.nan, 1.0, 1.0], **{"save_every": "9 steps"})
 
 

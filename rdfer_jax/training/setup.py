@@ -1,0 +1,235 @@
+"""The set-up that training, evaluation, prediction and the benchmarks start from.
+
+`ModelSetup` needs no data set: the network on its devices, the train step and its state. `Setup` adds the
+splits of a data set.
+"""
+
+import functools
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import models, optim, sharding
+from rdfer_jax import state as state_lib
+from rdfer_jax.config import Config
+from rdfer_jax.pipeline import source
+from rdfer_jax.pipeline.source import Split
+from rdfer_jax.state import TrainState
+from rdfer_jax.steps import TrainStep, make_train_step
+from rdfer_jax.training import run_dir
+from rdfer_jax.training.checkpoint import Checkpoints
+from rdfer_jax.types import Batch
+
+
+class StepCounts:
+    """The durations in the settings, as numbers of steps.
+
+    Attributes:
+      epoch: steps of an epoch, which sees every training video once, rounded.
+      total: steps of the run.
+      evaluate, save, log: steps between two evaluations, checkpoints, rows of metrics.
+      record: steps between two files of predictions for the training split; 0 for never.
+    """
+
+    def __init__(self, config: Config, num_train: int):
+        """Converts the durations of a run on num_train videos."""
+        self.epoch = max(1, round(num_train / config.data.batch_size))
+        self.total = config_lib.steps(config.train.duration, steps_per_epoch=self.epoch)
+
+        def every(duration: str) -> int:
+            return config_lib.steps(duration, steps_per_epoch=self.epoch, total_steps=self.total)
+
+        self.evaluate = every(config.train.eval_every)
+        self.save = every(config.train.save_every)
+        self.log = every(config.train.log_every)
+        self.record = every(config.train.record_every) if config.train.record_every else 0
+
+
+class ModelSetup:
+    """A network on a mesh of devices, with its train step and state.
+
+    The devices need not exist: for those of a topology description the step can be compiled, not run.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh, num_classes: int, num_train: int):
+        """Creates the network, as pure functions without variables.
+
+        Args:
+          config: all settings.
+          mesh: the devices.
+          num_classes: N.
+          num_train: videos of the training split.
+        """
+        self.config, self.mesh = config, mesh
+        self.num_classes, self.num_train = num_classes, num_train
+        self.network = models.create(config, num_classes, mesh.devices.flat[0].platform)
+
+    @functools.cached_property
+    def counts(self) -> StepCounts:
+        """The durations of the run in steps."""
+        return StepCounts(self.config, self.num_train)
+
+    @functools.cached_property
+    def learning_rate(self) -> optax.Schedule:
+        """The learning rate as a function of the step."""
+        return optim.schedule(
+            self.config.optim,
+            total_steps=self.counts.total,
+            steps_per_epoch=self.counts.epoch,
+        )
+
+    @property
+    def local_batch_size(self) -> int:
+        """Training videos that this process loads for a step.
+
+        Raises:
+          ValueError: the batch cannot be split evenly over the devices.
+        """
+        return sharding.local_batch_size(
+            self.config.data.batch_size, self.mesh, "config.data.batch_size"
+        )
+
+    def train_step(self) -> TrainStep:
+        """Returns the train step, jitted over the mesh with the state donated."""
+        step_fn = make_train_step(
+            self.config,
+            self.network,
+            optim.create(self.config.optim, self.learning_rate),
+            total_steps=self.counts.total,
+            steps_per_epoch=self.counts.epoch,
+        )
+        replicated = sharding.replicated(self.mesh)
+        return jax.jit(
+            step_fn,
+            in_shardings=(replicated, sharding.split_batch(self.mesh)),
+            out_shardings=(replicated, replicated),
+            donate_argnums=0,
+        )
+
+    def new_state(self) -> TrainState:
+        """Returns the state before the first step, on the devices."""
+        # The seed is an argument, so that runs with other seeds find the program in the compilation cache.
+        create = jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))
+        return create(np.uint32(self.config.seed))
+
+    def abstract_state(self) -> TrainState:
+        """Returns the shapes, types and shardings of the state, without computing it."""
+        shapes = jax.eval_shape(self._create, np.uint32(self.config.seed))
+        return state_lib.abstract(shapes, sharding.replicated(self.mesh))
+
+    def abstract_batch(self) -> Batch:
+        """Returns the shapes, types and shardings of a training batch."""
+        data, layout = self.config.data, sharding.split_batch(self.mesh)
+
+        def array(shape: tuple[int, ...], dtype: Any) -> Any:
+            return jax.ShapeDtypeStruct((data.batch_size, *shape), dtype, sharding=layout)
+
+        return Batch(
+            frames=array((data.frames, data.image_size, data.image_size, 3), jnp.uint8),
+            label=array((), jnp.int32),
+            index=array((), jnp.int32),
+            mask=array((), jnp.bool_),
+        )
+
+    def abstract_step(self) -> tuple[TrainStep, tuple[TrainState, Batch]]:
+        """Returns the train step and abstract arguments, to compile it without data or devices.
+
+        Raises:
+          ValueError: the batch cannot be split evenly over the devices.
+        """
+        assert self.local_batch_size
+        return self.train_step(), (self.abstract_state(), self.abstract_batch())
+
+    def restore(self, workdir: epath.PathLike, checkpoint: str) -> tuple[int, TrainState]:
+        """Returns the step and the state of a checkpoint.
+
+        Args:
+          workdir: folder of the training run.
+          checkpoint: last, best, or a step.
+
+        Raises:
+          CheckpointNotFoundError: there is no such checkpoint.
+          DamagedCheckpointError: its files have changed since they were written.
+        """
+        with Checkpoints(workdir) as checkpoints:
+            step = checkpoints.find(checkpoint)
+            return step, checkpoints.restore(step, self.abstract_state())
+
+    def _create(self, seed: jax.Array) -> TrainState:
+        return state_lib.create(
+            self.config,
+            self.network,
+            num_classes=self.num_classes,
+            num_train=self.num_train,
+            seed=seed,
+        )
+
+
+class Setup(ModelSetup):
+    """A network and the data set that it is trained and tested on.
+
+    Attributes:
+      directory: folder of the data set.
+      data_set: name, variant and version of the data set, such as dfew/default/1.0.0.
+      train: the training split, without the validation part.
+      validation: the held-out validation part; None if config.data.validation_percent is 0.
+      test: the test split.
+    """
+
+    def __init__(
+        self, config: Config, mesh: Mesh, directory: epath.Path, train: Split,
+        validation: Split | None, test: Split,
+    ):  # fmt: skip
+        """Takes opened splits; use `create`."""
+        super().__init__(config, mesh, len(train.classes), len(train))
+        self.directory, self.data_set = directory, _data_set(config, directory)
+        self.train, self.validation, self.test = train, validation, test
+
+    @classmethod
+    def create(cls, config: Config, workdir: epath.Path | None = None) -> Self:
+        """Opens the data set and creates the network on all devices.
+
+        Args:
+          config: all settings.
+          workdir: folder of the run, for training: settings and data have to be those that an earlier
+            run in the folder began with. Then config.data.frame_cache is filled, if it is set.
+
+        Raises:
+          DatasetNotFoundError: the data set has not been built.
+          OSError: the folder of config.data.frame_cache cannot be written to, or the disk is full.
+          RecordError: a file of the data set is missing or damaged.
+          ValueError: the settings do not fit the data, the devices or the earlier run.
+        """
+        mesh = sharding.make_mesh()
+        if workdir is not None:
+            sharding.local_batch_size(config.data.batch_size, mesh, "config.data.batch_size")
+        directory = source.find(config.data)
+        whole, test = source.open_splits(directory, config.data)
+        if workdir is not None:
+            run_dir.check_config(workdir, config)
+            fingerprint = source.fingerprint(directory, config.data.labels)
+            run_dir.check_data(workdir, _data_set(config, directory), fingerprint)
+            # After the checks: decoding can take long.
+            whole, test = whole.with_cache(config.data), test.with_cache(config.data)
+        train, validation = source.hold_out(whole, config.data.validation_percent)
+        return cls(config, mesh, directory, train, validation, test)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Identifies the data and the given labels, see pipeline.source."""
+        return source.fingerprint(self.directory, self.config.data.labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the N classes, by index."""
+        return self.train.classes
+
+
+def _data_set(config: Config, directory: epath.Path) -> str:
+    return f"{config.data.name}/{config.data.variant}/{directory.name}"
