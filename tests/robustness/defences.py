@@ -89,7 +89,7 @@ DEFENCES = tuple(Defence(*row) for row in (
     ("resumed with another number of workers", "rdfer_jax.pipeline.loader:_batches",
      "core/ReplaceBinaryOperator_Mul_Sub", "start",
      f"{RUNS}::test_another_number_of_workers_changes_nothing"),
-    ("loss not finite", "rdfer_jax.training.loop:Loop._check", "always", "isfinite",
+    ("loss not finite", "rdfer_jax.training.loop:Loop._check_finite", "always", "isfinite",
      f"{LOOP}::test_stops_on_a_loss_that_is_no_number_before_saving_it"),
     ("clock jumps", "rdfer_jax.training.loop:MetricLogger._read", "wall clock", "monotonic",
      f"{LOOP}::test_a_clock_that_jumps_changes_nothing_but_the_times_that_are_written"),
