@@ -90,7 +90,7 @@ def make_config(
         the variant is not a plain file name.
     """
     if name not in BUILDERS:
-        raise ValueError(f"unknown data set {name!r}; {hints.suggest(name, BUILDERS)}")
+        raise ValueError(f"unknown data set {name!r}. {hints.suggest(name, BUILDERS)}")
     if not re.fullmatch(r"\w[\w.\-]*", variant):
         raise ValueError(
             f"config.data.variant={variant!r}: use letters, digits, '_', '-' and '.' only, and start "
@@ -100,7 +100,7 @@ def make_config(
     fields = [f.name for f in dataclasses.fields(options_class) if f.name not in _BASE_FIELDS]
     for option in {**options}:
         if option not in fields:
-            raise ValueError(f"{name} has no option {option!r}; {hints.suggest(option, fields)}")
+            raise ValueError(f"{name} has no option {option!r}. {hints.suggest(option, fields)}")
     return options_class(name=variant, **options)
 
 

@@ -36,12 +36,12 @@ def indices(
     if unknown:
         raise ValueError(
             f"config.build.labels: {len(unknown)} of {len(labels)} clips are not in the data set, such "
-            f"as {unknown[0][:200]!r}; {hints.suggest(unknown[0], sorted(clips))}"
+            f"as {unknown[0][:200]!r}. {hints.suggest(unknown[0], sorted(clips))}"
         )
     for clip, label in labels.items():
         if label not in classes:
             raise ValueError(
-                f"config.build.labels: clip {clip!r}: unknown class {label[:200]!r}; "
+                f"config.build.labels: clip {clip!r}: unknown class {label[:200]!r}. "
                 + hints.suggest(label, classes)
             )
     return {clip: list(classes).index(label) for clip, label in labels.items()}

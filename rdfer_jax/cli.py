@@ -202,7 +202,7 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
         named, rest = [rest[0], *named], rest[1:]
     for name in named:
         if name not in COMMANDS:
-            raise UsageError(f"unknown command {name!r}; {hints.suggest(name, COMMANDS)}")
+            raise UsageError(f"unknown command {name!r}. {hints.suggest(name, COMMANDS)}")
     if len(set(named)) > 1:
         raise UsageError(f"several commands are given: {', '.join(named)}; give one")
     return (named[0] if named else ""), rest
@@ -285,7 +285,7 @@ def _check_setting(config: ConfigDict, path: str) -> None:
             names = list(section) if isinstance(section, ConfigDict) else []
             prefix = ".".join(["config", *parts[:depth]])
             raise UsageError(
-                f"--config.{path}: {prefix} has no setting {part!r}; {hints.suggest(part, names)}"
+                f"--config.{path}: {prefix} has no setting {part!r}. {hints.suggest(part, names)}"
             )
         section = section[part]
 
@@ -300,5 +300,5 @@ def _unknown_flag(command: str, name: str) -> str:
     if users:
         return f"rdfer {command} has no flag --{base}; it belongs to {', '.join(users)}"
     close = hints.closest(base, own)
-    hint = f"did you mean --{close}? " if close else ""
-    return f"rdfer {command} has no flag --{base}; {hint}It has {', '.join(f'--{n}' for n in own)}"
+    hint = f"Did you mean --{close}? " if close else ""
+    return f"rdfer {command} has no flag --{base}. {hint}It has {', '.join(f'--{n}' for n in own)}"

@@ -41,7 +41,7 @@ def find(name: str) -> pathlib.Path:
     if not name or not path.is_file() or (not is_path and name not in names()):
         problem = f"no file {name}" if is_path else f"no configuration is called {name!r}"
         raise FileNotFoundError(
-            f"--config={name}: {problem}; {hints.suggest(path.stem, names())}, or a path such as my.py"
+            f"--config={name}: {problem}. {hints.suggest(path.stem, names())}, or a path such as my.py"
         )
     return path
 

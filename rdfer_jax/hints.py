@@ -13,12 +13,12 @@ def closest(wrong: str, names: Iterable[str]) -> str:
 
 
 def suggest(wrong: str, names: Iterable[str]) -> str:
-    """Returns "did you mean 'x'? Known: x, y, z" for a message about an unknown name.
+    """Returns "Did you mean 'x'? Known: x, y, z" for a message about an unknown name.
 
-    At most 12 names are listed. Without a similar name, the text starts with "Known".
+    At most 12 names are listed. If no name is similar, there is no question.
     """
     names = list(names)
     match = closest(wrong, names)
-    question = f"did you mean {match!r}? " if match else ""
+    question = f"Did you mean {match!r}? " if match else ""
     more = ", ..." if len(names) > _MAX_LISTED else ""
     return f"{question}Known: {', '.join(names[:_MAX_LISTED])}{more}"

@@ -124,7 +124,7 @@ def test_the_choices_are_those_that_the_code_knows():
         ({"data": {"batchsize": 3}}, r"data.batchsize: no such setting. Did you mean 'batch_size'\?"),
         ({"modell": {"width": 8}}, r"config.modell: no such setting. Did you mean 'model'\?"),
         ({"sed": 3}, r"Did you mean 'seed'\?"),
-        ({"clips": {"zzz": 3}}, "no such setting. Expected one of kind, number, frames, min_span"),
+        ({"clips": {"zzz": 3}}, "no such setting. Known: kind, number, frames, min_span"),
         ({"data": 3}, "config.data: expected a section, got 3"),
     ],
 )  # fmt: skip
@@ -145,7 +145,7 @@ def test_a_misspelt_flag_is_an_error_that_names_the_right_one():
     )
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert "did you mean 'batch_size'?" in said, said
+    assert "Did you mean 'batch_size'?" in said, said
     assert not (ROOT / "unused").exists()
 
 

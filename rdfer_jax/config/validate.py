@@ -1,7 +1,6 @@
 """Conversion between a ConfigDict and the validated dataclasses."""
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 from ml_collections import config_dict
 
+from rdfer_jax import hints
 from rdfer_jax.config.sections import CLIP_TRUNKS, Config, Section
 
 #: The sections of Config, by name.
@@ -94,9 +94,7 @@ def _checked(kind: type, key: str, value: Any, path: str) -> Any:
     """Returns the value of a setting in its own type, checked against its declaration."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if key not in fields:
-        close = difflib.get_close_matches(key, fields, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Expected one of {', '.join(fields)}"
-        raise ValueError(f"config.{path}: no such setting. {hint}")
+        raise ValueError(f"config.{path}: no such setting. {hints.suggest(key, fields)}")
     field, standard = fields[key], fields[key].default
     expected = type(standard)
     if isinstance(standard, tuple):

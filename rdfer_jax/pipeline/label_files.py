@@ -5,7 +5,6 @@ label of every clip of a split. `python -m rdfer_jax.labels.inject` writes such 
 """
 
 import csv
-import difflib
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+
+from rdfer_jax import hints
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ def read(path: epath.PathLike, classes: Sequence[str]) -> dict[str, int]:
     given = read_names(path)
     for label, where in given.values():
         if label not in index:
-            raise ValueError(f"{where}: unknown class {_shown(label)}. {_hint(label, classes)}")
+            raise ValueError(
+                f"{where}: unknown class {_shown(label)}. {hints.suggest(label, classes)}"
+            )
     return {clip_id: index[label] for clip_id, (label, _) in given.items()}
 
 
@@ -151,8 +154,8 @@ def replace(
         raise ValueError(
             f"{path}: {len(strangers)} of the {len(given)} clips that it names are not in {split}: "
             f"{', '.join(map(_shown, strangers[:3]))}{', ...' if len(strangers) > 3 else ''}. "
-            f"{_hint(strangers[0], clips)} Give {_SETTING} a file that was made for "
-            "this config.data.name and config.data.train_split"
+            f"Give {_SETTING} a file that was made for this config.data.name and "
+            f"config.data.train_split. {hints.suggest(strangers[0], clips)}"
         )
     replaced_N = np.array([given.get(c, s) for c, s in zip(clips, labels_N.tolist(), strict=True)])
     named = sum(clip in given for clip in clips)
@@ -161,10 +164,3 @@ def replace(
         path, named, split, (replaced_N != labels_N).sum(), len(clips) - named,
     )  # fmt: skip
     return replaced_N
-
-
-def _hint(wrong: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return f"There are {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}."

@@ -5,7 +5,6 @@ builder's code is not needed, nor TensorFlow.
 """
 
 import copy
-import difflib
 import hashlib
 import logging
 import re
@@ -18,6 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import hints
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import frame_cache
 from rdfer_jax.pipeline import label_files as labels_lib
@@ -97,9 +97,7 @@ class Split(Sequence[Mapping[str, Any]]):
         parts = [part.strip() for part in name.split("+")]
         for part in parts:
             if part not in builder.info.splits:
-                known = sorted(builder.info.splits)
-                close = difflib.get_close_matches(part, known, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(known)}"
+                hint = hints.suggest(part, sorted(builder.info.splits))
                 raise ValueError(f"{directory} has no split {part!r}. {hint}")
         self._names = tuple(builder.info.splits)
         self._stored = [StoredSplit(builder, part) for part in parts]

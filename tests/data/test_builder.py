@@ -145,8 +145,8 @@ def test_option_unknown_to_the_stored_build(built, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("synthetic_face", {}, "did you mean 'synthetic_faces'"),
-        ("synthetic_faces", {"flip_rat": 0.1}, "did you mean 'flip_rate'"),
+        ("synthetic_face", {}, "Did you mean 'synthetic_faces'"),
+        ("synthetic_faces", {"flip_rat": 0.1}, "Did you mean 'flip_rate'"),
         ("synthetic_faces", {"flip_rate": 1.5}, "flip_rate must be .* 1.5"),
         ("synthetic_faces", {"name": "x"}, "no option 'name'"),
     ],
@@ -278,9 +278,9 @@ def test_given_labels_take_the_place_of_the_drawn_ones(built, tmp_path, capsys):
     [
         (
             {"train_00000": "fear"},
-            r"1 of 1 clips are not in the data set, .*did you mean 'train_000",
+            r"1 of 1 clips are not in the data set, .*Did you mean 'train_000",
         ),
-        ({"train_000001": "feer"}, r"'train_000001': unknown class 'feer'; did you mean 'fear'"),
+        ({"train_000001": "feer"}, r"'train_000001': unknown class 'feer'. Did you mean 'fear'"),
     ],
 )
 def test_given_labels_must_fit(tmp_path, labels, message):

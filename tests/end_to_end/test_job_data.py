@@ -89,5 +89,5 @@ def test_the_decisions_of_an_audit_are_built_in(folder):
     (folder / "wrong.csv").write_text("clip_id,label\n00001,fearful\n")
     wrong = [f"--config.build.labels={folder / 'wrong.csv'}", "--config.data.variant=wrong"]
     status, said = rdfer("build", folder, source, *wrong)
-    assert status == 1 and "clip '00001': unknown class 'fearful'; did you mean 'fear'?" in said
+    assert status == 1 and "clip '00001': unknown class 'fearful'. Did you mean 'fear'?" in said
     assert "Traceback" not in said and not (folder / "tfds/dfew/wrong/1.0.0").exists()

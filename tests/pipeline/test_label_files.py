@@ -158,16 +158,16 @@ def test_what_spreadsheets_write_is_read(tmp_path):
         (["train-0,sad"], "clip,label", r"bad.csv: no column 'clip_id' in its .* 'clip,label'"),
         (["train-0,sad", "train-1,feer"], "clip_id,label",
          r"bad.csv, line 3, clip 'train-1': unknown class 'feer'. Did you mean 'fear'\?"),
-        (["train-0,1"], "clip_id,label", r"unknown class '1'. There are happy, sad, fear\."),
+        (["train-0,1"], "clip_id,label", r"unknown class '1'. Known: happy, sad, fear$"),
         (["train-0"], "clip_id,label", r"line 2, clip 'train-0': unknown class ''"),
         (["train-0,sad", "train-1,sad", "train-0,fear"], "clip_id,label",
          r"bad.csv, line 4, clip 'train-0': this clip has been named before. Keep one"),
         (["train-0,sad", "trian-3,fear", "test-0,sad"], "clip_id,label",
          r"bad.csv: 1 of the 2 clips .* not in split train of .*1.0.0: 'trian-3'. "
-         r"Did you mean 'train-3'\? Give config.data.labels a file that was made for"),
-        (["Anna,fear"], "clip_id,label", r"not in split train .*'Anna'\. There are .*train-1"),
+         r"Give config.data.labels a file that was made for .* Did you mean 'train-3'\?"),
+        (["Anna,fear"], "clip_id,label", r"not in split train .*'Anna'\. Give .* Known: .*train-1"),
         (["test-0,fear"], "clip_id,label", r"bad.csv: all of the 1 clips .* are in split test, which"),
-        (["trian-3,fear"], "clip_id,label", r"'trian-3'. Did you mean 'train-3'\?"),
+        (["trian-3,fear"], "clip_id,label", r"'trian-3'. Give .* Did you mean 'train-3'\?"),
     ],
 )  # fmt: skip
 def test_a_slip_in_the_file_is_an_error_that_says_where(tiny_data, tmp_path, rows, header, message):

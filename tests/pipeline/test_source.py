@@ -54,7 +54,7 @@ def test_joined_splits_come_one_after_the_other(directory):
     [
         ("tets", r"no split 'tets'. Did you mean 'test'\?"),
         ("train+tran", r"no split 'tran'. Did you mean 'train'\?"),
-        ("zzz", "no split 'zzz'. It has test, train"),
+        ("zzz", "no split 'zzz'. Known: test, train"),
         ("", "no split ''"),
     ],
 )
