@@ -120,7 +120,7 @@ def test_training_is_the_default():
         ("train --config=zzz", "no configuration is called 'zzz'. Known: dfew, dfew_m3dfel, ferv39k"),
         ("train --config=../configs/dfew", "no configuration is called '../configs/dfew'"),
         ("train --config=conf/dfew.py", "no file conf/dfew.py. Did you mean 'dfew'?"),
-        ("train --config=dfew:9", "--config=dfew:9: fold '9': take one of 1, 2, 3, 4, 5"),
+        ("train --config=dfew:9", "--config=dfew:9: fold: expected one of 1, 2, 3, 4, 5, got '9'"),
         ("train --config=synthetic:2", "takes no argument; use --config=synthetic"),
     ],
 )  # fmt: skip

@@ -154,7 +154,7 @@ def test_a_damaged_record_and_clips_left_out_are_found_in_a_built_set(tree, tmp_
 def test_what_is_not_there_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dfew/default/1.0.0: no finished .*`rdfer build`"):
         check.check_built("dfew", tmp_path)
-    with pytest.raises(ValueError, match="unknown data set 'dfw'. Did you mean 'dfew'"):
+    with pytest.raises(ValueError, match=r"unknown data set 'dfw'\. Did you mean 'dfew'\?"):
         check.check_built("dfw", tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         check.check_raw("dfew", {"source_dir": str(tmp_path / "nowhere")})
