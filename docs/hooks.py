@@ -47,6 +47,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         markdown = relink(markdown, f"docs/{place}", place)
     if place == "reference/settings.md":
         markdown = markdown.replace("<!-- settings -->", settings_tables())
+    if place == "reference/command-line.md":
+        markdown = markdown.replace("<!-- commands -->", command_help())
     if place == "explanation/architecture.md":
         markdown = markdown.replace("<!-- layers -->", layers_table())
     return markdown
@@ -78,6 +80,15 @@ def notebook_markdown(notebook: dict[str, Any]) -> str:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def command_help() -> str:
+    """Returns the help text of each command."""
+    from rdfer_jax import cli
+
+    return "\n\n".join(
+        f"### rdfer {name}\n\n```text\n{cli.command_help(name)}\n```" for name in cli.COMMANDS
+    )
 
 
 def settings_tables() -> str:

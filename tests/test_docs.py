@@ -6,12 +6,13 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from rdfer_jax import config
+from rdfer_jax import cli, config
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOK = ROOT / "docs" / "tutorials" / "predict-in-python.ipynb"
@@ -113,6 +114,44 @@ def test_every_named_setting_exists(page: pathlib.Path):
         assert section in PLAIN, path
         if section in SECTIONS and name:
             assert name in SECTIONS[section], path
+
+
+def fences(page: pathlib.Path) -> str:
+    """The shell blocks of a page, and the recipes of the Makefile, with continued lines joined."""
+    text = page.read_text()
+    if page.suffix == ".md":
+        text = "\n".join(re.findall(r"```(?:sh|)\n(.*?)```", text, re.DOTALL))
+    return re.sub(r"\s*\\\n\s*", " ", text)
+
+
+@pytest.mark.parametrize("page", [*pages(), pytest.param(ROOT / "Makefile", id="Makefile")])
+def test_every_command_parses(page: pathlib.Path):
+    start = r"^\s*(?:\$\(BIN\)/)?(?:rdfer|python -m rdfer_jax\.main) (.+)$"
+    for line in re.findall(start, fences(page), re.MULTILINE):
+        call = cli.parse(shlex.split(line.rstrip("'").rstrip(), comments=True))
+        assert isinstance(call, cli.Call), line
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_command_named_in_a_sentence_exists(page: pathlib.Path):
+    for command, rest in re.findall(r"`rdfer ([a-z]+)([^`]*)`", page.read_text()):
+        flags = {flag.name for flag in cli.COMMANDS[command].flags}
+        for flag in re.findall(r"--([a-z]+)", rest):
+            assert flag in flags or flag == "help", f"{command} {rest}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_flag_of_a_script_exists(page: pathlib.Path):
+    for module, rest in re.findall(r"python -m ([\w.]+)([^`\n]*)", page.read_text()):
+        package = module.partition(".")[0]
+        if package not in FOLDERS or module == "rdfer_jax.main":
+            continue
+        sources = "".join(path.read_text() for path in (ROOT / package).rglob("*.py"))
+        for flag in re.findall(r"--([a-z]+)", rest):
+            defined = re.search(
+                rf"""(DEFINE_\w+\(\s*|add_argument\(\s*)["'](--)?{flag}["']""", sources
+            )
+            assert flag == "config" or defined, f"{module} --{flag}"
 
 
 def test_the_readme_shows_the_stored_run():
