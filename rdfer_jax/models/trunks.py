@@ -14,6 +14,8 @@ Letters: N videos, F frames of a buffer in time order, T frames of a clip, S sni
 D features.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -289,31 +291,38 @@ def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
     )
 
 
-_TRUNKS: dict[str, dict[str, Any]] = {
-    "resnet8_narrow": {
-        "depths": (1, 2),
-        "widths": (48, 96),
-        "stem_kernel": (3, 3),
-        "max_pool": False,
-        "patch": 4,
-        "embed": 128,
-    },
-    "resnet18": {"depths": (2, 2, 2, 2), "widths": (64, 128, 256, 512)},
-    "resnet50": {"depths": (3, 4, 6, 3), "widths": (64, 128, 256, 512), "block": Bottleneck},
-    "r3d_18": {
-        "depths": (2, 2, 2, 2),
-        "widths": (64, 128, 256, 512),
-        "stem_kernel": (3, 7, 7),
-        "max_pool": False,
-        "frames_per_feature": 4,
-    },
+_r3d_18 = functools.partial(
+    ResNet,
+    depths=(2, 2, 2, 2),
+    widths=(64, 128, 256, 512),
+    stem_kernel=(3, 7, 7),
+    max_pool=False,
+    frames_per_feature=4,
+)
+
+#: Name of a trunk -> its constructor, which takes dtype, remat and shift.
+TRUNKS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8_narrow": functools.partial(
+        ResNet,
+        depths=(1, 2),
+        widths=(48, 96),
+        stem_kernel=(3, 3),
+        max_pool=False,
+        patch=4,
+        embed=128,
+    ),
+    "resnet18": functools.partial(ResNet, depths=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
+    "resnet50": functools.partial(
+        ResNet, depths=(3, 4, 6, 3), widths=(64, 128, 256, 512), block=Bottleneck
+    ),
+    "r3d_18": _r3d_18,
+    "r2plus1d_18": functools.partial(_r3d_18, block=SplitBlock, stem_middle=45),
 }
-_TRUNKS["r2plus1d_18"] = _TRUNKS["r3d_18"] | {"block": SplitBlock, "stem_middle": 45}
 
-NAMES = tuple(_TRUNKS)
+NAMES = tuple(TRUNKS)
 
 
-def create(name: str, *, dtype: Any, remat: bool = False, shift: bool = True) -> ResNet:
+def create(name: str, *, dtype: Any, remat: bool = False, shift: bool = True) -> nn.Module:
     """Returns a trunk by name: a Linen module, called as `trunk(frames_NFHWC, train)`.
 
     Args:
@@ -326,6 +335,6 @@ def create(name: str, *, dtype: Any, remat: bool = False, shift: bool = True) ->
     Raises:
       ValueError: the name is unknown.
     """
-    if name not in _TRUNKS:
-        raise ValueError(f"unknown trunk {name!r}; choose from {', '.join(_TRUNKS)}")
-    return ResNet(**_TRUNKS[name], dtype=dtype, remat=remat, shift=shift)
+    if name not in TRUNKS:
+        raise ValueError(f"unknown trunk {name!r}; choose from {', '.join(TRUNKS)}")
+    return TRUNKS[name](dtype=dtype, remat=remat, shift=shift)
