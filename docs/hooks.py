@@ -24,8 +24,13 @@ PAGES = {
     f"data/{name}/README.md": f"reference/data/{name}.md"
     for name in ("synthetic_faces", "dfew", "ferv39k", "mafw", "video_folder")
 }
+#: The contract of prediction.json, as a file to download.
+SCHEMA = "rdfer_jax/predict/prediction.schema.json"
 NOTEBOOK = "tutorials/predict-in-python"
-PLACES = PAGES | {f"docs/{NOTEBOOK}.ipynb": f"{NOTEBOOK}.md"}
+PLACES = PAGES | {
+    f"docs/{NOTEBOOK}.ipynb": f"{NOTEBOOK}.md",
+    SCHEMA: "reference/prediction.schema.json",
+}
 LIMITS = {"low": "at least", "high": "at most"}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 
@@ -35,6 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=relink(text, source, page)))
+    schema = (ROOT / SCHEMA).read_text(encoding="utf-8")
+    files.append(File.generated(config, PLACES[SCHEMA], content=schema))
     notebook = json.loads((ROOT / "docs" / f"{NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
     files.append(File.generated(config, f"{NOTEBOOK}.md", content=notebook_markdown(notebook)))
     return files

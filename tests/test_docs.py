@@ -116,6 +116,15 @@ def test_every_named_setting_exists(page: pathlib.Path):
             assert name in SECTIONS[section], path
 
 
+def test_the_tree_names_every_part_of_the_package():
+    tree = (ROOT / "docs/explanation/architecture.md").read_text().split("```")[1]
+    package = ROOT / "rdfer_jax"
+    parts = [path.name for path in package.glob("*.py") if path.stem != "__init__"]
+    parts += [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    for part in parts:
+        assert part in tree, part
+
+
 def fences(page: pathlib.Path) -> str:
     """The shell blocks of a page, and the recipes of the Makefile, with continued lines joined."""
     text = page.read_text()
