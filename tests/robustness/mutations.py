@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
+from absl import logging as absl_logging
 from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code, use_mutation
@@ -212,6 +213,7 @@ def main(argv: Sequence[str]) -> None:
     """Tries the chosen defences, prints a table and writes mutations.json."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.WARNING)
     options, output = flags.FLAGS, pathlib.Path(flags.FLAGS.output).absolute()
     chosen = [defence for defence in DEFENCES if options.only in defence.fault]
     if not chosen:

@@ -1,30 +1,31 @@
-"""Hurts real runs, again and again, and looks whether anything was lost.
+"""Kills real runs again and again, and checks that nothing is lost. Linux only.
 
-    python -m tests.robustness.soak --what=kills --number=50     # SIGKILL while it trains, saves, evaluates
-    python -m tests.robustness.soak --what=builds --number=20    # SIGKILL while it builds a data set
+    python -m tests.robustness.soak --what=kills --number=50     # SIGKILL while training and saving
+    python -m tests.robustness.soak --what=builds --number=20    # SIGKILL while building a data set
     python -m tests.robustness.soak --what=leaks --minutes=60    # one long run: memory, processes, files
 
-kills: one training run is killed at random moments, a third of them just when a checkpoint is being
-written, and started again each time; at the end its parameters must be those of a run that was left alone,
-bit for bit. builds: the same for a data set and every byte of its files. leaks: a run that trains,
-evaluates and saves about every ten seconds, with worker processes; its memory at the end is compared with
-that at a tenth of the time, and it is ended by SIGTERM, which it has to obey within a step and with its
-state saved.
+kills: one training run is killed at random times, every third time while a checkpoint is being written,
+and restarted after each kill. Its final parameters must equal those of an uninterrupted run, bit for bit.
+builds: the same for a data set and every byte of its files. leaks: a run with worker processes trains,
+evaluates and saves about every ten seconds. Its memory at the end is compared with that after a tenth of
+the time. Then SIGTERM must stop it after the current step, with its state saved.
 
-Prints what was found, writes soak_<what>.json, and exits with 1 where something was lost. Linux only.
+Prints the results, writes soak_<what>.json, and exits with 1 if anything was lost.
 """
 
 import hashlib
 import pathlib
 import random
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
@@ -36,7 +37,7 @@ from rdfer_jax.training.checkpoint import last_variables
 from rdfer_jax.training.writers import read_metrics
 
 CONFIG = "configs/synthetic.py"
-#: Small steps, so that much happens in little time.
+#: A small network and small data, so that a step takes milliseconds.
 SMALL: Mapping[str, Any] = {
     "build.num_train": 64, "build.num_test": 32, "build.num_frames": 8, "build.image_size": 32,
     "data.frames": 4, "data.image_size": 32, "data.batch_size": 8, "data.eval_batch_size": 8,
@@ -45,136 +46,130 @@ SMALL: Mapping[str, Any] = {
     "train.eval_every": "20 steps", "train.save_every": "5 steps", "train.log_every": "1 steps",
     "train.tensorboard": False, "cpu_devices": 1,
 }  # fmt: skip
-#: A run that is left to itself. TensorStore loses some memory with every save (docs/reliability.md).
+#: A run that does not end by itself. TensorStore loses some memory with every save.
 LONG: Mapping[str, Any] = {
     "train.duration": "100000000 steps", "train.eval_every": "100 steps",
     "train.save_every": "100 steps", "data.num_workers": 2,
 }  # fmt: skip
-#: What a data set takes to build some seconds.
+#: A data set that takes some seconds to build.
 BUILT: Mapping[str, Any] = {"build.num_train": 1000, "build.num_test": 500, "build.num_frames": 16}
+#: Memory may grow by this share from a tenth of the time to the end.
+MAX_GROWTH = 0.05
 
 
 def start(mode: str, settings: Mapping[str, Any], workdir: epath.Path) -> subprocess.Popen:
-    """Starts the program in a process of its own; what it prints goes to workdir's output.txt."""
+    """Starts the program; its output is appended to workdir's output.txt."""
     words = [f"--config.{name}={value}" for name, value in settings.items()]
     workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "rdfer_jax.main", f"--mode={mode}", f"--config={CONFIG}"]
     with open(workdir / "output.txt", "ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "rdfer_jax.main", f"--mode={mode}", f"--config={CONFIG}",
-             f"--workdir={workdir}", *words],
-            stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [*command, f"--workdir={workdir}", *words], stdout=output, stderr=subprocess.STDOUT
+        )
 
 
-def finish(process: subprocess.Popen, workdir: epath.Path) -> None:
-    """Waits for the end.
+def run(mode: str, settings: Mapping[str, Any], workdir: epath.Path) -> None:
+    """Runs the program to its end.
 
     Raises:
       ValueError: it failed.
     """
+    process = start(mode, settings, workdir)
     if process.wait():
         tail = (workdir / "output.txt").read_text()[-2000:]
         raise ValueError(f"exit status {process.returncode}: {tail}")
 
 
-def kill(process: subprocess.Popen, after: float, sign: str = "", root: str = "") -> bool:
-    """Kills a process after some seconds; or, from then on, when a file like `sign` appears in `root`.
+def kill(process: subprocess.Popen, delay: float, pattern: str = "", folder: str = "") -> bool:
+    """Kills a process after `delay` seconds, or when a file that matches `pattern` is then in `folder`.
 
     Returns:
-      Whether it was still running.
+      Whether the process was still running.
     """
-    time.sleep(after)
-    while sign and process.poll() is None and not any(pathlib.Path(root).glob(sign)):
+    time.sleep(delay)
+    while pattern and process.poll() is None and not any(pathlib.Path(folder).glob(pattern)):
         time.sleep(0.002)
-    alive = process.poll() is None
+    is_running = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return alive
+    return is_running
 
 
-def killed_training(
-    settings: Mapping[str, Any], output: epath.Path, number: int, draw: random.Random
+def kill_training(
+    settings: Mapping[str, Any], output: epath.Path, number: int, rng: random.Random
 ) -> dict[str, Any]:
-    """Compares a run that is killed `number` times with one that is left alone."""
-    whole, hurt = output / "whole", output / "hurt"
-    finish(start("train", settings, whole), whole)
-    seconds = []
-    reached = []
+    """Compares a run that is killed `number` times with an uninterrupted one."""
+    whole, killed = output / "whole", output / "killed"
+    run("train", settings, whole)
+    steps = []
     for turn in range(number):
-        process = start("train", settings, hurt)
-        seconds.append(draw.uniform(2, 15))
-        saving = {"sign": "*tmp*", "root": str(hurt / "checkpoints")} if turn % 3 == 2 else {}
-        if not kill(process, seconds[-1], **saving):
-            break  # the run was done
-        reached.append(newest(hurt))
-    finish(start("train", settings, hurt), hurt)
-    parameters = [last_variables(folder) for folder in (whole, hurt)]
-    arrays = [np.concatenate([np.ravel(x) for x in _leaves(tree)]) for _, tree in parameters]
-    equal = parameters[0][0] == parameters[1][0] and np.array_equal(arrays[0], arrays[1])
-    tables = [{r["step"]: r.get("loss") for r in read_metrics(folder)} for folder in (whole, hurt)]
-    return {
-        "kills": len(reached),
-        "step_of_newest_checkpoint_when_killed": reached,
-        "steps": parameters[0][0],
-        "parameters": int(arrays[0].size),
-        "equal_bit_for_bit": bool(equal),
-        "equal_metrics": tables[0] == tables[1],
-        "well": bool(equal) and tables[0] == tables[1] and len(reached) == number,
+        process = start("train", settings, killed)
+        saving = ("*tmp*", str(killed / "checkpoints")) if turn % 3 == 2 else ()
+        if not kill(process, rng.uniform(2, 15), *saving):
+            break  # the run had ended
+        steps.append(latest_step(killed))
+    run("train", settings, killed)
+    return compare_runs(whole, killed) | {
+        "kills": len(steps),
+        "all_kills_done": len(steps) == number,
+        "latest_checkpoint_at_kills": steps,
     }
 
 
-def newest(workdir: epath.Path) -> int:
-    """The step of the newest finished checkpoint, or 0."""
+def compare_runs(one: epath.Path, two: epath.Path) -> dict[str, Any]:
+    """Compares the final step, parameters and losses of two runs."""
+    (step, variables), (other_step, others) = last_variables(one), last_variables(two)
+    leaves, other_leaves = jax.tree.leaves(variables), jax.tree.leaves(others)
+    has_equal_parameters = (
+        step == other_step
+        and jax.tree.structure(variables) == jax.tree.structure(others)
+        and all(map(np.array_equal, leaves, other_leaves))
+    )
+    losses = [
+        {row["step"]: row.get("loss") for row in read_metrics(folder)} for folder in (one, two)
+    ]
+    return {
+        "steps": step,
+        "parameters": sum(np.size(leaf) for leaf in leaves),
+        "equal_parameters": has_equal_parameters,
+        "equal_metrics": losses[0] == losses[1],
+    }
+
+
+def latest_step(workdir: epath.Path) -> int:
+    """Returns the step of the newest complete checkpoint, or 0."""
     folder = pathlib.Path(workdir) / "checkpoints"
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    return max(steps, default=0)
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=0)
 
 
-def _leaves(tree: Any) -> Iterator[np.ndarray]:
-    if isinstance(tree, Mapping):
-        for name in sorted(tree):
-            yield from _leaves(tree[name])
-    else:
-        yield tree
-
-
-def killed_builds(
-    settings: Mapping[str, Any], output: epath.Path, number: int, draw: random.Random
+def kill_builds(
+    settings: Mapping[str, Any], output: epath.Path, number: int, rng: random.Random
 ) -> dict[str, Any]:
-    """Compares a data set whose build is killed `number` times with one that is left alone."""
+    """Compares a data set whose build is killed `number` times with one of an uninterrupted build."""
+    whole, killed = output / "whole", output / "killed"
     began = time.monotonic()
-    whole = output / "whole"
-    finish(start("build", {**settings, "data.dir": whole / "tfds"}, whole), whole)
-    length = time.monotonic() - began
-    hurt = output / "hurt"
-    done = kills = 0
+    run("build", {**settings, "data.dir": whole / "tfds"}, whole)
+    duration = time.monotonic() - began
+    settings = {**settings, "data.dir": killed / "tfds"}
+    complete_builds = kills = 0
     while kills < number:
-        process = start("build", {**settings, "data.dir": hurt / "tfds"}, hurt)
-        if kill(process, draw.uniform(0.3, 1.0) * length):
+        if kill(start("build", settings, killed), rng.uniform(0.3, 1.0) * duration):
             kills += 1
-        else:  # It was faster: throw it away, and count only what was killed.
-            done += 1
-            _remove(hurt / "tfds")
-    finish(start("build", {**settings, "data.dir": hurt / "tfds"}, hurt), hurt)
-    files = [digests(folder / "tfds") for folder in (whole, hurt)]
+        else:
+            complete_builds += 1
+            shutil.rmtree(killed / "tfds", ignore_errors=True)
+    run("build", settings, killed)
+    files, others = digests(whole / "tfds"), digests(killed / "tfds")
     return {
         "kills": kills,
-        "builds_that_were_faster": done,
-        "files": len(files[0]),
-        "bytes": sum(
-            path.stat().st_size for path in pathlib.Path(whole / "tfds").rglob("*.array*")
-        ),
-        "well": files[0] == files[1],
+        "builds_that_ended_before_the_kill": complete_builds,
+        "files": len(files),
+        "equal_files": files == others,
     }
-
-
-def _remove(folder: epath.Path) -> None:
-    if folder.exists():
-        folder.rmtree()
 
 
 def digests(folder: epath.Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path in the folder."""
+    """Returns the SHA-256 of every file, by its path relative to the folder."""
     root = pathlib.Path(folder)
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -184,126 +179,118 @@ def digests(folder: epath.Path) -> dict[str, str]:
 
 
 def usage(pid: int) -> dict[str, int]:
-    """What a process and its children hold: bytes of memory, processes, open files, shared memory."""
+    """Returns the memory in bytes, the processes and the open files of a process and its children."""
     pids = [pid, *children(pid)]
-    held = {"memory": 0, "processes": len(pids), "files": 0, "shared": 0}
+    total = {"memory": 0, "processes": len(pids), "files": 0}
     for one in pids:
         try:
             lines = pathlib.Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
             sizes = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
-            held["memory"] += 1024 * sizes["Pss:"]  # what is shared counts once
-            held["files"] += len(list(pathlib.Path(f"/proc/{one}/fd").iterdir()))
+            total["memory"] += 1024 * sizes["Pss:"]  # counts shared pages once
+            total["files"] += len(list(pathlib.Path(f"/proc/{one}/fd").iterdir()))
         except (FileNotFoundError, ProcessLookupError):
-            held["processes"] -= 1  # it ended just now
-    held["shared"] = segments(pid)
-    return held
+            total["processes"] -= 1  # it has just ended
+    return total | {"shared": segments(pid)}
 
 
 def segments(pid: int) -> int:
-    """The segments of shared memory that reading processes made for a process."""
+    """Returns the number of shared memory segments that the data workers of a process hold."""
     return len(list(workarounds.SHARED_MEMORY.glob(f"{workarounds.segment_prefix(pid)}*")))
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started, and those that they did, by Linux."""
-    found = []
+    """Returns the children of a process, and their children."""
+    pids = []
     for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             for child in map(int, path.read_text().split()):
-                found += [child, *children(child)]
+                pids += [child, *children(child)]
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return found
+    return pids
 
 
-def long_run(
-    settings: Mapping[str, Any], output: epath.Path, minutes: float, every: float
+def run_long(
+    settings: Mapping[str, Any], output: epath.Path, minutes: float, interval: float
 ) -> dict[str, Any]:
-    """Watches one run for so long and then ends it."""
+    """Measures one run every `interval` seconds, and stops it by SIGTERM after some minutes."""
     workdir = output / "long"
     process = start("train", settings, workdir)
     began, rows = time.monotonic(), []
-    while (passed := time.monotonic() - began) < 60 * minutes and process.poll() is None:
-        rows.append({"seconds": passed, **usage(process.pid)})
-        time.sleep(every)
-    started, asked = children(process.pid), time.monotonic()
+    while (seconds := time.monotonic() - began) < 60 * minutes and process.poll() is None:
+        rows.append({"seconds": seconds, **usage(process.pid)})
+        time.sleep(interval)
+    workers, stopped = children(process.pid), time.monotonic()
     process.send_signal(signal.SIGTERM)
     status = process.wait(timeout=120)
-    ended = time.monotonic() - asked
-    printed = (workdir / "output.txt").read_text()
-    found = leaks([row for row in rows if row["processes"]], minutes * 60)
-    time.sleep(every)  # Python's own helper ends a moment later
-    left = [pid for pid in started if pathlib.Path(f"/proc/{pid}").exists()]
-    shared_left = segments(process.pid)
+    stopping = time.monotonic() - stopped
+    changes = growth([row for row in rows if row["processes"]], minutes * 60)
+    time.sleep(interval)  # Python's resource tracker ends a little later
     metrics = read_metrics(workdir)
-    steps = max((row["step"] for row in metrics), default=0)
-    return found | {
+    return changes | {
         "minutes": minutes,
-        "steps": steps,
+        "steps": max((row["step"] for row in metrics), default=0),
         "evaluations_and_saves": sum("validation_war" in row for row in metrics),
         "exit_status": status,
-        "seconds_from_sigterm_to_end": ended,
-        "said_so": "stopped by SIGTERM" in printed,
-        "processes_left": len(left),
-        "shared_memory_left": shared_left,
-        "well": found["grew_by"] <= 0.05
-        and found["files_grew_by"] <= 0
-        and not status
-        and "stopped by SIGTERM" in printed
-        and not left
-        and not shared_left,
+        "seconds_from_sigterm_to_end": stopping,
+        "no_memory_growth": changes["memory_growth"] <= MAX_GROWTH,
+        "no_file_growth": changes["file_growth"] <= 0,
+        "stopped_by_sigterm": not status
+        and "stopped by SIGTERM" in (workdir / "output.txt").read_text(),
+        "no_processes_left": not any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers),
+        "no_shared_memory_left": not segments(process.pid),
         "rows": rows,
     }
 
 
-def leaks(rows: Sequence[Mapping[str, float]], seconds: float) -> dict[str, float]:
-    """Compares what is held at the end with what was held at a tenth of the time; medians of a tenth."""
+def growth(rows: Sequence[Mapping[str, float]], seconds: float) -> dict[str, float]:
+    """Compares the medians of the last tenth of the time with those of the second tenth."""
     early = [row for row in rows if 0.1 <= row["seconds"] / seconds < 0.2]
     late = [row for row in rows if row["seconds"] / seconds >= 0.9]
 
-    def middle(part: Sequence[Mapping[str, float]], name: str) -> float:
+    def median(part: Sequence[Mapping[str, float]], name: str) -> float:
         return statistics.median(row[name] for row in part)
 
     return {
-        "memory_early": middle(early, "memory"),
-        "memory_late": middle(late, "memory"),
-        "grew_by": middle(late, "memory") / middle(early, "memory") - 1,
-        "processes": middle(late, "processes"),
-        "files_grew_by": middle(late, "files") - middle(early, "files"),
-        "shared_grew_by": middle(late, "shared") - middle(early, "shared"),
+        "memory_early": median(early, "memory"),
+        "memory_late": median(late, "memory"),
+        "memory_growth": median(late, "memory") / median(early, "memory") - 1,
+        "processes": median(late, "processes"),
+        "file_growth": median(late, "files") - median(early, "files"),
+        "shared_growth": median(late, "shared") - median(early, "shared"),
     }
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs one of them, prints and writes."""
+    """Runs the chosen test, prints the results and writes them to a file."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
     options = flags.FLAGS
     output = epath.Path(options.output).absolute() / options.what
     if output.exists():
-        raise ValueError(f"{output} exists, and would be mixed up with the new runs. Remove it")
-    draw = random.Random(options.seed)
+        raise ValueError(f"{output} exists already: remove it, or choose another --output")
+    rng = random.Random(options.seed)
     settings = {**SMALL, "data.dir": output / "tfds", "compile_cache": output / "compiled"}
     if options.what == "kills":
         settings["train.duration"] = f"{options.steps} steps"
-        found = killed_training(settings, output, options.number, draw)
+        results = kill_training(settings, output, options.number, rng)
     elif options.what == "builds":
-        found = killed_builds({**settings, **BUILT}, output, options.number, draw)
+        results = kill_builds({**settings, **BUILT}, output, options.number, rng)
     else:
-        found = long_run({**settings, **LONG}, output, options.minutes, every=5)
-    told = {name: value for name, value in found.items() if name != "rows"}
-    print(harness.table([["what", "found"], *([name, str(value)] for name, value in told.items())]))
-    report = {"hardware": harness.hardware(), "commit": harness.commit(), "found": found}
+        results = run_long({**settings, **LONG}, output, options.minutes, interval=5)
+    shown = [[name, str(value)] for name, value in results.items() if name != "rows"]
+    print(harness.table([["name", "value"], *shown]))
+    report = {"hardware": harness.hardware(), "commit": harness.commit(), "results": results}
     (output.parent / f"soak_{options.what}.json").write_text(harness.to_json(report))
-    sys.exit(not found["well"])
+    sys.exit(any(value is False for value in results.values()))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("what", "kills", ["kills", "builds", "leaks"], "What is tried.")
-    flags.DEFINE_integer("number", 50, "Kills.", lower_bound=1)
+    flags.DEFINE_enum("what", "kills", ["kills", "builds", "leaks"], "What to test.")
+    flags.DEFINE_integer("number", 50, "Number of kills.", lower_bound=1)
     flags.DEFINE_integer("steps", 2000, "Steps of the run that is killed.", lower_bound=1)
-    flags.DEFINE_float("minutes", 60.0, "Length of the long run.", lower_bound=0.1)
-    flags.DEFINE_integer("seed", 0, "Of the moments.")
+    flags.DEFINE_float("minutes", 60.0, "Duration of the long run, in minutes.", lower_bound=0.1)
+    flags.DEFINE_integer("seed", 0, "Seed of the times of the kills.")
     flags.DEFINE_string("output", "runs/soak", "Folder for everything.")
     app.run(main)
