@@ -51,7 +51,7 @@ def make_train_step(
         )
         teacher = update_teacher(state, config.agreement.teacher_decay)
         state = dataclasses.replace(state, teacher=teacher)
-        return state, _metrics(batch, aux, optax.global_norm(grads))
+        return state, _metrics(batch, aux, optax.tree.norm(grads))
 
     return train_step
 

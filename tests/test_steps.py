@@ -189,6 +189,39 @@ def test_a_step_moves_every_part_of_the_state():
         np.testing.assert_allclose(numbers[name], count / B, rtol=1e-6)
 
 
+def changed_step(**model):
+    """Returns the network with other settings of the model, and the results of its train step."""
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **model))
+    network = models.create(config, N, "cpu")
+    step = jax.jit(steps.make_train_step(config, network, OPTIMIZER, **LENGTHS))
+    new, metrics = step(make_state(), make_batch())
+    return network, jax.device_get(new), metrics.compute()
+
+
+@pytest.mark.slow
+def test_rematerialization_changes_nothing_but_rounding():
+    (_, _, new), numbers = outcome(1)
+    network, remat, remat_numbers = changed_step(remat=True)
+    assert network.trunk.remat and not NETWORK.trunk.remat
+    for name in ("params", "batch_stats", "opt_state", "memory", "teacher"):
+        assert_close(getattr(new, name), getattr(remat, name), 1e-4, what=name)
+    assert_close(dict(numbers), dict(remat_numbers), 1e-4)
+
+
+@pytest.mark.slow
+def test_a_step_in_bfloat16_keeps_the_state_in_float32():
+    state, (_, numbers) = make_state(), outcome(1)
+    network, new, low_numbers = changed_step(dtype="bfloat16")
+    assert network.dtype == jnp.bfloat16
+    before, after = (jax.tree.map(lambda x: np.asarray(x).dtype, tree) for tree in (state, new))
+    assert before == after and {leaf.name for leaf in jax.tree.leaves(after.params)} == {"float32"}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
+    moved = jax.tree.map(lambda a, b: np.any(a != b), state.params, new.params)
+    assert all(jax.tree.leaves(moved))
+    assert low_numbers["loss"] == pytest.approx(numbers["loss"], rel=0.1)
+    assert low_numbers["loss"] != numbers["loss"]
+
+
 def test_the_order_of_the_batch_does_not_matter():
     order = np.random.default_rng(3).permutation(B)
     batch = jax.tree.map(lambda x: x[order], make_batch())

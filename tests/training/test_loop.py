@@ -1,6 +1,7 @@
 """The loop around the train step: when it evaluates, saves, stops, and what it tells."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import signal
@@ -58,7 +59,14 @@ class FakePredictions(dict):
 
 
 def run(
-    tmp_path, losses, eval_split="validation", record=None, during=None, keep=None, **durations
+    tmp_path,
+    losses,
+    eval_split="validation",
+    record=None,
+    during=None,
+    keep=None,
+    profile=None,
+    **durations,
 ):
     """Runs a loop whose steps have these losses; returns its checkpoints and its rows.
 
@@ -89,6 +97,7 @@ def run(
             evaluate=lambda state: FakePredictions(found),
             eval_split=eval_split,
             record=record,
+            profile=profile,
             logger=MetricLogger(writer, progress, lambda step: 0.1 * step, counts, 8),
         )
         try:
@@ -220,3 +229,17 @@ def test_a_clock_that_jumps_changes_nothing_but_the_times_that_are_written(tmp_p
     assert told[0] == told[1] and len({row["time"] for row in rows}) > 1
     rates = [row["steps_per_second"] for row in rows if "steps_per_second" in row]
     assert rates and all(0 < rate < 1e7 for rate in rates)
+
+
+def test_config_profile_traces_five_steps(tmp_path):
+    run(tmp_path, [1.0] * 20, profile=tmp_path / "profile")
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    traced = [event["args"]["step_num"] for event in events if event.get("name") == "train"]
+    assert sorted(map(int, traced)) == list(loop_lib.PROFILE_STEPS)
+
+
+def test_a_run_that_ends_early_ends_its_trace(tmp_path):
+    run(tmp_path, [1.0] * 12, profile=tmp_path / "profile")
+    assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
+    run(tmp_path, [1.0] * 12, profile=tmp_path / "again")  # JAX allows one trace at a time
