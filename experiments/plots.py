@@ -271,7 +271,9 @@ def classes(by_class: Mapping[str, Mapping[str, Any]]) -> Figure:
         for color, marker, name, row in zip(
             itertools.cycle(colors), _MARKERS, names, values, strict=False
         ):
-            axes.scatter(row, range(len(row)), 46, color, marker, alpha=0.85, lw=0, label=name)
+            axes.scatter(
+                row, range(len(row)), s=46, c=color, marker=marker, alpha=0.85, lw=0, label=name
+            )
         floor = _floor(np.array([highest_floor, *(value for row in values for value in row)]))
         axes.set_title(title, fontsize=11, loc="left")
         axes.set_xlabel(label)

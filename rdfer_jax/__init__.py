@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rdfer_jax.labels.issues import find_issues as find_label_issues
+    from rdfer_jax.labels.issues import find_label_issues
     from rdfer_jax.predict.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ __all__ = ["Predictor", "__version__", "find_label_issues"]
 #: Public name -> where it is defined.
 _LAZY = {
     "Predictor": ("rdfer_jax.predict.predictor", "Predictor"),
-    "find_label_issues": ("rdfer_jax.labels.issues", "find_issues"),
+    "find_label_issues": ("rdfer_jax.labels.issues", "find_label_issues"),
 }
 
 

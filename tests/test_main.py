@@ -174,7 +174,7 @@ def test_the_package_offers_the_predictor_and_the_search_for_label_issues():
     from rdfer_jax.predict import predictor
 
     assert rdfer_jax.Predictor is predictor.Predictor
-    assert rdfer_jax.find_label_issues is issues.find_issues
+    assert rdfer_jax.find_label_issues is issues.find_label_issues
     assert {"Predictor", "find_label_issues", "__version__"} <= set(dir(rdfer_jax))
     with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
         rdfer_jax.Predicter  # noqa: B018

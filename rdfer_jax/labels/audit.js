@@ -1,11 +1,11 @@
 "use strict";
 
-/** Puts filters, cards, decisions and keys together. Only one page of cards exists at a time. */
+/** Connects filters, cards, decisions and keys. Only one page of cards exists at a time. */
 (() => {
   const PAGE = 25;
   const $ = (id) => document.getElementById(id);
   const data = JSON.parse($("data").textContent);
-  $("data").remove(); // its text is not needed twice
+  $("data").remove(); // frees its text
   const { title, classes, clips, scores } = data;
   const clipOf = new Map(clips.map((clip) => [clip.id, clip]));
   for (const clip of clips) clip.text = clip.id.toLowerCase();
@@ -54,7 +54,7 @@
   }
 
   function count() {
-    const tally = { undecided: 0, kept: 0, relabelled: 0 };
+    const tally = { undecided: 0, kept: 0, relabeled: 0 };
     for (const clip of shown) tally[Clips.state(clip, decisions)] += 1;
     const done = shown.length - tally.undecided;
     const number = (value) => value.toLocaleString("en");
@@ -66,8 +66,8 @@
     const here = all.filter(([id]) => clipOf.has(id));
     const kept = here.filter(([id, { label }]) => clipOf.get(id).label === label).length;
     $("tally").textContent =
-      `${number(all.length)} decided: ${number(here.length - kept)} relabelled, ${number(kept)} kept` +
-      (all.length > here.length ? `, ${number(all.length - here.length)} of clips not on this page` : "");
+      `${number(all.length)} decided: ${number(here.length - kept)} relabeled, ${number(kept)} kept` +
+      (all.length > here.length ? `, ${number(all.length - here.length)} on clips that are not on this page` : "");
     $("export").disabled = all.length === 0;
     $("unsaved").hidden = decisions.isKept;
   }
@@ -97,13 +97,13 @@
     decisions.change([[clip.id, label === null ? null : { label, how: Clips.how(clip, label) }]]);
     Cards.mark(item(index), clip, decisions.get(clip.id));
     count();
-    say(`${clip.id}: ${label === null ? "undecided again" : label}`);
+    say(`${clip.id}: ${label === null ? "undecided" : label}`);
   }
 
   function undo() {
     const changed = decisions.undo();
     if (!changed) {
-      say("There is nothing to undo since this page was opened.", true);
+      say("There is nothing to undo since you opened this page.", true);
       return;
     }
     refresh();
@@ -132,11 +132,11 @@
 
   async function open(file) {
     try {
-      const { pairs, strangers } = Exchange.read(await file.text(), clipOf, classes);
+      const { pairs, others } = Exchange.read(await file.text(), clipOf, classes);
       if (pairs.length) decisions.change(pairs);
       refresh();
-      const left = strangers ? ` ${strangers} clips that are not on this page were left out.` : "";
-      say(`${pairs.length} decisions imported.${left}`, true);
+      const skipped = others ? ` ${others} clips that are not on this page were skipped.` : "";
+      say(`${pairs.length} decisions imported.${skipped}`, true);
     } catch (error) {
       say(`Nothing imported from ${file.name}: ${error.message}.`, true);
     }
@@ -147,13 +147,13 @@
     ArrowDown: () => go(current + 1),
     k: () => go(current - 1),
     ArrowUp: () => go(current - 1),
-    a: () => decideAndGoOn(shown[current]?.suggested),
-    r: () => decideAndGoOn(shown[current]?.label),
+    a: () => decideAndAdvance(shown[current]?.suggested),
+    r: () => decideAndAdvance(shown[current]?.label),
     u: undo,
     "?": () => $("manual").showModal(),
   };
 
-  function decideAndGoOn(label) {
+  function decideAndAdvance(label) {
     if (label === undefined) return;
     decide(current, label);
     go(current + 1);
@@ -164,7 +164,7 @@
     if (event.target.closest("input, select, textarea, dialog")) return;
     if (!$("keys").checked) return;
     const digit = /^[1-9]$/.test(event.key) ? classes[event.key - 1] : undefined;
-    const action = digit ? () => decideAndGoOn(digit) : keys[event.key];
+    const action = digit ? () => decideAndAdvance(digit) : keys[event.key];
     if (!action) return;
     event.preventDefault();
     action();
@@ -182,7 +182,7 @@
   $("cards").addEventListener("change", (event) => {
     const index = Number(event.target.closest("li").dataset.index);
     decide(index, event.target.value || null);
-    // After the mouse, the next key is meant for the list; in the box it would choose another class.
+    // After a mouse click, return the focus to the list: a key would change the selected class.
     if (!event.target.matches(":focus-visible")) go(index);
   });
   $("cards").addEventListener("focusin", (event) => {
@@ -197,7 +197,7 @@
   form.addEventListener("input", () => filter());
   form.addEventListener("submit", (event) => event.preventDefault());
   form.elements.text.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") go(0); // to what was found
+    if (event.key === "Enter") go(0); // to the first match
   });
   form.addEventListener("reset", () => setTimeout(filter));
   $("toggle").addEventListener("click", () => {
@@ -214,7 +214,7 @@
   $("help").addEventListener("click", () => $("manual").showModal());
   window.addEventListener("storage", (event) => {
     if (event.key !== key) return;
-    decisions.load(); // decided in another tab
+    decisions.load(); // changed in another tab
     refresh();
   });
 

@@ -1,8 +1,8 @@
-"""An audit of a data set: which labels are wrong, which clips are just hard.
+"""Audits a data set: which labels are wrong, and which clips are merely hard?
 
-Enters: the folder of a cross-validation, whose predictions are out of fold. Leaves: issues.csv,
-suggested.csv, audit.json and audit.html, a page to go through. It reads saved predictions and the data
-set's frames, never a model.
+Enters: the folder of a cross-validation with its out-of-fold predictions. Leaves: issues.csv,
+suggested.csv, audit.json and audit.html, a page to review the clips. It reads saved predictions and the
+frames of the data set; no model is run.
 
 Letters: N videos, K clips of a video, C classes.
 """
@@ -35,36 +35,36 @@ log = logging.getLogger(__name__)
 
 #: Arrays of the saved predictions that an audit uses.
 NEEDED = ("clip_id", "clip_logits", "votes")
-#: Most clips on the page; the most suspicious come first.
-MOST_CARDS = 5000
-#: Frames of a film strip, and their side in pixels.
+#: Largest number of clips on the page, most suspicious first.
+MAX_CARDS = 5000
+#: Number of frames of a film strip, and their side in pixels.
 STRIP_FRAMES, STRIP_SIDE = 8, 72
 
 
 def run(
     workdir: epath.PathLike, output: epath.PathLike | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Audits the labels that a cross-validation predicted.
+    """Audits the labels of a data set with the predictions of a cross-validation.
 
     Args:
-      workdir: folder of a cross-validation; or with `force` of a training run.
-      output: folder for what is found; audit/ in the workdir, if None.
-      force: take a training run's predictions of its own training split, where there are no others.
+      workdir: folder of a cross-validation; with `force` also of a training run.
+      output: folder for the files; by default audit/ in the workdir.
+      force: fall back to the predictions that a training run made for its own training split.
 
     Returns:
-      What audit.json holds: issues.summary, and, where the truth is known, how much of it was found.
+      The contents of audit.json: `issues.summary`, and, if the truth is known, the share that was found.
 
     Raises:
       FileNotFoundError: there are no predictions.
-      ValueError: they are not out of fold, and `force` is not given.
+      ValueError: the predictions are damaged, or not out of fold and `force` is not given.
     """
     workdir = epath.Path(workdir)
     output = epath.Path(output) if output else workdir / "audit"
     saved = _read(workdir, force)
     arrays, classes = saved.arrays, saved.classes
-    known = run_dir.read(workdir)
+    info = run_dir.read(workdir)
     probs = special.softmax(arrays["clip_logits"].astype(np.float64), axis=-1)
-    findings = issues.find_issues(arrays["label"], probs)
+    findings = issues.find_label_issues(arrays["label"], probs)
     found = (
         {"predictions": saved.split}
         | issues.summary(findings, classes)
@@ -72,40 +72,41 @@ def run(
     )
     output.mkdir(parents=True, exist_ok=True)
     clip_ids = arrays["clip_id"].tolist()
-    issues.write_csv(output / "issues.csv", clip_ids, findings, classes)
+    issues.write_issues(output / "issues.csv", clip_ids, findings, classes)
     issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
     (output / "audit.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     doubtful = np.argsort(findings.rank)
     doubtful = doubtful[findings.kind[doubtful] != "fine"]
-    rows = list(_rows(known.config, arrays, findings, classes, doubtful[:MOST_CARDS]))
+    rows = list(_rows(info.config, arrays, findings, classes, doubtful[:MAX_CARDS]))
     page.write(
-        output / "audit.html", rows, classes, f"{known.config.data.name}, {workdir.name}",
-        describe(found) + _left_out(len(doubtful)),
+        output / "audit.html", rows, classes, f"{info.config.data.name}, {workdir.name}",
+        describe(found) + _shown(len(doubtful)),
     )  # fmt: skip
     return found
 
 
 def describe(found: dict[str, Any]) -> str:
-    """The result in one or two sentences."""
+    """Returns the result in one or two sentences."""
     text = (
-        f"{found['num_videos']} clips, {found['noise_share']:.1%} of the labels are estimated to be wrong: "
-        f"{found['mislabelled']} are likely mislabelled, {found['hard']} hard, {found['fine']} fine."
+        f"{found['num_videos']} clips; an estimated {found['noise_share']:.1%} of the labels are wrong. "
+        f"{found['mislabeled']} clips are likely mislabeled, {found['hard']} hard, {found['fine']} fine."
     )
     if "precision_at_n" in found:
         text += (
-            f" Of the {found['truly_mislabelled']} most suspicious, {found['precision_at_n']:.1%} are "
-            "truly mislabelled"
+            f" Of the {found['truly_mislabeled']} most suspicious clips, {found['precision_at_n']:.1%} are "
+            "truly mislabeled"
         )
         if found.get("hard_are_hard") is not None:
-            text += f"; of those called hard, {found['hard_are_hard']:.1%} are"
+            text += f"; of the clips called hard, {found['hard_are_hard']:.1%} are hard"
         text += "."
     return text
 
 
-def _left_out(doubtful: int) -> str:
-    if doubtful <= MOST_CARDS:
-        return ""
-    return f" The page has the {MOST_CARDS} most suspicious; issues.csv has all."
+def _shown(doubtful: int) -> str:
+    """Says which clips are on the page."""
+    if doubtful <= MAX_CARDS:
+        return " This page shows mislabeled and hard clips; issues.csv has all clips."
+    return f" This page shows the {MAX_CARDS} most suspicious clips; issues.csv has all clips."
 
 
 def _read(workdir: epath.Path, force: bool) -> Predictions:
@@ -132,12 +133,12 @@ def _read(workdir: epath.Path, force: bool) -> Predictions:
 
 
 def _measured(findings: Findings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What was found of the truth, where it is known."""
+    """Returns how well wrong labels and hard clips were found, if the truth is known."""
     if "is_flipped" not in arrays:
         return {}
     flipped_N = arrays["is_flipped"].astype(bool)
     total = int(flipped_N.sum())
-    found: dict[str, Any] = {"truly_mislabelled": total}
+    found: dict[str, Any] = {"truly_mislabeled": total}
     if total:
         found["precision_at_n"] = float(flipped_N[findings.rank < total].mean())
         suggested_N = findings.suggested == arrays["true_label"]
@@ -155,7 +156,7 @@ def _rows(
     classes: Sequence[str],
     chosen: np.ndarray,
 ) -> Iterator[dict[str, Any]]:
-    """Yields the cards of the page, in the order chosen."""
+    """Yields the clips of the page, in the order of `chosen`."""
     frames_of = _frames_of(config)
     for i in chosen.tolist():
         clip_id = str(arrays["clip_id"][i])
@@ -177,7 +178,7 @@ def _rows(
 
 
 def _frames_of(config: Config) -> Callable[[str], Sequence[bytes] | None]:
-    """Returns a function from a clip to its JPEG frames; to None where the data set is not there."""
+    """Returns a function from a clip to its JPEG frames, or to None if the data set is missing."""
     try:
         directory = source.find(config.data)
         names = source.stored_folds(directory)
@@ -190,11 +191,11 @@ def _frames_of(config: Config) -> Callable[[str], Sequence[bytes] | None]:
 
 
 def strip(jpegs: Sequence[bytes], keys: Sequence[int]) -> bytes:
-    """Draws frames of a video side by side, its key frames in a frame of their own, as a JPEG.
+    """Returns a JPEG of frames of a video side by side; key frames have a border.
 
     Args:
-      jpegs: every frame.
-      keys: numbers of the key frames; they are shown besides frames from all of the video.
+      jpegs: all frames.
+      keys: indices of the key frames, which are shown in addition to evenly spaced frames.
     """
     shown = set(sampling.frame_indices(len(jpegs), STRIP_FRAMES).tolist()) | set(keys)
     pictures = []

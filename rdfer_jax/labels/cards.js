@@ -1,6 +1,6 @@
 "use strict";
 
-/** The cards: how a clip is shown. Texts go in as text, never as markup. */
+/** The cards of the clips. All texts are inserted as text, never as markup. */
 class Cards {
   /** Returns the card of a clip. */
   static make(template, clip, index, scores) {
@@ -26,13 +26,13 @@ class Cards {
     return item;
   }
 
-  /** Shows what was decided on a clip. */
+  /** Shows the decision on a clip. */
   static mark(item, clip, decision) {
     const label = decision?.label;
     const kept = label === clip.label;
     const state = item.querySelector(".state");
-    state.textContent = !decision ? "undecided" : kept ? `kept: ${label}` : `relabelled: ${label}`;
-    item.querySelector("article").dataset.state = !decision ? "" : kept ? "kept" : "relabelled";
+    state.textContent = !decision ? "undecided" : kept ? `kept: ${label}` : `relabeled: ${label}`;
+    item.querySelector("article").dataset.state = !decision ? "" : kept ? "kept" : "relabeled";
     const accepted = Boolean(decision) && !kept && label === clip.suggested;
     item.querySelector(".accept").setAttribute("aria-pressed", accepted);
     item.querySelector(".reject").setAttribute("aria-pressed", kept);

@@ -1,6 +1,6 @@
 "use strict";
 
-/** Which clips are shown, and in which order: functions of the clips and of what the filters say. */
+/** Filters and sorts the clips. */
 const Clips = {
   /** Reads the filters: {kinds, text, label, suggested, score, low, high, state, sort, descending}. */
   wanted(form) {
@@ -23,9 +23,9 @@ const Clips = {
     };
   },
 
-  /** Returns the clips that are wanted, in order; equal ones stay in the order of the page. */
+  /** Returns the matching clips in order; ties stay in the order of the page. */
   select(clips, wanted, decisions) {
-    const found = clips.filter(
+    const matches = clips.filter(
       (clip) =>
         wanted.kinds.has(clip.kind) &&
         (!wanted.text || clip.text.includes(wanted.text)) &&
@@ -37,27 +37,27 @@ const Clips = {
     );
     const sign = wanted.descending ? -1 : 1;
     const value = wanted.sort === "" ? (clip) => clip.text : (clip) => clip.scores[wanted.sort];
-    return found.sort((one, other) => {
+    return matches.sort((one, other) => {
       const [a, b] = [value(one), value(other)];
       return a < b ? -sign : a > b ? sign : 0;
     });
   },
 
-  /** Returns undecided, kept or relabelled. */
+  /** Returns undecided, kept or relabeled. */
   state(clip, decisions) {
     const decision = decisions.get(clip.id);
     if (!decision) return "undecided";
-    return decision.label === clip.label ? "kept" : "relabelled";
+    return decision.label === clip.label ? "kept" : "relabeled";
   },
 
-  /** Returns how a label came about: accept (as suggested), reject (left as it was) or relabel. */
+  /** Returns the kind of decision: accept (the suggestion), reject (keep the label) or relabel. */
   how(clip, label) {
     if (label === clip.label) return "reject";
     return label === clip.suggested ? "accept" : "relabel";
   },
 };
 
-/** The decisions as a file, and back. */
+/** Writes decisions as CSV and reads them. */
 const Exchange = {
   columns: ["clip_id", "label", "decision", "given", "suggested"],
 
@@ -69,22 +69,22 @@ const Exchange = {
     return Csv.format([Exchange.columns, ...rows]);
   },
 
-  /** Returns {pairs, strangers}, as Decisions.change takes them; throws an Error that says what is wrong. */
+  /** Returns pairs for Decisions.change and the number of other clips; throws an Error for an invalid file. */
   read(text, clipOf, classes) {
     const [head = [], ...rows] = Csv.parse(text);
     const [id, label] = ["clip_id", "label"].map((name) => {
-      if (!head.includes(name)) throw new Error(`its first line names no column “${name}”`);
+      if (!head.includes(name)) throw new Error(`the header has no column “${name}”`);
       return head.indexOf(name);
     });
     const pairs = [];
-    let strangers = 0;
+    let others = 0;
     for (const [number, row] of rows.entries()) {
       const name = row[label] ?? "";
-      if (!classes.includes(name)) throw new Error(`row ${number + 2}: there is no class “${name}”`);
+      if (!classes.includes(name)) throw new Error(`row ${number + 2}: unknown class “${name}”`);
       const clip = clipOf.get(row[id]);
       if (clip) pairs.push([clip.id, { label: name, how: Clips.how(clip, name) }]);
-      else strangers += 1;
+      else others += 1;
     }
-    return { pairs, strangers };
+    return { pairs, others };
   },
 };

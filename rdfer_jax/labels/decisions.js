@@ -1,16 +1,16 @@
 "use strict";
 
-/** What was decided, by clip: its label from now on, and how it came about. Kept in the browser. */
+/** The decisions by clip: final label and kind of decision. Stored in the browser. */
 class Decisions {
   #key;
-  #known;
-  #found = new Map();
+  #classes;
+  #byClip = new Map();
   #steps = [];
 
-  /** Reads what an earlier visit left under the key; labels that are no classes are left out. */
+  /** Loads the decisions stored under the key; labels that are not classes are dropped. */
   constructor(key, classes) {
     this.#key = key;
-    this.#known = new Set(classes);
+    this.#classes = new Set(classes);
     this.isKept = true;
     this.load();
   }
@@ -19,27 +19,27 @@ class Decisions {
     this.#steps = [];
     try {
       const stored = JSON.parse(localStorage.getItem(this.#key) ?? "[]");
-      this.#found = new Map(stored.filter(([, { label }]) => this.#known.has(label)));
+      this.#byClip = new Map(stored.filter(([, { label }]) => this.#classes.has(label)));
     } catch {
       this.isKept = false;
     }
   }
 
   get(clip) {
-    return this.#found.get(clip);
+    return this.#byClip.get(clip);
   }
 
   get all() {
-    return [...this.#found];
+    return [...this.#byClip];
   }
 
   /** Changes the decisions of some clips in one step: pairs of a clip and {label, how}, or null. */
   change(pairs) {
-    this.#steps.push(pairs.map(([clip]) => [clip, this.#found.get(clip) ?? null]));
+    this.#steps.push(pairs.map(([clip]) => [clip, this.#byClip.get(clip) ?? null]));
     this.#apply(pairs);
   }
 
-  /** Takes back the last step; returns its clips, or null if there is none. */
+  /** Reverts the last step; returns its clips, or null if there is none. */
   undo() {
     const step = this.#steps.pop();
     if (!step) return null;
@@ -49,8 +49,8 @@ class Decisions {
 
   #apply(pairs) {
     for (const [clip, decision] of pairs) {
-      if (decision) this.#found.set(clip, decision);
-      else this.#found.delete(clip);
+      if (decision) this.#byClip.set(clip, decision);
+      else this.#byClip.delete(clip);
     }
     try {
       localStorage.setItem(this.#key, JSON.stringify(this.all));

@@ -1,32 +1,34 @@
-"""Draws wrong labels, whose truth is known, for the training split of any built data set.
+"""Injects wrong labels, with known truth, into the training split of any built data set.
 
     rdfer inject --config=dfew --kind=confusion --rate=0.3 --output=flips.csv
     rdfer train --config=dfew --config.data.labels=flips.csv --workdir=runs/flips
 
-Enters: the true labels where the data set knows them, else the stored ones. Leaves: a CSV file with the
-columns clip_id, label, true_label, is_flipped, in the order of the split. The data set stays as it is.
+Enters: the true labels if the data set knows them, else the stored ones. Leaves: a CSV file with the
+columns clip_id, label, true_label, is_flipped, in the order of the split. The data set is not changed.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
-from scipy import special
+from scipy import optimize, special, stats
 
 from rdfer_jax import build
 from rdfer_jax.config import Data
+<<<<<<< HEAD
 from rdfer_jax.media.files import MediaError
+=======
+from rdfer_jax.labels import csv_file
+>>>>>>> f758bd0 (labels: one CSV writer, find_label_issues takes [N, C] too, scipy numerics, filters only for kinds on the page; plain English)
 from rdfer_jax.pipeline import decode, source
 
 KINDS = ("symmetric", "confusion", "instance")
 COLUMNS = ("clip_id", "label", "true_label", "is_flipped")
 
-#: Added to the annotators' disagreement, in [0, 1], before it is scaled to probabilities: labels on
-#: which all agree are flipped as well, about a tenth as often as those on which nobody agrees.
+#: Added to the annotators' disagreement, in [0, 1], before it is scaled to probabilities, so that unanimous
+#: labels are flipped, too: about a tenth as often as labels with maximal disagreement.
 UNANIMOUS = 0.1
-#: Standard deviation of the clips' flip rates in Xia et al. 2020, and side of our thumbnails, pixels.
+#: Standard deviation of the clips' flip rates in Xia et al. 2020; side of our thumbnails in pixels.
 RATE_DEVIATION = 0.1
 THUMBNAIL = 8
 
@@ -42,39 +44,39 @@ def flip(
     votes: np.ndarray | None = None,
     thumbnails: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Replaces labels by wrong ones, each clip on its own.
+    """Replaces labels by wrong ones, independently for each clip.
 
-    symmetric: with probability `rate`, by any other class, all equally likely.
-    confusion: with probability `rate`, by the classes that the label's row of `confusion` names.
-    instance, with votes: with probability min(1, s (0.1 + h)), where h in [0, 1] is the normalised
-      entropy of the clip's votes and s makes `rate` the mean; by a class drawn from the label's row of
+    symmetric: with probability `rate`, by any other class with equal probability.
+    confusion: with probability `rate`, by a class sampled from the label's row of `confusion`.
+    instance, with votes: with probability min(1, s (0.1 + h)), where h in [0, 1] is the normalized
+      entropy of the clip's votes and s makes `rate` the mean; by a class sampled from the label's row of
       `confusion` plus the shares of the votes. Ours.
-    instance, without: as Xia et al. 2020 (Part-dependent Label Noise, algorithm 2): with a probability
-      from a normal distribution around `rate`, cut off at 0 and 1, by a class drawn from the softmax of
-      a random projection of the picture, one projection for each class of label. Ours: its standard
-      deviation of 0.1 shrinks to a third of rate or 1 - rate, so that `rate` remains the mean.
+    instance, without votes: as Xia et al. 2020 (Part-dependent Label Noise, algorithm 2): with a
+      probability from a normal distribution around `rate`, truncated to [0, 1], by a class sampled from
+      the softmax of a random projection of the picture, with one projection per label. Ours: the
+      standard deviation of 0.1 shrinks to a third of rate or 1 - rate, so that `rate` remains the mean.
 
-    With the same seed a higher rate flips the same labels, to the same classes, and more. What happens
-    to a clip does not depend on how many follow it, but for kind instance, which compares the clips.
+    With the same seed, a higher rate flips the same labels to the same classes, and further ones. Except
+    for kind instance, which compares the clips, a clip's result does not depend on the clips after it.
 
     Args:
       labels_N: int [N], the true labels, in [0, num_classes); N > 0.
       num_classes: C, at least 2.
       kind: one of KINDS.
       rate: expected share of flipped labels, in [0, 1).
-      seed: of all that is drawn, at least 0.
-      confusion: [C, C], row: label, column: wrong class; zero diagonal, rows in any scale. None: what
-        `default_confusion(num_classes)` returns.
-      votes: [N, C], annotators' votes; clips whose votes are all zero count as ordinary ones, and if
-        all are zero there are no votes. Used by kind instance.
-      thumbnails: [N, ...], a small picture of each clip, in any scale. Used by kind instance where
-        there are no votes.
+      seed: seed of all samples, at least 0.
+      confusion: weights [C, C], rows are labels, columns wrong classes; zero diagonal, rows of any
+        scale. By default `default_confusion(num_classes)`.
+      votes: [N, C], annotators' votes. A clip without votes counts as one of average disagreement; if
+        no clip has any, there are no votes. Used by kind instance.
+      thumbnails: [N, ...], a small picture of each clip, of any scale. Used by kind instance without
+        votes.
 
     Returns:
       int64 [N].
 
     Raises:
-      ValueError: an argument is outside of its limits, or its shape does not fit.
+      ValueError: an argument is out of range or has the wrong shape.
     """
     _check(kind, rate)
     labels_N = _checked_labels(labels_N, num_classes)
@@ -92,7 +94,7 @@ def flip(
         rate_N = _scaled(UNANIMOUS + _disagreement(shares_NC), rate)
         weights_NC = confusion_CC[labels_N] + shares_NC
     else:
-        pictures_NS = _standardised(thumbnails, len(labels_N))
+        pictures_NS = _standardized(thumbnails, len(labels_N))
         rate_N = _truncated_normal(how_N, rate)
         weights_NC = _projected(pictures_NS, labels_N, num_classes, seed)
     wrong_N = _pick(weights_NC, labels_N, which_N)
@@ -100,47 +102,49 @@ def flip(
 
 
 def default_confusion(classes: Sequence[str] | int) -> np.ndarray:
-    """Returns by which classes a label is replaced: float [C, C], zero diagonal, rows sum to 1.
+    """Returns the weights of the wrong classes of each label: float [C, C], zero diagonal, rows sum to 1.
 
-    For the seven classes of DFEW and FERV39k, in any order, by those that people confuse it with, as
-    data/synthetic_faces/labels.py has it. For others by the next class, the last one by the first: pair
-    flips, as in Han et al. 2018 (Co-teaching).
+    For the seven classes of DFEW and FERV39k, in any order: those that people confuse them with, see
+    data/synthetic_faces/labels.py. For other classes: the next class, and the first after the last, as
+    the pair flips of Han et al. 2018 (Co-teaching).
 
     Args:
-      classes: the names of the C classes; or C, where 7 stands for DFEW's classes in DFEW's order.
+      classes: names of the C classes; or C, where 7 stands for DFEW's classes in DFEW's order.
     """
-    people = build.datasets("synthetic_faces.labels")
+    synthetic = build.datasets("synthetic_faces.labels")
     if isinstance(classes, int):
         classes = (
-            people.CLASSES if classes == len(people.CLASSES) else [str(i) for i in range(classes)]
+            synthetic.CLASSES
+            if classes == len(synthetic.CLASSES)
+            else [str(i) for i in range(classes)]
         )
-    if sorted(classes) != sorted(people.CLASSES):
+    if sorted(classes) != sorted(synthetic.CLASSES):
         return np.roll(np.eye(len(classes)), 1, axis=1)
-    place = [people.CLASSES.index(name) for name in classes]
-    return people.CONFUSION[np.ix_(place, place)]
+    place = [synthetic.CLASSES.index(name) for name in classes]
+    return synthetic.CONFUSION[np.ix_(place, place)]
 
 
 def write_flips(
     data: Data, kind: str, rate: float, seed: int, path: epath.PathLike
 ) -> dict[str, tuple[int, int]]:
-    """Draws flips for the training split of a built data set and writes them as a CSV file.
+    """Injects wrong labels into the training split of a built data set and writes them as a CSV file.
 
-    Drawn from true_label where the data set has it, else from the stored label, by the confusion that
-    `default_confusion` gives for the names of the classes. data.labels is not looked at.
+    The true labels are true_label if the data set has it, else the stored labels; data.labels is ignored.
+    Wrong classes follow `default_confusion`.
 
     Args:
-      data: which data set.
+      data: the data set.
       kind: as in `flip`.
       rate: as in `flip`.
       seed: as in `flip`.
-      path: of the file; may be gs://. Overwritten if it exists.
+      path: the file; may be gs://. An existing file is replaced.
 
     Returns:
-      For each class how many clips are truly of it, and how many of these got a wrong label.
+      For each class the number of its clips, and how many of them got a wrong label.
 
     Raises:
       DatasetNotFoundError: the data set has not been built.
-      ValueError: there is no such split, kind or rate, or a picture cannot be decoded.
+      ValueError: the split, kind or rate is invalid, or a picture cannot be decoded.
     """
     _check(kind, rate)
     split = source.Split(source.find(data), data.train_split)
@@ -154,15 +158,9 @@ def write_flips(
         thumbnails=_thumbnails(split, data.fit) if kind == "instance" and not votes_NC.any() else None,
     )  # fmt: skip
     flipped_N = label_N != true_N
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     names = np.array(split.classes)
     columns = (stored["clip_id"], names[label_N], names[true_N], flipped_N.astype(int))
-    writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.getvalue())
+    csv_file.write(path, COLUMNS, zip(*(column.tolist() for column in columns), strict=True))
     return {
         name: (int((true_N == c).sum()), int(flipped_N[true_N == c].sum()))
         for c, name in enumerate(split.classes)
@@ -171,7 +169,7 @@ def write_flips(
 
 def _check(kind: str, rate: float) -> None:
     if kind not in KINDS:
-        raise ValueError(f"kind {kind!r}: take one of {', '.join(KINDS)}")
+        raise ValueError(f"kind {kind!r}: choose from {', '.join(KINDS)}")
     if not 0 <= rate < 1:
         raise ValueError(f"rate {rate}: must lie in [0, 1)")
 
@@ -180,9 +178,9 @@ def _checked_table(name: str, table: np.ndarray, shape: tuple[int, int]) -> np.n
     """Returns weights as floats."""
     table = np.asarray(table, np.float64)
     if table.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape}, not {table.shape}")
+        raise ValueError(f"{name}: expected shape {shape}, got {table.shape}")
     if not np.isfinite(table).all() or (table < 0).any():
-        raise ValueError(f"{name} must be finite and not negative")
+        raise ValueError(f"{name} must be finite and non-negative")
     return table
 
 
@@ -190,13 +188,13 @@ def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
         raise ValueError(
-            f"labels must be integers of shape [N], not {labels.dtype} of {labels.shape}"
+            f"labels: expected integers of shape [N], got {labels.dtype} of shape {labels.shape}"
         )
     if num_classes < 2:
-        raise ValueError(f"num_classes {num_classes}: a wrong label needs two classes at least")
+        raise ValueError(f"num_classes {num_classes}: a wrong label needs at least two classes")
     if not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(
-            f"labels must lie in [0, {num_classes}), not [{labels.min()}, {labels.max()}]"
+            f"labels must lie in [0, {num_classes}), got [{labels.min()}, {labels.max()}]"
         )
     return labels.astype(np.int64)
 
@@ -205,63 +203,61 @@ def _checked_confusion(confusion: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns the matrix with rows that sum to 1."""
     confusion = _checked_table("confusion", confusion, (num_classes, num_classes))
     if confusion.diagonal().any() or not confusion.any(axis=1).all():
-        raise ValueError("confusion must be zero on the diagonal, and not zero in a whole row")
+        raise ValueError("confusion must have a zero diagonal and no row of zeros")
     return confusion / confusion.sum(axis=1, keepdims=True)
 
 
 def _shares(votes_NC: np.ndarray) -> np.ndarray:
-    """Votes -> shares, float [N, C]; zero where there are no votes."""
+    """Votes -> shares, float [N, C]; zeros without votes."""
     return votes_NC / np.maximum(votes_NC.sum(axis=1, keepdims=True), np.finfo(float).tiny)
 
 
 def _disagreement(shares_NC: np.ndarray) -> np.ndarray:
-    """The normalised entropy of each clip's votes, in [0, 1]; the mean of the others without votes."""
+    """Normalized entropy of each clip's votes, in [0, 1]; the mean of the others for clips without."""
     entropy_N = special.entr(shares_NC).sum(axis=1) / np.log(shares_NC.shape[1])
     voted_N = shares_NC.any(axis=1)
     return np.where(voted_N, entropy_N, entropy_N[voted_N].mean())
 
 
 def _scaled(weights_N: np.ndarray, mean: float) -> np.ndarray:
-    """Returns min(1, s weights) with the s for which their mean is as asked, by bisection."""
-    low, high = 0.0, 1 / weights_N.min()
-    for _ in range(60):
-        middle = (low + high) / 2
-        if np.minimum(1, middle * weights_N).mean() < mean:
-            low = middle
-        else:
-            high = middle
-    return np.minimum(1, low * weights_N)
+    """Returns min(1, s weights) with the s for which their mean is `mean`."""
+
+    def excess(scale: float) -> float:
+        return float(np.minimum(1, scale * weights_N).mean() - mean)
+
+    scale = optimize.brentq(excess, 0.0, 1 / weights_N.min(), xtol=1e-15)
+    return np.minimum(1, scale * weights_N)
 
 
-def _standardised(thumbnails: np.ndarray | None, count: int) -> np.ndarray:
-    """Pictures -> float [N, S], each pixel with mean 0 and deviation 1 over the clips."""
+def _standardized(thumbnails: np.ndarray | None, count: int) -> np.ndarray:
+    """Pictures -> float [N, S], each pixel with mean 0 and standard deviation 1 over the clips."""
     if thumbnails is None:
-        raise ValueError("kind 'instance' needs votes, or thumbnails where there are none")
+        raise ValueError("kind 'instance' needs votes or thumbnails")
     pictures = np.asarray(thumbnails, np.float64)
     if pictures.shape[:1] != (count,):
-        raise ValueError(f"thumbnails must have the shape ({count}, ...), not {pictures.shape}")
+        raise ValueError(f"thumbnails: expected shape ({count}, ...), got {pictures.shape}")
     pictures_NS = pictures.reshape(count, -1)
     deviation_S = pictures_NS.std(axis=0)
     return (pictures_NS - pictures_NS.mean(axis=0)) / np.where(deviation_S > 0, deviation_S, 1)
 
 
 def _truncated_normal(uniform_N: np.ndarray, mean: float) -> np.ndarray:
-    """Uniform numbers -> rates from a normal distribution around the mean, cut off at 0 and 1."""
+    """Uniform numbers -> rates from a normal distribution around the mean, truncated to [0, 1]."""
     deviation = min(RATE_DEVIATION, mean / 3, (1 - mean) / 3)
     if deviation == 0:
         return np.full_like(uniform_N, mean)
-    low, high = special.ndtr((0 - mean) / deviation), special.ndtr((1 - mean) / deviation)
-    return mean + deviation * special.ndtri(low + uniform_N * (high - low))
+    low, high = (0 - mean) / deviation, (1 - mean) / deviation
+    return np.asarray(stats.truncnorm.ppf(uniform_N, low, high, loc=mean, scale=deviation))
 
 
 def _projected(
     pictures_NS: np.ndarray, labels_N: np.ndarray, num_classes: int, seed: int
 ) -> np.ndarray:
-    """Weights of the classes, float [N, C]: a softmax of the picture times its label's own matrix.
+    """Weights of the classes, float [N, C]: softmax of the picture times a random matrix of its label.
 
-    The own label is left out of the softmax, and the largest of the other weights is 1.
+    The label itself is left out, and the largest of the other weights is 1.
     """
-    rng = np.random.default_rng((seed, 1))  # apart from what is drawn for the clips
+    rng = np.random.default_rng((seed, 1))  # independent of the samples for the clips
     logits_NC = np.empty((len(labels_N), num_classes))
     for c in range(num_classes):
         matrix_SC = rng.standard_normal((pictures_NS.shape[1], num_classes))
@@ -271,16 +267,16 @@ def _projected(
 
 
 def _pick(weights_NC: np.ndarray, labels_N: np.ndarray, uniform_N: np.ndarray) -> np.ndarray:
-    """Draws a class other than the label by its weight, int [N]."""
+    """Samples a class other than the label by its weight, int [N]."""
     weights_NC = weights_NC.copy()
     weights_NC[np.arange(len(labels_N)), labels_N] = 0
-    upto_NC = weights_NC.cumsum(axis=1)
-    # Divided by itself the last column is exactly 1, so that no uniform number lies beyond.
-    return ((upto_NC / upto_NC[:, -1:]) <= uniform_N[:, None]).sum(axis=1)
+    sum_NC = weights_NC.cumsum(axis=1)
+    # The last column divided by itself is exactly 1, so no uniform number lies beyond it.
+    return ((sum_NC / sum_NC[:, -1:]) <= uniform_N[:, None]).sum(axis=1)
 
 
 def _thumbnails(split: source.Split, fit: str) -> np.ndarray:
-    """The first frame of every clip in grey, float [N, 8, 8]; fit as in decode_frame."""
+    """The first frame of every clip in gray, float [N, 8, 8]; fit as in decode_frame."""
     pictures = np.empty((len(split), THUMBNAIL, THUMBNAIL))
     for i in range(len(split)):
         record = split[i]
@@ -293,7 +289,7 @@ def _thumbnails(split: source.Split, fit: str) -> np.ndarray:
 
 
 def describe(counts: Mapping[str, tuple[int, int]]) -> str:
-    """Returns one line about what `write_flips` returned."""
+    """Returns the result of `write_flips` as one line of text."""
     clips, flipped = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
     return f"{flipped} of {clips} labels flipped ({flipped / clips:.1%}): " + ", ".join(
         f"{name} {wrong} of {count}" for name, (count, wrong) in counts.items()

@@ -1,7 +1,7 @@
-"""How the labels of a data set are wrong: P(given | true), and the share of wrong labels.
+"""Estimates label noise: P(given | true), and the share of wrong labels.
 
-Enters: the given labels, a distribution for each video by a model that has not learned from it. Leaves:
-noise matrices, by confident learning and by maximum likelihood. Plain arrays and NumPy, no model.
+Enters: the given labels, and out-of-fold class probabilities of each video. Leaves: noise matrices, by
+confident learning and by maximum likelihood. Plain arrays and NumPy, no model.
 
 Shape letters: N videos, C classes.
 """
@@ -15,24 +15,24 @@ from scipy import special
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: How far a row of probabilities may be from the sum 1.
+#: Tolerance of the sum of a row of probabilities.
 SUM_TOLERANCE = 1e-3
-#: Rounds of `fit_noise`; more change its result by less than it errs.
+#: Iterations of `fit_noise`; more change its result by less than its error.
 ROUNDS = 50
-#: Videos that `fit_noise` adds to every way of being wrong, and to every class at the overall rate.
+#: Pseudo-counts of `fit_noise`: videos for each wrong cell, and videos for each class at the overall rate.
 PRIOR_CELL, PRIOR_CLASS = 1.0, 10.0
 SHARPNESS_LIMITS = (0.2, 5.0)
 
 
 class NoiseMatrix(NamedTuple):
-    """What confident learning says of the labels.
+    """Label noise according to confident learning.
 
     Attributes:
       given: float64 [C, C], P(given = column | true = row); rows sum to 1.
       joint: float64 [C, C], P(given = row, true = column), as in the paper; sums to 1.
-      share: share of the labels that is wrong, the part of joint off its diagonal.
-      absent: classes that confident learning finds no video of. Nothing is known of their row of
-        `given`: it says that they are labelled rightly.
+      share: share of wrong labels, the off-diagonal part of joint.
+      absent: classes without any video according to confident learning. Their row of `given` is
+        unknown and set to that of right labels.
     """
 
     given: Floats
@@ -42,13 +42,13 @@ class NoiseMatrix(NamedTuple):
 
 
 class NoiseFit(NamedTuple):
-    """The noise under which the given labels are most likely.
+    """The label noise under which the given labels are most likely.
 
     Attributes:
       given: float64 [C, C], P(given = column | true = row); rows sum to 1.
-      share: expected share of the labels that is wrong.
-      sharpness: s; above 1 the probabilities were not confident enough, below 1 too confident.
-      belief: float64 [N, C], the probabilities to the power s, normalised.
+      share: expected share of wrong labels.
+      sharpness: s; above 1 the probabilities were underconfident, below 1 overconfident.
+      belief: float64 [N, C], the probabilities to the power s, normalized.
     """
 
     given: Floats
@@ -58,22 +58,22 @@ class NoiseFit(NamedTuple):
 
 
 def noise_matrix(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseMatrix:
-    """Estimates how labels are wrong by confident learning.
+    """Estimates label noise by confident learning.
 
     Northcutt, Jiang and Chuang (2021), "Confident learning", section 3.1. The threshold of class j is the
-    mean probability of j where j is given, t_j = mean {p_j : given = j}. A video counts as truly j, its
-    most probable class among those with p_j >= t_j; without such a class it does not count. The counts
+    mean probability of j where j is given, t_j = mean {p_j : given = j}. A video is counted as truly j
+    for its most probable class j among those with p_j >= t_j, and not counted if there is none. The counts
     C[given, true] are scaled to the number of videos of each given class, then to the sum 1.
 
-    Where no video of a given class counts, its labels are taken for right. A class that is never given
-    has no threshold and is no video's true class.
+    If no video of a given class is counted, its labels are considered right. A class that is never given
+    has no threshold and is the true class of no video.
 
     Args:
       labels_N: int [N], the given labels, in [0, C).
-      probs_NC: float [N, C], a distribution for each video.
+      probs_NC: float [N, C], class probabilities of each video.
 
     Raises:
-      ValueError: an argument does not fit, by shape, type or value.
+      ValueError: an argument has the wrong shape, type or value.
     """
     labels_N, probs_NC = _checked_pair(labels_N, probs_NC)
     num_classes = probs_NC.shape[1]
@@ -81,7 +81,7 @@ def noise_matrix(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseMatrix:
     p_label_N = probs_NC[np.arange(len(labels_N)), labels_N]
     sum_C = np.bincount(labels_N, p_label_N, num_classes)
     threshold_C = np.where(given_C > 0, sum_C / np.maximum(given_C, 1), np.inf)
-    # A mean of equal numbers may be above them by rounding.
+    # By rounding, the mean of equal numbers may exceed them.
     above_NC = probs_NC >= threshold_C - 1e-6
     true_N = np.where(above_NC, probs_NC, -1).argmax(axis=1)
     counts_N = above_NC.any(axis=1)
@@ -99,15 +99,15 @@ def noise_matrix(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseMatrix:
 
 
 def fit_noise(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseFit:
-    """Estimates how labels are wrong by maximum likelihood, with the model's confidence.
+    """Estimates label noise and the confidence of the model jointly by maximum likelihood.
 
     P(given = y | video) = sum_c b_c T[c, y] with the noise matrix T and the belief b_c ~ p_c^s. EM: the
-    truth q_c ~ b_c T[c, y]; T from its counts, as Dawid and Skene (1979); one Newton step for s, by which
-    b comes nearer to q; from confident learning's matrix and s = 1 on. Without s, what a model is unsure
-    of would count as wrong labels, for a model that is right more often than it claims (s > 1).
+    truth q_c ~ b_c T[c, y]; T from its counts, as Dawid and Skene (1979); one Newton step for s, which
+    moves b towards q. It starts from the matrix of confident learning and s = 1. Without s, the uncertainty
+    of an underconfident model (s > 1) would count as wrong labels.
 
-    The counts are smoothed: PRIOR_CELL videos in every cell spread a class's wrong labels over the other
-    classes, and PRIOR_CLASS videos draw its rate of wrong labels to the overall one.
+    The counts are smoothed: PRIOR_CELL videos in every cell spread the wrong labels of a class over the
+    other classes, and PRIOR_CLASS videos pull its rate of wrong labels towards the overall rate.
 
     Arguments and errors as in `noise_matrix`.
     """
@@ -129,13 +129,13 @@ def fit_noise(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseFit:
 
 
 def _truth(belief_NC: Floats, noise_CC: Floats, labels_N: Ints) -> Floats:
-    """The distribution of the true class where the label is known, too."""
+    """The distribution of the true class given the label."""
     joint_NC = belief_NC * noise_CC.T[labels_N]
     return joint_NC / joint_NC.sum(axis=1, keepdims=True)
 
 
 def _smoothed(count_CC: Floats) -> Floats:
-    """Numbers of videos, rows true, columns given -> the noise matrix, see `fit_noise`."""
+    """Counts of videos, rows true, columns given -> the smoothed noise matrix, see `fit_noise`."""
     other_CC = 1 - np.eye(len(count_CC))
     wrong_CC = count_CC * other_CC
     wrong_C, total_C = wrong_CC.sum(axis=1), count_CC.sum(axis=1)
@@ -148,17 +148,17 @@ def _smoothed(count_CC: Floats) -> Floats:
 def _checked_pair(labels_N: ArrayLike, probs_NC: ArrayLike) -> tuple[Ints, Floats]:
     labels_N, probs_NC = checked_labels(labels_N), np.asarray(probs_NC)
     if probs_NC.ndim != 2:
-        raise ValueError(f"probs must have the shape [N, C], got {probs_NC.shape}")
+        raise ValueError(f"probs: expected shape [N, C], got {probs_NC.shape}")
     return labels_N, checked_probs("probs", probs_NC, labels_N)
 
 
 def checked_labels(labels_N: ArrayLike) -> Ints:
-    """Returns labels as int64 [N]; a ValueError says what else they are."""
+    """Returns labels as int64 [N]; raises ValueError unless they are integers of shape [N], N > 0."""
     labels_N = np.asarray(labels_N)
     if labels_N.ndim != 1 or not labels_N.size or not np.issubdtype(labels_N.dtype, np.integer):
         raise ValueError(
-            "labels must be integers of the shape [N] with at least one, got "
-            f"{labels_N.dtype} of {labels_N.shape}; give classes as indices from 0 on"
+            "labels: expected integers of shape [N] with N > 0, got "
+            f"{labels_N.dtype} of shape {labels_N.shape}; use class indices from 0"
         )
     return labels_N.astype(np.int64)
 
@@ -167,13 +167,13 @@ def checked_probs(name: str, probs: NDArray[Any], labels_N: Ints) -> Floats:
     """Returns distributions over the last axis as float64 that sum to 1.
 
     Raises:
-      ValueError: they are no distributions, or do not fit the labels; `name` is what it calls them.
+      ValueError: they are no distributions or do not match the labels; the message calls them `name`.
     """
     num_classes = probs.shape[-1]
     if len(probs) != len(labels_N) or num_classes < 2:
         raise ValueError(
-            f"{name} must have {len(labels_N)} rows, one for each label, and 2 classes or more; "
-            f"got the shape {probs.shape}"
+            f"{name}: expected {len(labels_N)} rows, one per label, and at least 2 classes; "
+            f"got shape {probs.shape}"
         )
     if labels_N.min() < 0 or labels_N.max() >= num_classes:
         raise ValueError(
@@ -185,14 +185,15 @@ def checked_probs(name: str, probs: NDArray[Any], labels_N: Ints) -> Floats:
     if len(bad):
         value = probs[tuple(bad[0])]
         raise ValueError(
-            f"{name} of video {bad[0][0]} hold {value}; give probabilities, such as a softmax of logits"
+            f"{name} of video {bad[0][0]} contain {value}; expected probabilities, such as a softmax "
+            "of logits"
         )
     total = probs.sum(axis=-1, keepdims=True)
     wrong = np.argwhere(np.abs(total[..., 0] - 1) > SUM_TOLERANCE)
     if len(wrong):
         value = total[..., 0][tuple(wrong[0])]
         raise ValueError(
-            f"{name} of video {wrong[0][0]} sum to {value:.4g} and not to 1; give probabilities, such "
-            "as a softmax of logits"
+            f"{name} of video {wrong[0][0]} sum to {value:.4g} instead of 1; expected probabilities, "
+            "such as a softmax of logits"
         )
     return probs / total

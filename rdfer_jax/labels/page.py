@@ -1,7 +1,7 @@
-"""The page on which a person checks doubtful labels: one HTML file that works without a network.
+"""The page for reviewing suspicious labels: one HTML file that works offline.
 
-Enters: clips with their scores and a film strip each. Leaves: an HTML file. Its reader goes through the
-cards, decides, and exports a CSV that config.data.labels takes; see pipeline/labels.py.
+Enters: clips with scores and film strips. Leaves: an HTML file, on which a person keeps or changes labels
+and exports them as CSV in the format of config.data.labels; see pipeline/label_files.py.
 """
 
 import base64
@@ -15,23 +15,27 @@ from etils import epath
 
 from rdfer_jax import html
 
-#: The kinds of clips, and what they mean.
+#: The kinds of clips and their meaning.
 KINDS = {
-    "mislabelled": "the clip's parts agree on another class than its label",
-    "hard": "the clip's parts do not agree: the expression is weak, mixed or badly seen",
-    "fine": "nothing speaks against the label",
+    "mislabeled": "the views of the clip favor another class over its label",
+    "hard": "the views of the clip disagree or are uncertain: the expression is weak, mixed or hard to see",
+    "fine": "no sign of a wrong label",
 }
 #: The scores of a clip: key, name, meaning.
 SCORES = (
-    ("label_quality", "Label quality", "how well the given label fits; low: it is probably wrong"),
+    ("label_quality", "Label quality", "how well the given label fits; low: probably wrong"),
     ("ease", "Ease", "how easy the clip is to judge; low: hard"),
     (
         "agreement",
         "Agreement",
-        "how alike the predictions for the clip's parts are; 1: all the same",
+        "how similar the predictions for the views of the clip are; 1: identical",
     ),
-    ("p_label", "Probability, given", "what the model gives the label that the clip has"),
-    ("p_suggested", "Probability, suggested", "what the model gives the label that it suggests"),
+    ("p_label", "Probability, given", "probability of the given label according to the model"),
+    (
+        "p_suggested",
+        "Probability, suggested",
+        "probability of the suggested label according to the model",
+    ),
 )
 _JPEG = b"\xff\xd8\xff"
 
@@ -45,37 +49,37 @@ def write(
 ) -> epath.Path:
     """Writes the page.
 
-    Decisions are kept in the browser under the title and the classes, so a page that is written again
-    under the same title finds them; another data set needs another title.
+    The browser stores decisions under the title and the classes, so a page that is written again with the
+    same title finds them. Use different titles for different data sets.
 
     Args:
-      path: of the file to write.
-      rows: the clips. Of each: clip_id; kind, one of KINDS; label and suggested, names of classes;
-        the SCORES, numbers in [0, 1]; votes, if there are any: a number for each of some classes;
-        strip: a JPEG of its frames side by side, or None.
-      classes: names of the classes, by index. The first nine can be chosen with the keys 1 to 9.
+      path: file to write.
+      rows: the clips, each with clip_id; kind, one of KINDS; label and suggested, names of classes; the
+        SCORES, numbers in [0, 1]; optionally votes, numbers by class; strip, a JPEG of its frames side
+        by side, or None.
+      classes: names of the classes, by index. The keys 1 to 9 select the first nine.
       title: heading of the page, such as the name of the data set.
-      summary: what to know of it: a sentence, or values by name.
+      summary: text below the title: a sentence, or values by name.
 
     Returns:
-      The file.
+      The path of the file.
 
     Raises:
-      ValueError: a row does not hold what it should; the message names its clip.
+      ValueError: a row is invalid; the message names its clip.
     """
     if len(set(classes)) != len(classes) or not all(classes):
-        raise ValueError(f"classes must be different names that are not empty, got {list(classes)}")
+        raise ValueError(f"classes must be different, non-empty names, got {list(classes)}")
     clips = [_clip(row, classes) for row in rows]
-    twice = [name for name, count in Counter(clip["id"] for clip in clips).items() if count > 1]
-    if twice:
-        raise ValueError(f"{len(twice)} clips are named more than once, such as {twice[0]!r}")
+    repeated = [name for name, count in Counter(clip["id"] for clip in clips).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{len(repeated)} clip ids are repeated, such as {repeated[0]!r}")
     counts = Counter(clip["kind"] for clip in clips)
     page = html.render(
         "labels/audit.html",
         summary=summary,
         kinds=KINDS,
-        counts={kind: counts[kind] for kind in KINDS},
-        # What is fine is shown only if it is asked for, or if there is nothing else.
+        counts={kind: counts[kind] for kind in KINDS if counts[kind]},
+        # Fine clips are hidden at first, unless there are no others.
         checked=[kind for kind in KINDS if kind != "fine" or set(counts) <= {"fine"}],
         data={
             "title": title,
@@ -94,20 +98,22 @@ def write(
 
 
 def _clip(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """A clip as the page's script reads it.
+    """Returns a clip in the form that the script of the page reads.
 
     Raises:
-      ValueError: the row does not hold what it should.
+      ValueError: the row is invalid.
     """
     where = f"clip {row.get('clip_id')!r}"
     if missing := {"clip_id", "kind", "label", "suggested", *(s[0] for s in SCORES)} - set(row):
-        raise ValueError(f"{where}: it lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"{where}: missing {', '.join(sorted(missing))}")
     if row["kind"] not in KINDS:
         raise ValueError(f"{where}: kind is {row['kind']!r}, must be one of {', '.join(KINDS)}")
     votes = row.get("votes") or {}
     for name in (row["label"], row["suggested"], *votes):
         if name not in classes:
-            raise ValueError(f"{where}: there is no class {name!r} among {', '.join(classes)}")
+            raise ValueError(
+                f"{where}: unknown class {name!r}; the classes are {', '.join(classes)}"
+            )
     return {
         "id": str(row["clip_id"]),
         "kind": row["kind"],
@@ -127,16 +133,16 @@ def _score(value: Any, name: str, where: str) -> float:
 
 
 def _votes(votes: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    """The classes that have votes, most votes first, with the numbers as they are written."""
+    """Returns the classes with votes, most votes first, with their votes as text."""
     counts = {name: float(count) for name, count in votes.items()}
     voted = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
     return [(name, f"{counts[name]:.3g}") for name in voted if math.isfinite(counts[name])] or None
 
 
 def _strip(jpeg: bytes | None, where: str) -> str | None:
-    """A picture as a data URI."""
+    """Returns a picture as a data URI."""
     if jpeg is None:
         return None
     if not jpeg.startswith(_JPEG):
-        raise ValueError(f"{where}: strip is no JPEG")
+        raise ValueError(f"{where}: strip is not a JPEG")
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -46,7 +46,7 @@ def test_wrong_labels_are_named_with_what_they_should_be(tmp_path):
     arrays = save(tmp_path / "run", tmp_path)
     found = audit.run(tmp_path / "run")
     flipped = arrays["clip_id"][arrays["is_flipped"]]
-    assert found["truly_mislabelled"] == len(flipped) and found["precision_at_n"] == 1.0
+    assert found["truly_mislabeled"] == len(flipped) and found["precision_at_n"] == 1.0
     assert found["suggested_right"] == 1.0 and found["predictions"] == OUT_OF_FOLD
     output = tmp_path / "run" / "audit"
     assert json.loads((output / "audit.json").read_text()) == found
@@ -58,11 +58,11 @@ def test_wrong_labels_are_named_with_what_they_should_be(tmp_path):
     # As training takes them, and with the truth of every flipped clip.
     suggested = label_files.read(output / "suggested.csv", CLASSES)
     assert suggested == {
-        r["clip_id"]: CLASSES.index(r["suggested"]) for r in rows if r["kind"] == "mislabelled"
+        r["clip_id"]: CLASSES.index(r["suggested"]) for r in rows if r["kind"] == "mislabeled"
     }
     assert suggested and all(true[clip_id] == label for clip_id, label in suggested.items())
     page = (output / "audit.html").read_text()
-    assert "data:image/jpeg;base64" in page and "truly mislabelled" in page
+    assert "data:image/jpeg;base64" in page and "truly mislabeled" in page
 
 
 def test_without_the_data_set_or_the_truth_there_is_still_an_audit(tmp_path, caplog):

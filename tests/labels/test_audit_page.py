@@ -29,15 +29,15 @@ def strip(seed=0, frames=8, quality=60, noise=20):
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-def clip(name, kind="mislabelled", label="happy", suggested="sad", **more):
+def clip(name, kind="mislabeled", label="happy", suggested="sad", **more):
     return dict.fromkeys(SCORES, 0.5) | {
         "clip_id": name, "kind": kind, "label": label, "suggested": suggested, "strip": None,
     } | more  # fmt: skip
 
 
 def rows():
-    """60 clips: 30 mislabelled, 20 hard, 10 fine, each kind in the order of its label quality."""
-    kinds = ["mislabelled"] * 30 + ["hard"] * 20 + ["fine"] * 10
+    """60 clips: 30 mislabeled, 20 hard, 10 fine, each kind in the order of its label quality."""
+    kinds = ["mislabeled"] * 30 + ["hard"] * 20 + ["fine"] * 10
     return [
         clip(
             f"clip-{i:03d}",
@@ -119,13 +119,13 @@ def test_one_file_that_loads_nothing_and_runs_only_its_own_script(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "odd"}, "clip 'a': kind is 'odd', must be one of mislabelled, hard, fine"),
-        ({"label": "joy"}, "no class 'joy' among happy, sad"),
-        ({"suggested": "joy"}, "no class 'joy'"),
-        ({"votes": {"joy": 1}}, "no class 'joy'"),
+        ({"kind": "odd"}, "clip 'a': kind is 'odd', must be one of mislabeled, hard, fine"),
+        ({"label": "joy"}, "unknown class 'joy'; the classes are happy, sad"),
+        ({"suggested": "joy"}, "clip 'a': unknown class 'joy'"),
+        ({"votes": {"joy": 1}}, "clip 'a': unknown class 'joy'"),
         ({"ease": 1.5}, r"clip 'a': ease is 1.5, must lie in \[0, 1\]"),
         ({"p_label": float("nan")}, "p_label is nan"),
-        ({"strip": b"GIF89a"}, "clip 'a': strip is no JPEG"),
+        ({"strip": b"GIF89a"}, "clip 'a': strip is not a JPEG"),
     ],
 )
 def test_refuses(tmp_path, change, message):
@@ -133,12 +133,21 @@ def test_refuses(tmp_path, change, message):
         write(tmp_path, [clip("a", **change)])
 
 
+def test_only_kinds_of_clips_on_the_page_can_be_filtered(tmp_path):
+    def filters(given):
+        page = write(tmp_path, given).read_text(encoding="utf-8")
+        return re.findall(r'name="kind" value="(\w+)"[^>]*> \w+ <span class="muted">(\d+)', page)
+
+    assert filters(rows()) == [("mislabeled", "30"), ("hard", "20"), ("fine", "10")]
+    assert filters(rows()[:50]) == [("mislabeled", "30"), ("hard", "20")]
+
+
 def test_refuses_what_concerns_several_clips(tmp_path):
     incomplete = clip("a")
     del incomplete["agreement"]
-    with pytest.raises(ValueError, match="clip 'a': it lacks agreement"):
+    with pytest.raises(ValueError, match="clip 'a': missing agreement"):
         write(tmp_path, [incomplete])
-    with pytest.raises(ValueError, match="1 clips are named more than once, such as 'a'"):
+    with pytest.raises(ValueError, match="1 clip ids are repeated, such as 'a'"):
         write(tmp_path, [clip("a"), clip("b"), clip("a")])
     with pytest.raises(ValueError, match="classes must be different"):
         write(tmp_path, classes=("happy", "sad", "happy"))
@@ -216,7 +225,7 @@ def test_filters_and_order(page):
 
     page.check("[value=fine]")
     assert shown() == 60
-    page.uncheck("[value=mislabelled]")
+    page.uncheck("[value=mislabeled]")
     page.uncheck("[value=hard]")
     assert shown() == 10
     assert page.locator("article .accept").first.is_hidden()  # nothing else is suggested
@@ -241,7 +250,7 @@ def test_filters_and_order(page):
     assert names(page) == [f"clip-{i:03d}" for i in (11, 13, 15, 17, 19)]
     page.press("[name=text]", "Enter")  # from the search to what was found
     page.keyboard.press("a")
-    page.select_option("[name=state]", "relabelled")
+    page.select_option("[name=state]", "relabeled")
     assert names(page) == ["clip-011"]
 
 
@@ -250,9 +259,9 @@ def test_keys_decide_and_decisions_survive_a_reload(page, tmp_path):
     for key in ("a", "r", "3", "j", "2", "ArrowDown", "k", "ArrowUp", "r"):
         page.keyboard.press(key)
     expected = {
-        "clip-000": "relabelled: neutral",
+        "clip-000": "relabeled: neutral",
         "clip-001": "kept: sad",
-        "clip-002": "relabelled: neutral",
+        "clip-002": "relabeled: neutral",
         "clip-003": "undecided",
         "clip-004": "kept: happy",
     }
@@ -260,7 +269,7 @@ def test_keys_decide_and_decisions_survive_a_reload(page, tmp_path):
         if again:
             page.reload()
         assert {name: state(page, name) for name in expected} == expected
-        assert page.inner_text("#tally") == "4 decided: 2 relabelled, 2 kept"
+        assert page.inner_text("#tally") == "4 decided: 2 relabeled, 2 kept"
         assert page.inner_text("#shown").endswith("4 of them decided")
 
 
@@ -268,15 +277,15 @@ def test_keys_decide_and_decisions_survive_a_reload(page, tmp_path):
 def test_the_mouse_decides_and_undo_takes_back(page):
     first = page.locator("article").first
     first.locator(".accept").click()
-    assert state(page, "clip-000") == "relabelled: neutral"
+    assert state(page, "clip-000") == "relabeled: neutral"
     assert first.locator(".accept").get_attribute("aria-pressed") == "true"
     first.locator(".reject").click()
     assert state(page, "clip-000") == "kept: happy"
     first.locator("select").select_option("angry")
-    assert state(page, "clip-000") == "relabelled: angry"
+    assert state(page, "clip-000") == "relabeled: angry"
     first.locator(".clear").click()
     assert state(page, "clip-000") == "undecided"
-    for expected in ("relabelled: angry", "kept: happy", "relabelled: neutral", "undecided"):
+    for expected in ("relabeled: angry", "kept: happy", "relabeled: neutral", "undecided"):
         page.click("#undo")
         assert state(page, "clip-000") == expected
     page.keyboard.press("u")
@@ -337,7 +346,7 @@ def test_export_is_what_config_data_labels_takes_and_comes_back(chromium, page, 
     with browsing.opened(chromium, write(tmp_path / "elsewhere")) as other:
         assert other.inner_text("#tally").startswith("0 decided")
         assert load(other, path) == "3 decisions imported."
-        assert state(other, "clip-002") == "relabelled: angry"
+        assert state(other, "clip-002") == "relabeled: angry"
         assert export(other, tmp_path)[1] == found
         other.click("#undo")
         assert other.inner_text("#tally").startswith("0 decided")
@@ -347,10 +356,10 @@ def test_export_is_what_config_data_labels_takes_and_comes_back(chromium, page, 
 def test_files_that_do_not_fit_change_nothing(page, tmp_path):
     path = tmp_path / "labels.csv"
     for text, message in (
-        ("clip_id\nclip-000\n", "names no column “label”"),
-        ("clip_id,label\nclip-000,sad\nclip-001,joy\n", "row 3: there is no class “joy”"),
-        ('clip_id,label\n"clip-000,sad\n', "quotes of row 2 do not match"),
-        ("", "names no column “clip_id”"),
+        ("clip_id\nclip-000\n", "the header has no column “label”"),
+        ("clip_id,label\nclip-000,sad\nclip-001,joy\n", "row 3: unknown class “joy”"),
+        ('clip_id,label\n"clip-000,sad\n', "row 2 has unbalanced quotes"),
+        ("", "the header has no column “clip_id”"),
     ):
         path.write_text(text, encoding="utf-8")
         found = load(page, path)
@@ -361,7 +370,7 @@ def test_files_that_do_not_fit_change_nothing(page, tmp_path):
     # As a table program writes it: a byte order mark, columns in another order, other clips.
     path.write_text("\ufefflabel,clip_id\r\nangry,clip-001\r\nsad,other\r\n\r\n", encoding="utf-8")
     assert "1 decisions imported. 1 clips that are not on this page" in load(page, path)
-    assert state(page, "clip-001") == "relabelled: angry"
+    assert state(page, "clip-001") == "relabeled: angry"
 
 
 @pytest.mark.browser
@@ -394,7 +403,7 @@ def test_decisions_are_kept_by_title_and_classes(chromium, tmp_path):
         for folder, tally in (
             (
                 write(tmp_path / "2", rows()[5:]),
-                "1 decided: 0 relabelled, 0 kept, 1 of clips not on",
+                "1 decided: 0 relabeled, 0 kept, 1 on clips that are not on",
             ),
             (write(tmp_path / "3", title="Faces, fold 2"), "0 decided"),
             (write(tmp_path / "4", classes=(*CLASSES, "fear")), "0 decided"),
@@ -416,7 +425,7 @@ def test_a_browser_that_keeps_nothing_says_so(chromium, tmp_path):
         page.reload()
         page.keyboard.press("a")
         assert page.locator("#unsaved").is_visible()
-        assert state(page, "clip-000") == "relabelled: neutral"
+        assert state(page, "clip-000") == "relabeled: neutral"
 
 
 @pytest.mark.browser
@@ -457,7 +466,7 @@ _UNTIL_PAINTED = """() => { window.painted = new Promise((done) =>
 @pytest.mark.browser
 def test_five_thousand_clips_answer_within_a_tenth_of_a_second(chromium, tmp_path):
     strips = [strip(seed, quality=25, noise=30) for seed in range(50)]
-    kinds = ("mislabelled", "hard", "fine")
+    kinds = ("mislabeled", "hard", "fine")
     given = [
         clip(f"train/{i:05d}", kinds[i % 3], label_quality=(i * 7919 % 5000) / 5000)
         | {"strip": strips[i % 50]}

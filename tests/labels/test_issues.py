@@ -10,7 +10,7 @@ import pytest
 import scipy.spatial.distance
 from hypothesis import strategies as st
 
-from rdfer_jax.labels import issues, noise_matrix
+from rdfer_jax.labels import csv_file, issues, noise_matrix
 from rdfer_jax.labels.noise_matrix import fit_noise
 
 quick = hypothesis.settings(max_examples=15, deadline=None)
@@ -57,7 +57,7 @@ def _slow_verdicts(labels, clip_probs, votes, noise, clips_belief):
     kinds = ["hard" if row[2] < 0.5 else "fine" for row in found]
     for n in order[: round(noise.share * videos)]:
         if found[n][0] != labels[n]:
-            kinds[n] = "mislabelled"
+            kinds[n] = "mislabeled"
     return kinds, [order.index(n) for n in range(videos)], np.array(found)
 
 
@@ -66,7 +66,7 @@ def _slow_verdicts(labels, clip_probs, votes, noise, clips_belief):
 def test_verdicts_agree_with_a_loop(seed, clips, classes, with_votes):
     labels, probs, votes = _random(seed, 25, clips, classes)
     votes *= with_votes
-    found = issues.find_issues(labels, probs, votes if with_votes else None)
+    found = issues.find_label_issues(labels, probs, votes if with_votes else None)
     clips_belief = fit_noise(labels, probs.mean(axis=1)).belief
     kinds, rank, scores = _slow_verdicts(labels, probs, votes, found.noise, clips_belief)
     assert found.kind.tolist() == kinds
@@ -104,8 +104,8 @@ def test_agreement_of_known_cases():
 def _planted():
     """Clear clips with right and with wrong labels, clips that disagree, and flat ones."""
     true = np.tile(np.arange(4), 50)
-    kinds = np.repeat(["fine", "mislabelled", "hard"], [120, 20, 60])
-    labels = np.where(kinds == "mislabelled", (true + 1) % 4, true)
+    kinds = np.repeat(["fine", "mislabeled", "hard"], [120, 20, 60])
+    labels = np.where(kinds == "mislabeled", (true + 1) % 4, true)
     probs = np.repeat((np.eye(4) * 0.96 + 0.01)[true][:, None], 3, axis=1)
     clips_disagree, flat = slice(140, 170), slice(170, 200)
     probs[clips_disagree, 1] = (np.eye(4) * 0.96 + 0.01)[(true[clips_disagree] + 2) % 4]
@@ -116,10 +116,10 @@ def _planted():
 
 def test_planted_wrong_labels_and_hard_clips_are_found():
     labels, probs, kinds, true = _planted()
-    found = issues.find_issues(labels, probs)
+    found = issues.find_label_issues(labels, probs)
     assert found.kind.tolist() == kinds.tolist()
     np.testing.assert_array_equal(found.suggested, true)
-    assert set(found.rank[kinds == "mislabelled"]) == set(range(20))
+    assert set(found.rank[kinds == "mislabeled"]) == set(range(20))
     assert sorted(found.rank) == list(range(200))
     np.testing.assert_array_equal(found.label_quality < 0.5, labels != true)
     assert found.noise.share == pytest.approx(0.1, abs=0.01)
@@ -127,15 +127,15 @@ def test_planted_wrong_labels_and_hard_clips_are_found():
 
 def test_hard_below_says_how_many_are_hard():
     labels, probs, kinds, _ = _planted()
-    assert "hard" not in issues.find_issues(labels, probs, hard_below=0).kind
-    found = issues.find_issues(labels, probs, hard_below=1)
-    np.testing.assert_array_equal(found.kind == "hard", kinds != "mislabelled")
+    assert "hard" not in issues.find_label_issues(labels, probs, hard_below=0).kind
+    found = issues.find_label_issues(labels, probs, hard_below=1)
+    np.testing.assert_array_equal(found.kind == "hard", kinds != "mislabeled")
 
 
 def test_votes_count_half_and_only_where_they_are_known():
     labels, probs, _, true = _planted()
-    without = issues.find_issues(labels, probs)
-    unknown = issues.find_issues(labels, probs, np.zeros((200, 4)))
+    without = issues.find_label_issues(labels, probs)
+    unknown = issues.find_label_issues(labels, probs, np.zeros((200, 4)))
     for field in dataclasses.fields(without):
         if field.name != "noise":
             np.testing.assert_array_equal(
@@ -143,22 +143,22 @@ def test_votes_count_half_and_only_where_they_are_known():
             )
     votes = np.zeros((200, 4))
     votes[7, true[7]] = 3
-    found = issues.find_issues(labels, probs, votes)
+    found = issues.find_label_issues(labels, probs, votes)
     expected = without.p_suggested.copy()
     expected[7] = (expected[7] + 1) / 2
     np.testing.assert_allclose(found.p_suggested, expected, atol=1e-12)
     # The unit of the votes does not matter, and flat votes make an easy clip hard.
-    same = issues.find_issues(labels, probs, votes / 3)
+    same = issues.find_label_issues(labels, probs, votes / 3)
     np.testing.assert_array_equal(same.label_quality, found.label_quality)
     easy = int(np.argmax(without.ease))
     votes[easy] = 1
-    assert issues.find_issues(labels, probs, votes).kind[easy] == "hard"
+    assert issues.find_label_issues(labels, probs, votes).kind[easy] == "hard"
 
 
 def test_a_class_that_is_never_given_is_named_and_gives_no_nan():
     labels, probs, _, _ = _planted()
     labels[labels == 3] = 0
-    findings = issues.find_issues(labels, probs)
+    findings = issues.find_label_issues(labels, probs)
     for value in (findings.noise.given, findings.label_quality, findings.ease):
         assert np.isfinite(value).all()
     np.testing.assert_allclose(findings.noise.given.sum(axis=1), 1)
@@ -168,10 +168,10 @@ def test_a_class_that_is_never_given_is_named_and_gives_no_nan():
 @pytest.mark.parametrize("labels", [[0], [1], [0, 1], [1, 1, 1]])
 def test_extreme_probabilities_give_numbers(labels):
     probs = np.tile([[[1.0, 0.0, 0.0]]], (len(labels), 2, 1))
-    found = issues.find_issues(labels, probs)
+    found = issues.find_label_issues(labels, probs)
     for value in (*found.noise, found.label_quality, found.ease):
         assert np.isfinite(value).all()
-    flat = issues.find_issues(labels, np.full((len(labels), 2, 3), 1 / 3))
+    flat = issues.find_label_issues(labels, np.full((len(labels), 2, 3), 1 / 3))
     assert set(flat.kind) == {"hard"}
     np.testing.assert_array_equal(flat.suggested, labels)
 
@@ -184,8 +184,8 @@ def test_extreme_probabilities_give_numbers(labels):
 def test_the_order_of_the_videos_changes_nothing(seed):
     labels, probs, votes = _random(seed)
     order = np.random.default_rng(seed).permutation(len(labels))
-    found = issues.find_issues(labels, probs, votes)
-    moved = issues.find_issues(labels[order], probs[order], votes[order])
+    found = issues.find_label_issues(labels, probs, votes)
+    moved = issues.find_label_issues(labels[order], probs[order], votes[order])
     for field in dataclasses.fields(found):
         if field.name in ("kind", "noise"):
             continue
@@ -201,8 +201,8 @@ def test_the_order_of_classes_and_clips_changes_nothing(seed):
     rng = np.random.default_rng(seed)
     order, clips = rng.permutation(4), rng.permutation(3)
     place = np.argsort(order)
-    found = issues.find_issues(labels, probs, votes)
-    moved = issues.find_issues(place[labels], probs[:, clips][..., order], votes[:, order])
+    found = issues.find_label_issues(labels, probs, votes)
+    moved = issues.find_label_issues(place[labels], probs[:, clips][..., order], votes[:, order])
     np.testing.assert_array_equal(moved.suggested, place[found.suggested])
     for name in ("label_quality", "ease", "agreement", "p_label", "p_suggested", "rank"):
         np.testing.assert_allclose(getattr(moved, name), getattr(found, name), atol=1e-9)
@@ -219,39 +219,53 @@ GOOD = np.full((2, 1, 2), 0.5)
 @pytest.mark.parametrize(
     ("labels", "probs", "votes", "message"),
     [
-        ([0.0, 1.0], GOOD, None, r"labels must be integers of the shape \[N\].*float64 of \(2,\)"),
-        ([[0, 1]], GOOD, None, r"labels must be integers.*\(1, 2\)"),
-        (np.zeros(0, int), GOOD[:0], None, r"at least one"),
-        ([True, False], GOOD, None, "labels must be integers.*bool"),
+        (
+            [0.0, 1.0],
+            GOOD,
+            None,
+            r"labels: expected integers of shape \[N\].*float64 of shape \(2,\)",
+        ),
+        ([[0, 1]], GOOD, None, r"labels: expected integers.*\(1, 2\)"),
+        (np.zeros(0, int), GOOD[:0], None, r"N > 0"),
+        ([True, False], GOOD, None, "labels: expected integers.*bool"),
         ([0, 2], GOOD, None, r"labels must lie in \[0, 2\).*from 0 to 2"),
         ([-1, 1], GOOD, None, r"labels must lie in \[0, 2\).*from -1 to 1"),
-        ([0, 1], GOOD[:, 0], None, r"\[N, K, C\], got \(2, 2\).*probs\[:, None\]"),
+        ([0, 1], GOOD[:, 0, 0], None, r"\[N, C\] or \[N, K, C\], got \(2,\)"),
+        ([0, 1], GOOD[None], None, r"\[N, C\] or \[N, K, C\], got \(1, 2, 1, 2\)"),
         ([0, 1], GOOD[:, :0], None, r"\[N, K, C\], got \(2, 0, 2\)"),
-        ([0, 1, 0], GOOD, None, r"clip_probs must have 3 rows.*\(2, 1, 2\)"),
-        ([0, 0], np.ones((2, 1, 1)), None, r"2 classes or more.*\(2, 1, 1\)"),
-        ([0, 1], [[[0.5, 0.5]], [[np.nan, 1]]], None, "clip_probs of video 1 hold nan.*softmax"),
-        ([0, 1], [[[1.5, -0.5]], [[0, 1]]], None, "clip_probs of video 0 hold -0.5.*softmax"),
-        ([0, 1], [[[0.5, 0.5]], [[0.7, 1]]], None, "clip_probs of video 1 sum to 1.7.*softmax"),
-        ([0, 1], GOOD, [[1, 2]], r"votes must have the shape \(2, 2\) of \[N, C\], got \(1, 2\)"),
-        ([0, 1], GOOD, [[1, 2], [3, -1]], "votes of video 1 hold -1.0.*zeros"),
-        ([0, 1], GOOD, [[1, np.nan], [0, 0]], "votes of video 0 hold nan.*zeros"),
-        ([0, 1], GOOD, [[1, np.inf], [0, 0]], "votes of video 0 hold inf.*zeros"),
+        ([0, 1, 0], GOOD, None, r"probs: expected 3 rows.*\(2, 1, 2\)"),
+        ([0, 0], np.ones((2, 1, 1)), None, r"at least 2 classes.*\(2, 1, 1\)"),
+        ([0, 1], [[[0.5, 0.5]], [[np.nan, 1]]], None, "^probs of video 1 contain nan.*softmax"),
+        ([0, 1], [[[1.5, -0.5]], [[0, 1]]], None, "^probs of video 0 contain -0.5.*softmax"),
+        ([0, 1], [[[0.5, 0.5]], [[0.7, 1]]], None, "^probs of video 1 sum to 1.7.*softmax"),
+        ([0, 1], GOOD, [[1, 2]], r"votes: expected shape \(2, 2\) of \[N, C\], got \(1, 2\)"),
+        ([0, 1], GOOD, [[1, 2], [3, -1]], "votes of video 1 contain -1.0.*zeros"),
+        ([0, 1], GOOD, [[1, np.nan], [0, 0]], "votes of video 0 contain nan.*zeros"),
+        ([0, 1], GOOD, [[1, np.inf], [0, 0]], "votes of video 0 contain inf.*zeros"),
     ],
 )
 def test_bad_input_is_refused(labels, probs, votes, message):
     with pytest.raises(ValueError, match=message):
-        issues.find_issues(labels, probs, votes)
+        issues.find_label_issues(labels, probs, votes)
 
 
 def test_hard_below_must_be_a_share():
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="hard_below must lie in"):
-            issues.find_issues([0, 1], GOOD, hard_below=bad)
+            issues.find_label_issues([0, 1], GOOD, hard_below=bad)
+
+
+def test_one_prediction_per_video_is_one_clip():
+    labels, probs, _ = _random(0, clips=1)
+    found, expected = (issues.find_label_issues(labels, p) for p in (probs[:, 0], probs))
+    for field in dataclasses.fields(found):
+        if field.name != "noise":
+            np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
 def test_probabilities_may_be_rounded():
     rounded = np.full((2, 2, 3), 0.3333, np.float32)
-    found = issues.find_issues([0, 1], rounded)
+    found = issues.find_label_issues([0, 1], rounded)
     np.testing.assert_allclose(found.p_label, 1 / 3, atol=1e-12)
 
 
@@ -260,15 +274,15 @@ def test_probabilities_may_be_rounded():
 
 def test_csv_holds_every_video_the_most_suspicious_first(tmp_path):
     probs = np.array([[[0.9, 0.1]], [[0.2, 0.8]], [[0.5, 0.5]], [[0.6, 0.4]]])
-    found = issues.find_issues([0, 0, 1, 1], probs)
-    kinds = ["fine", "mislabelled", "hard", "hard"]
+    found = issues.find_label_issues([0, 0, 1, 1], probs)
+    kinds = ["fine", "mislabeled", "hard", "hard"]
     found = dataclasses.replace(found, kind=np.array(kinds), ease=np.array([1, 0.25, 0.5, 0.12345]))
     names = ["a", 'b,"1"', "c\nd", "é"]
-    issues.write_csv(tmp_path / "issues.csv", names, found, ["happy", "very, sad"])
+    issues.write_issues(tmp_path / "issues.csv", names, found, ["happy", "very, sad"])
     text = (tmp_path / "issues.csv").read_text()
     assert text.splitlines()[:2] == [
         "clip_id,kind,label,suggested,label_quality,ease,agreement,p_label,p_suggested",
-        '"b,""1""",mislabelled,happy,"very, sad",0.2000,0.2500,1.0000,0.2000,0.8000',
+        '"b,""1""",mislabeled,happy,"very, sad",0.2000,0.2500,1.0000,0.2000,0.8000',
     ]
     with (tmp_path / "issues.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -281,9 +295,9 @@ def test_csv_holds_every_video_the_most_suspicious_first(tmp_path):
 
 def test_summary_counts_and_is_valid_json():
     labels, probs, _, true = _planted()
-    found = issues.find_issues(labels, probs)
+    found = issues.find_label_issues(labels, probs)
     summary = json.loads(json.dumps(issues.summary(found, list("abcd")), allow_nan=False))
-    counts = {"num_videos": 200, "mislabelled": 20, "hard": 60, "fine": 120}
+    counts = {"num_videos": 200, "mislabeled": 20, "hard": 60, "fine": 120}
     assert {key: summary[key] for key in counts} == counts
     assert summary["noise_share"] == found.noise.share
     assert summary["sharpness"] == found.noise.sharpness
@@ -292,33 +306,33 @@ def test_summary_counts_and_is_valid_json():
     for c, name in enumerate("abcd"):
         assert summary["per_class"][name]["num_videos"] == (labels == c).sum()
         wrong = ((labels == c) & (labels != true)).sum()
-        assert summary["per_class"][name]["mislabelled"] == wrong
+        assert summary["per_class"][name]["mislabeled"] == wrong
     pairs = [(x["label"], x["suggested"], x["count"]) for x in summary["confusions"]]
     assert sorted(pairs) == [("a", "d", 5), ("b", "a", 5), ("c", "b", 5), ("d", "c", 5)]
     # Of the five of each pair, keep all of one, none of another, and one each of two.
     one = [np.flatnonzero((labels != true) & (labels == c))[0] for c in (0, 3)]
     kept = ((labels != true) & (labels == 2)) | np.isin(np.arange(200), one)
-    found = dataclasses.replace(found, kind=np.where(kept, "mislabelled", "fine"))
+    found = dataclasses.replace(found, kind=np.where(kept, "mislabeled", "fine"))
     pairs = [tuple(x.values()) for x in issues.summary(found, list("abcd"))["confusions"]]
     assert pairs == [("c", "b", 5), ("a", "d", 1), ("d", "c", 1)]
 
 
 def test_names_must_fit(tmp_path):
-    found = issues.find_issues([0, 1], GOOD)
-    for write in (issues.write_csv, issues.write_labels):
+    found = issues.find_label_issues([0, 1], GOOD)
+    for write in (issues.write_issues, issues.write_labels):
         with pytest.raises(ValueError, match="3 clip_ids for 2 videos"):
             write(tmp_path / "x.csv", ["a", "b", "c"], found, ["x", "y"])
     for write in (
-        lambda: issues.write_csv(tmp_path / "x.csv", ["a", "b"], found, ["x"]),
+        lambda: issues.write_issues(tmp_path / "x.csv", ["a", "b"], found, ["x"]),
         lambda: issues.write_labels(tmp_path / "x.csv", ["a", "b"], found, ["x"]),
         lambda: issues.summary(found, ["x"]),
     ):
-        with pytest.raises(ValueError, match="1 names of classes for 2 classes"):
+        with pytest.raises(ValueError, match="1 class names for 2 classes"):
             write()
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", [issues, noise_matrix])
+@pytest.mark.parametrize("module", [issues, noise_matrix, csv_file])
 def test_needs_neither_jax_nor_a_model(module):
     tree = ast.parse(pathlib.Path(module.__file__).read_text())
     modules = set()
@@ -326,7 +340,9 @@ def test_needs_neither_jax_nor_a_model(module):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            modules.add(node.module)
+            own = node.module == "rdfer_jax.labels"
+            modules |= {f"{node.module}.{a.name}" for a in node.names} if own else {node.module}
     third_party = {"numpy", "numpy.typing", "scipy", "etils"}
     standard = {"csv", "dataclasses", "io", "collections.abc", "typing"}
-    assert modules <= third_party | standard | {"rdfer_jax.labels.noise_matrix"}
+    ours = {"rdfer_jax.labels.noise_matrix", "rdfer_jax.labels.csv_file"}
+    assert modules <= third_party | standard | ours

@@ -172,9 +172,9 @@ GOOD = np.full((2, 2), 0.5)
 @pytest.mark.parametrize(
     ("labels", "probs", "message"),
     [
-        ([0, 1], GOOD[:, None], r"probs must have the shape \[N, C\], got \(2, 1, 2\)"),
+        ([0, 1], GOOD[:, None], r"probs: expected shape \[N, C\], got \(2, 1, 2\)"),
         ([0, 5], GOOD, r"labels must lie in \[0, 2\)"),
-        ([0.5, 1], GOOD, "labels must be integers"),
+        ([0.5, 1], GOOD, "labels: expected integers"),
         ([0, 1], GOOD * 2, "probs of video 0 sum to 2 "),
     ],
 )

@@ -1,0 +1,24 @@
+"""Writes CSV files of labels and findings: UTF-8, one header line, local paths or object stores."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from etils import epath
+
+
+def write(path: epath.PathLike, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes rows of values.
+
+    Args:
+      path: the file; may be gs://. Its folder is created, an existing file is replaced.
+      columns: names of the columns.
+      rows: the values of each row, in the order of the columns.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.getvalue())
