@@ -15,11 +15,8 @@ from scipy import optimize, special, stats
 
 from rdfer_jax import build
 from rdfer_jax.config import Data
-<<<<<<< HEAD
-from rdfer_jax.media.files import MediaError
-=======
 from rdfer_jax.labels import csv_file
->>>>>>> f758bd0 (labels: one CSV writer, find_label_issues takes [N, C] too, scipy numerics, filters only for kinds on the page; plain English)
+from rdfer_jax.media.files import MediaError
 from rdfer_jax.pipeline import decode, source
 
 KINDS = ("symmetric", "confusion", "instance")
