@@ -55,7 +55,7 @@ def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
         if folder.exists():
             continue
         folder.mkdir(parents=True)
-        pictures = drawing.draw_clip(parameters, "train", i).frames
+        pictures = drawing.render_clip(parameters, "train", i).frames
         for number, picture in enumerate(pictures):
             (folder / f"{number:05d}.jpg").write_bytes(encode_jpeg(picture, 95))
 

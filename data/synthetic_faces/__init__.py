@@ -1,1 +1,1 @@
-"""Drawn faces with facial expressions, whose truth is known for every clip; see README.md."""
+"""Rendered faces with facial expressions and known truth for every clip; see README.md."""

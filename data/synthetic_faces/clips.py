@@ -1,7 +1,4 @@
-"""One clip, from its parameters to its frames: `draw_clip` and `record`, without TFDS.
-
-In go the parameters, a split and an index; out comes the clip with its truth.
-"""
+"""Renders one clip and its truth from parameters, split and index; independent of TFDS."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,26 +12,26 @@ from . import labels as labels_lib
 from . import parameters as parameters_lib
 from .features import upper_face
 from .head import behind, in_front
-from .identity import draw_identity
+from .identity import sample_identity
 from .mouth import lower_face
 from .parameters import Parameters, Stream
 from .shapes import Shape
 
-#: Pictures are drawn at least twice as large and in at least this many pixels, then averaged
-#: down; cv2 widens polygons by about half a pixel, which must not show.
+#: Frames are rendered at twice their size or more, on at least this many pixels, and then averaged down,
+#: because cv2 widens polygons by about half a pixel.
 _CANVAS = 128
-#: Bits of the fraction of a coordinate in cv2's drawing functions.
+#: Fractional bits of coordinates in the drawing functions of cv2.
 _SHIFT = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A drawn clip and everything that is known about it.
+    """A rendered clip with its truth.
 
     Attributes:
-      frames: uint8 [T, image_size, image_size, 3], RGB, as drawn, before JPEG.
+      frames: uint8 [T, image_size, image_size, 3], RGB, before JPEG.
       labels: its labels and votes.
-      timeline: how strong the expressions are in each frame, and the key segment.
+      timeline: intensity of the expressions in each frame, and the key segment.
     """
 
     frames: np.ndarray
@@ -42,8 +39,8 @@ class Clip:
     timeline: expressions.Timeline
 
 
-def draw_clip(parameters: Parameters, split: str, index: int) -> Clip:
-    """Returns clip `index` of the split, always the same for the same arguments.
+def render_clip(parameters: Parameters, split: str, index: int) -> Clip:
+    """Returns clip `index` of the split; deterministic.
 
     Raises:
       ValueError: there is no such split.
@@ -52,7 +49,7 @@ def draw_clip(parameters: Parameters, split: str, index: int) -> Clip:
     labels = labels_lib.labels(parameters, split, index)
     timeline = expressions.timeline(parameters, split, index, labels)
     actions = expressions.actions(parameters, split, index, labels, timeline)
-    return Clip(draw_frames(parameters, split, index, actions), labels, timeline)
+    return Clip(render_frames(parameters, split, index, actions), labels, timeline)
 
 
 def clip_id(split: str, index: int) -> str:
@@ -67,7 +64,7 @@ def record(parameters: Parameters, split: str, index: int) -> dict[str, Any]:
       ValueError: there is no such split.
       IndexError: there is no such clip.
     """
-    clip = draw_clip(parameters, split, index)
+    clip = render_clip(parameters, split, index)
     return {
         "clip_id": clip_id(split, index),
         "frames": [encode_jpeg(frame, parameters.jpeg_quality) for frame in clip.frames],
@@ -82,7 +79,7 @@ def record(parameters: Parameters, split: str, index: int) -> dict[str, Any]:
 
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """Returns an RGB frame, uint8 [H, W, 3], as a JPEG with full colour resolution."""
+    """Returns an RGB frame, uint8 [H, W, 3], as a JPEG without chroma subsampling."""
     options = [
         cv2.IMWRITE_JPEG_QUALITY, quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -90,15 +87,15 @@ def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
     return cv2.imencode(".jpg", frame[..., ::-1], options)[1].tobytes()
 
 
-def draw_frames(
+def render_frames(
     parameters: Parameters, split: str, index: int, actions: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Returns the person and scene of a clip with the given motion of the face.
+    """Renders the person and the scene of a clip with the given motion of the face.
 
     Args:
-      parameters: of the data set.
-      split: of the clip.
-      index: of the clip in its split.
+      parameters: parameters of the data set.
+      split: split of the clip.
+      index: index of the clip in its split.
       actions: intensity of every action unit of `expressions.ACTION_UNITS`, each [T].
 
     Returns:
@@ -109,18 +106,18 @@ def draw_frames(
         return parameters_lib.rng(parameters, split, index, stream)
 
     t = (np.arange(parameters.num_frames) + 0.5) / parameters.num_frames
-    person = draw_identity(rng(Stream.IDENTITY))
-    pose = scene.draw_pose(rng(Stream.POSE), t)
+    person = sample_identity(rng(Stream.IDENTITY))
+    pose = scene.sample_pose(rng(Stream.POSE), t)
     shapes = [
         *behind(person, actions),
         *lower_face(person, actions),
         *upper_face(person, actions, pose.gaze_x, pose.gaze_y),
         *in_front(person, actions),
-        *scene.draw_occlusion(rng(Stream.OCCLUSION), t, person.skin),
+        *scene.sample_occlusion(rng(Stream.OCCLUSION), t, person.skin),
     ]
-    light = scene.draw_light(rng(Stream.LIGHT), t)
+    light = scene.sample_light(rng(Stream.LIGHT), t)
     canvas_size = max(2, -(-_CANVAS // parameters.image_size)) * parameters.image_size
-    background = scene.draw_background(rng(Stream.BACKGROUND), canvas_size)
+    background = scene.sample_background(rng(Stream.BACKGROUND), canvas_size)
     frames = _fill(shapes, pose, background, parameters.image_size, light.blur)
     return _expose(frames, light, rng(Stream.NOISE))
 
@@ -128,21 +125,21 @@ def draw_frames(
 def _fill(
     shapes: list[Shape], pose: scene.Pose, background: np.ndarray, size: int, blur: float
 ) -> np.ndarray:
-    """Paints the shapes over the background, float32 [T, size, size, 3]."""
+    """Returns the background with the shapes painted over it, uint8 [T, size, size, 3]."""
     num_frames = len(pose.yaw)
     polygons = _place_all(shapes, pose, len(background))
     painted = []
     for shape, own_polygons in zip(shapes, polygons, strict=True):
-        colours = np.broadcast_to(shape.colour, (num_frames, 3)).clip(0, 255).tolist()
+        colors = np.broadcast_to(shape.color, (num_frames, 3)).clip(0, 255).tolist()
         visible = np.ones(num_frames, bool) if shape.visible is None else shape.visible
-        painted.append((own_polygons, colours, visible.tolist()))
+        painted.append((own_polygons, colors, visible.tolist()))
     frames = np.empty((num_frames, size, size, 3), np.uint8)
     for i in range(num_frames):
         canvas = background.copy()
-        for own_polygons, colours, visible in painted:
+        for own_polygons, colors, visible in painted:
             if visible[i]:
                 contours = [polygon[i] for polygon in own_polygons]
-                cv2.fillPoly(canvas, contours, colours[i], cv2.LINE_8, _SHIFT)
+                cv2.fillPoly(canvas, contours, colors[i], cv2.LINE_8, _SHIFT)
         if blur:
             canvas = cv2.GaussianBlur(canvas, (0, 0), blur * len(canvas))
         cv2.resize(canvas, (size, size), dst=frames[i], interpolation=cv2.INTER_AREA)
@@ -150,13 +147,13 @@ def _fill(
 
 
 def _place_all(shapes: list[Shape], pose: scene.Pose, canvas_size: int) -> list[list[np.ndarray]]:
-    """Fixed-point pixel coordinates of each shape's polygons, each int32 [T, P, 2]."""
+    """Returns fixed-point pixel coordinates of the polygons of each shape, each int32 [T, P, 2]."""
     num_frames = len(pose.yaw)
     flat = [polygon for shape in shapes for polygon in shape.polygons]
     together = np.concatenate(
         [np.broadcast_to(polygon, (num_frames, *polygon.shape[1:])) for polygon in flat], axis=1
     )
-    # An integer coordinate means the middle of a pixel to cv2.
+    # In cv2, an integer coordinate is the middle of a pixel.
     pixels = scene.place(pose, together) * canvas_size - 0.5
     pixels = np.round(pixels * (1 << _SHIFT)).astype(np.int32)
     ends = np.cumsum([polygon.shape[1] for polygon in flat])[:-1]
@@ -165,7 +162,7 @@ def _place_all(shapes: list[Shape], pose: scene.Pose, canvas_size: int) -> list[
 
 
 def _expose(frames: np.ndarray, light: scene.Light, rng: np.random.Generator) -> np.ndarray:
-    """Lights the frames and adds noise, uint8 [T, size, size, 3] in and out."""
+    """Returns the frames with light and noise, uint8 [T, size, size, 3]."""
     num_frames, size = frames.shape[:2]
     ramp = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     field = (

@@ -1,7 +1,7 @@
-"""Expressions as facial action units over time: in goes a clip's labels, out come intensities.
+"""Expressions as intensities of facial action units over time.
 
-Action units are those of the Facial Action Coding System (FACS), whose prototypes for the basic
-emotions the table follows. 1 is the strongest that we draw.
+Action units and the prototypes of the basic emotions follow the Facial Action Coding System (FACS). An
+intensity of 1 is the strongest that is rendered.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from . import parameters as parameters_lib
 from .labels import Labels
 from .parameters import CLASSES, NEUTRAL, Parameters, Stream
 
-#: FACS number -> what it does.
+#: FACS number -> name.
 ACTION_UNITS = {
     "AU1": "inner brow raiser",
     "AU2": "outer brow raiser",
@@ -44,19 +44,19 @@ PROTOTYPES: Mapping[str, Mapping[str, float]] = {
     "fear": {"AU1": 1.0, "AU2": 0.4, "AU4": 0.7, "AU5": 1.0, "AU20": 1.0, "AU25": 0.7, "AU26": 0.2},
 }
 
-#: An expression's intensity inside its segment never falls below this share of its peak.
+#: Lowest intensity of an expression inside its segment, as a share of its peak.
 FLOOR = 0.1
 
 EASY_SHARE, EASY_PEAK = (0.50, 0.85), (0.80, 1.00)
 HARD_SHARE, HARD_PEAK = (0.25, 0.35), (0.40, 0.60)
 OTHER_SHARE = (0.15, 0.30)
-#: Peak of the interfering expression: relative to the key expression's; in a neutral clip absolute.
+#: Peak of the interfering expression: relative to the key expression, or absolute in a neutral clip.
 OTHER_RATIO, OTHER_PEAK_NEUTRAL = (0.40, 0.75), (0.15, 0.30)
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """How strong the expressions are in each frame.
+    """Intensity of the expressions in each frame.
 
     Attributes:
       key: float64 [T], intensity of the key expression; zero outside its segment, and everywhere
@@ -73,7 +73,7 @@ class Timeline:
 
 
 def timeline(parameters: Parameters, split: str, index: int, labels: Labels) -> Timeline:
-    """Returns when the expressions of a clip rise, hold and fall; see README.md for the bounds."""
+    """Samples when the expressions of a clip rise, hold and fall; see README.md for the bounds."""
     rng = parameters_lib.rng(parameters, split, index, Stream.TIMELINE)
     n = parameters.num_frames
     draws = rng.random(7)
@@ -102,14 +102,14 @@ def envelope(num_frames: int, start: int, end: int, ramps: np.ndarray) -> np.nda
     """Returns intensities, float64 [num_frames]: onset, apex of 1, offset; 0 outside the segment.
 
     Args:
-      num_frames: frames of the clip.
+      num_frames: number of frames of the clip.
       start: first frame of the segment.
       end: one past its last frame.
       ramps: [2], onset and offset as shares of the segment, each below a half.
     """
     place = (np.arange(num_frames) + 0.5 - start) / (end - start)
     ramp = np.minimum(place / ramps[0], (1 - place) / ramps[1]).clip(0, 1)
-    ramp = ramp / ramp.max()  # also a segment of two frames reaches its apex
+    ramp = ramp / ramp.max()  # so that even a segment of two frames reaches its apex
     inside = FLOOR + (1 - FLOOR) * ramp * ramp * (3 - 2 * ramp)
     return np.where((place > 0) & (place < 1), inside, 0.0)
 
@@ -119,8 +119,8 @@ def actions(
 ) -> dict[str, np.ndarray]:
     """Returns the intensity of each action unit, name -> float64 [T], 0 to about 1.2.
 
-    A person's own share of each action unit, resting face, idle motion, blinks and speech are
-    added to the two expressions.
+    Combines the two expressions with the person's own strength of each action unit, resting face, idle
+    motion, blinks and speech.
     """
     rng = parameters_lib.rng(parameters, split, index, Stream.ACTION)
     n = parameters.num_frames
@@ -146,23 +146,23 @@ def actions(
 
 
 def wander(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
-    """Returns a slow random motion of about unit size, float64 [T], at times `t` in [0, 1]."""
+    """Samples a slow random motion of about unit size, float64 [T], at times `t` in [0, 1]."""
     frequency, phase = rng.uniform(0.3, 2.0, (3, 1)), rng.uniform(0, 2 * np.pi, (3, 1))
     return np.sin(2 * np.pi * frequency * t + phase).sum(axis=0) / np.sqrt(1.5)
 
 
 def _speech(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
-    """Opening of a talking mouth, 0 to 1, in a third of the clips for a part of the time."""
-    talks, centre, width = rng.random() < 0.3, rng.random(), rng.uniform(0.15, 0.5)
+    """Samples the opening of a talking mouth, 0 to 1; about a third of the clips have speech."""
+    talks, center, width = rng.random() < 0.3, rng.random(), rng.uniform(0.15, 0.5)
     frequency, phase = rng.uniform(4, 9), rng.uniform(0, 2 * np.pi)
-    window = np.exp(-(((t - centre) / width) ** 2))
+    window = np.exp(-(((t - center) / width) ** 2))
     return talks * window * (0.5 + 0.5 * np.sin(2 * np.pi * frequency * t + phase))
 
 
 def _blinks(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
-    """Closing of the eyes, 0 to 1: one blink a clip on average."""
-    centres = np.where(rng.random(3) < 0.35, rng.random(3), -9.0)
-    return np.exp(-(((t[:, None] - centres) / 0.03) ** 2)).max(axis=1)
+    """Samples the closing of the eyes, 0 to 1; about one blink per clip."""
+    centers = np.where(rng.random(3) < 0.35, rng.random(3), -9.0)
+    return np.exp(-(((t[:, None] - centers) / 0.03) ** 2)).max(axis=1)
 
 
 def _between(draw: float, bounds: tuple[float, float]) -> float:
@@ -170,7 +170,7 @@ def _between(draw: float, bounds: tuple[float, float]) -> float:
 
 
 def _frames(draw: float, share: tuple[float, float], num_frames: int) -> int:
-    """A whole number of frames, uniform, with a share of the clip inside the bounds."""
+    """Returns a uniform number of frames whose share of the clip is within the bounds."""
     low, high = max(1, np.ceil(share[0] * num_frames)), max(1, np.floor(share[1] * num_frames))
     return int(low + np.floor(draw * (max(low, high) - low + 1)))
 
@@ -178,7 +178,7 @@ def _frames(draw: float, share: tuple[float, float], num_frames: int) -> int:
 def _apart(
     num_frames: int, length: int, other_length: int, first: float, second: float, swap: bool
 ) -> tuple[int, int]:
-    """Starts of two segments with at least one frame between them."""
+    """Returns the starts of two segments with at least one frame between them."""
     slack = num_frames - length - other_length - 1
     cut_low, cut_high = sorted((int(first * (slack + 1)), int(second * (slack + 1))))
     if swap:
@@ -187,7 +187,7 @@ def _apart(
 
 
 def _longest_rest(other: np.ndarray) -> tuple[int, int]:
-    """The longest stretch of frames without any expression."""
+    """Returns the longest range of frames without any expression."""
     busy = np.flatnonzero(other)
     if not busy.size:
         return 0, len(other)

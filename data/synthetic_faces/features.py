@@ -16,7 +16,7 @@ from .shapes import (
     stroke,
 )
 
-#: Below this strength a wrinkle is not drawn.
+#: Wrinkles below this strength are not rendered.
 _FAINT = 0.06
 
 
@@ -26,10 +26,10 @@ def upper_face(
     """Returns forehead lines, nose, eyes and brows, back to front.
 
     Args:
-      person: whose.
+      person: the person.
       actions: intensities of the action units, each [T].
-      gaze_x: horizontal place of the iris in the eye, [T], -1 to 1.
-      gaze_y: vertical place, [T].
+      gaze_x: horizontal position of the iris in the eye, [T], -1 to 1.
+      gaze_y: vertical position, [T], -1 to 1.
     """
     return [
         *_forehead(person, actions),
@@ -76,8 +76,8 @@ def _eyes(person: Identity, actions: Actions, gaze_x: np.ndarray, gaze_y) -> lis
     # Both eyes look the same way, so only the lids are mirrored.
     irises, pupils, lights = [], [], []
     for side in (1, -1):
-        centre_x = side * person.eye_x + 0.07 * gaze_x
-        centre_y = person.eye_y + 0.03 * gaze_y
+        center_x = side * person.eye_x + 0.07 * gaze_x
+        center_y = person.eye_y + 0.03 * gaze_y
 
         def between_lids(disc, side=side):
             lid_u = ((disc[0] * side - person.eye_x) / person.eye_width).clip(-1, 1)
@@ -86,15 +86,15 @@ def _eyes(person: Identity, actions: Actions, gaze_x: np.ndarray, gaze_y) -> lis
             lid_bottom = np.maximum(u_level + column(bottom) * (1 - lid_u**2), lid_top)
             return on_face(disc[0], np.clip(disc[1], lid_top, lid_bottom))
 
-        irises.append(between_lids(ellipse(centre_x, centre_y, person.iris, person.iris, 14)))
-        pupils.append(between_lids(ellipse(centre_x, centre_y, 0.045, 0.045, 8)))
-        lights.append(between_lids(ellipse(centre_x - 0.03, centre_y - 0.035, 0.02, 0.02, 6)))
+        irises.append(between_lids(ellipse(center_x, center_y, person.iris, person.iris, 14)))
+        pupils.append(between_lids(ellipse(center_x, center_y, 0.045, 0.045, 8)))
+        lights.append(between_lids(ellipse(center_x - 0.03, center_y - 0.035, 0.02, 0.02, 6)))
     lash = stroke(on_face(x, upper), 0.042, (0.5, 0.7))
     under = stroke(on_face(x, lower), 0.02, (0.2, 0.6))
     is_open = shut < 0.7
     return [
         *shapes,
-        Shape(tuple(irises), person.iris_colour, is_open),
+        Shape(tuple(irises), person.iris_color, is_open),
         Shape(tuple(pupils), np.array([18.0, 14, 14]), is_open),
         Shape(tuple(lights), np.array([250.0, 250, 250]), is_open),
         Shape(_pair(under), person.skin * 0.62),
@@ -150,7 +150,7 @@ def _nose(person: Identity, actions: Actions) -> list[Shape]:
 
 
 def _forehead(person: Identity, actions: Actions) -> list[Shape]:
-    """Lines across the forehead: short in the middle with AU1, wide with AU1 and AU2."""
+    """Returns lines across the forehead: short with AU1 only, wide with AU1 and AU2."""
     strength = person.lines * np.maximum(actions["AU1"], actions["AU2"])
     half = 0.22 + 0.25 * np.minimum(actions["AU2"], 1)
     lines = []

@@ -1,8 +1,8 @@
-"""A drawn film to try prediction on: faces in a larger picture, one after the other, with pauses.
+"""Renders a film to try prediction on: faces in a larger picture, one after the other, with pauses.
 
     python -m data.synthetic_faces.film --output=film.mp4 [--clips=0,1,4] [--seconds=3] [--pause=1]
 
-Writes the film and, beside it, film.json with what it shows and when. Always the same for the same flags.
+Writes the film, and film.json with its expressions and times next to it. Deterministic.
 """
 
 import json
@@ -20,7 +20,7 @@ from rdfer_jax.media.video import VideoWriter
 from . import clips, labels
 from .parameters import Parameters
 
-#: Height and width of the picture, and side of the square with the face, pixels.
+#: Height and width of the picture, and side of the square with the face, in pixels.
 SIZE = (360, 480)
 FACE = 200
 FPS = 25
@@ -29,17 +29,17 @@ FPS = 25
 def scenes(
     numbers: Sequence[int], seconds: float, pause: float
 ) -> Iterator[tuple[np.ndarray, dict[str, Any] | None]]:
-    """Yields the frames, uint8 [360, 480, 3], RGB, each with what it shows.
+    """Yields the frames, uint8 [360, 480, 3], RGB, each with its content or None.
 
     Args:
-      numbers: clips of the split `test`, none of them hard or mislabelled.
+      numbers: clips of the split `test`; all are easy and correctly labeled.
       seconds: length of a clip.
-      pause: length of the picture without a face between two of them, seconds.
+      pause: length of the pauses between clips, without a face, in seconds.
     """
     length = max(8, round(seconds * FPS))
-    drawing = Parameters(image_size=FACE, num_frames=length, hard_share=0.0)
+    parameters = Parameters(image_size=FACE, num_frames=length, hard_share=0.0)
     for place, number in enumerate(numbers):
-        clip = clips.draw_clip(drawing, "test", number)
+        clip = clips.render_clip(parameters, "test", number)
         rng = np.random.default_rng(number)
         wall = _wall(rng)
         if place:
@@ -62,13 +62,13 @@ def scenes(
 
 
 def _wall(rng: np.random.Generator) -> np.ndarray:
-    """A smooth, coloured background."""
+    """Samples a smooth, colored background."""
     coarse = rng.integers(70, 190, (4, 5, 3), np.uint8)
     return cv2.resize(coarse, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def write(path: epath.Path, numbers: Sequence[int], seconds: float, pause: float) -> None:
-    """Writes the film, and what it shows into a .json file beside it.
+    """Writes the film, and its content into a .json file next to it.
 
     Raises:
       OSError: the file cannot be written.
@@ -92,7 +92,7 @@ def write(path: epath.Path, numbers: Sequence[int], seconds: float, pause: float
 
 
 def main(_: Sequence[str]) -> None:
-    """Writes the film that the flags ask for."""
+    """Writes the film."""
     options = flags.FLAGS
     try:
         numbers = [int(number) for number in options.clips]

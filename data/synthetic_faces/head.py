@@ -1,4 +1,4 @@
-"""The head without its features: neck, ears, skull, hair, beard, glasses."""
+"""The head without its facial features: neck, ears, skull, hair, beard, glasses."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ Actions = Mapping[str, np.ndarray]
 
 
 def behind(person: Identity, actions: Actions) -> list[Shape]:
-    """Returns what lies behind the face, and the face's own outline, back to front."""
+    """Returns the shapes behind the face and the outline of the face, back to front."""
     x, y = outline(person, actions)
     shapes = []
     if person.hair_style == "long":
@@ -38,7 +38,7 @@ def behind(person: Identity, actions: Actions) -> list[Shape]:
 
 
 def outline(person: Identity, actions: Actions) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x and y, each [T, 40], of the head's outline, from the top around."""
+    """Returns x and y, each [T, 40], of the outline of the head, starting at the top."""
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     side, down = np.sin(angle), -np.cos(angle)
     jaw = 0.20 * actions["AU26"] - 0.03 * actions["AU17"]
@@ -51,7 +51,7 @@ def outline(person: Identity, actions: Actions) -> tuple[np.ndarray, np.ndarray]
 
 
 def _beard(person: Identity, x: np.ndarray, y: np.ndarray) -> Shape:
-    """A beard: the outline's lower part, closed along the cheeks and above the mouth."""
+    """Returns a beard: the lower outline, closed along the cheeks and above the mouth."""
     low = np.flatnonzero(y[0] > 0.18)
     side_x, side_y = x[:, low], y[:, low]
     inner_x = np.array([-0.62, -0.30, 0.0, 0.30, 0.62])
@@ -59,12 +59,12 @@ def _beard(person: Identity, x: np.ndarray, y: np.ndarray) -> Shape:
     frames = len(side_x)
     closed_x = np.concatenate([side_x, np.tile(inner_x, (frames, 1))], axis=1)
     closed_y = np.concatenate([side_y, np.tile(inner_y, (frames, 1))], axis=1)
-    colour = person.beard * person.hair + (1 - person.beard) * person.skin
-    return Shape((points(closed_x, closed_y),), colour)
+    color = person.beard * person.hair + (1 - person.beard) * person.skin
+    return Shape((points(closed_x, closed_y),), color)
 
 
 def in_front(person: Identity, actions: Actions) -> list[Shape]:
-    """Returns what lies in front of the features: front hair and glasses."""
+    """Returns the shapes in front of the facial features: front hair and glasses."""
     shapes = []
     if person.hair_style != "bald":
         shapes.append(_front_hair(person, actions))
@@ -74,7 +74,7 @@ def in_front(person: Identity, actions: Actions) -> list[Shape]:
 
 
 def _front_hair(person: Identity, actions: Actions) -> Shape:
-    """The hair above the hairline; the scalp moves a little with the brows."""
+    """Returns the hair above the hairline, which moves slightly with the brows."""
     lift = column(-0.03 * actions["AU2"])
     side = np.linspace(-1, 1, 13)
     over = points(1.08 * person.width * side, -1.12 * person.top * np.sqrt(1.02 - side**2))
@@ -90,7 +90,7 @@ def _front_hair(person: Identity, actions: Actions) -> Shape:
 
 
 def _glasses(person: Identity) -> list[Shape]:
-    """Frames around both eyes, and a bridge; too thin to hide the lids."""
+    """Returns rims around both eyes and a bridge, too thin to hide the lids."""
     x, y = ellipse(person.eye_x, person.eye_y + 0.02, 0.31, 0.25, 20)
     closed = np.concatenate([x, x[:, :1]], axis=1), np.concatenate([y, y[:, :1]], axis=1)
     rim = stroke(on_face(*closed, 0.08), 0.045, (1, 1))
@@ -98,4 +98,4 @@ def _glasses(person: Identity) -> list[Shape]:
     bridge_x = np.linspace(-inner, inner, 5)
     bridge = on_face(bridge_x, person.eye_y - 0.02 - 0.04 * (1 - (bridge_x / inner) ** 2), 0.1)
     parts = (rim, rim * [-1, 1, 1], stroke(bridge, 0.05, (1, 1)))
-    return [Shape((part,), person.glasses_colour) for part in parts]
+    return [Shape((part,), person.glasses_color) for part in parts]

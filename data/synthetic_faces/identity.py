@@ -1,7 +1,7 @@
-"""Who is drawn: in goes a random generator, out comes one person's face at rest.
+"""The identity of a rendered person: the face at rest.
 
-Lengths are in half face widths; x grows to the right of the image, y downwards, the middle between
-the eyes lies near (0, -0.2). Colours are RGB, 0 to 255.
+Lengths are in half face widths. x points to the right of the image, y down; the middle between the eyes
+is near (0, -0.2). Colors are RGB, 0 to 255.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ HAIR_STYLES = ("bald", "short", "fringe", "long")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """One person's face at rest; see the module for the units."""
+    """A person's face at rest; see the docstring of the module for the units."""
 
     width: float
     top: float
@@ -56,19 +56,19 @@ class Identity:
     smile_side: float
     hair_style: str
     beard: float
-    moustache: bool
+    mustache: bool
     glasses: bool
     skin: np.ndarray
     hair: np.ndarray
     brow: np.ndarray
-    iris_colour: np.ndarray
+    iris_color: np.ndarray
     lips: np.ndarray
     shirt: np.ndarray
-    glasses_colour: np.ndarray
+    glasses_color: np.ndarray
 
 
-def draw_identity(rng: np.random.Generator) -> Identity:
-    """Returns a random person."""
+def sample_identity(rng: np.random.Generator) -> Identity:
+    """Samples a person."""
     u = rng.uniform
     skin = _mix(rng, _SKINS, 6)
     hair = _mix(rng, _HAIRS, 8)
@@ -101,21 +101,21 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         smile_side=u(-0.12, 0.12),
         hair_style=HAIR_STYLES[rng.choice(4, p=[0.1, 0.4, 0.2, 0.3])],
         beard=u(0.25, 0.6) * bearded,
-        moustache=bool(rng.random() < 0.08),
+        mustache=bool(rng.random() < 0.08),
         glasses=bool(rng.random() < 0.15),
         skin=skin,
         hair=hair,
         brow=np.minimum(hair * u(0.5, 0.8), 0.5 * skin),
-        iris_colour=_mix(rng, _IRISES, 8),
+        iris_color=_mix(rng, _IRISES, 8),
         lips=lips.clip(0, 255),
         shirt=rng.uniform(30, 230, 3),
-        glasses_colour=rng.uniform(15, 80) * np.ones(3),
+        glasses_color=rng.uniform(15, 80) * np.ones(3),
     )
 
 
 def _mix(rng: np.random.Generator, palette: np.ndarray, spread: float) -> np.ndarray:
-    """A colour between two neighbours of the palette, a little off."""
+    """Samples a color near a mixture of two neighboring colors of the palette."""
     i = rng.integers(len(palette) - 1)
     share = rng.random()
-    colour = share * palette[i] + (1 - share) * palette[i + 1]
-    return (colour + rng.normal(0, spread, 3)).clip(0, 255)
+    color = share * palette[i] + (1 - share) * palette[i + 1]
+    return (color + rng.normal(0, spread, 3)).clip(0, 255)

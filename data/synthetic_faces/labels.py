@@ -1,7 +1,6 @@
 """The labels of a clip: true and given class, hardness, and annotators' votes.
 
-In go the parameters and which clip; out come labels. Nothing here is drawn, so the labels of a
-whole data set are known before its pictures.
+Labels do not depend on the rendering, so the labels of a whole data set are cheap to compute.
 """
 
 import dataclasses
@@ -14,12 +13,12 @@ from .parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters, Stream
 
 NUM_CLASSES = len(CLASSES)
 NUM_ANNOTATORS = 10
-#: With `flip_kind='instance'`, how many times as often a hard clip is flipped as an easy one.
+#: With `flip_kind='instance'`, the flip rate of hard clips relative to easy ones.
 HARD_FLIP_RATIO = 3.0
 
-#: Row: true class, column: wrong class, each row sums to 1. Our own numbers, in the spirit of the
-#: confusions that human judgement studies report: fear with surprise, disgust with anger, sadness
-#: with neutral; happiness is rarely mistaken, and then for neutral or surprise.
+#: Probability of each wrong class (column) for each true class (row). Our own numbers, modeled on the
+#: confusions that studies of human judgment report: fear with surprise, disgust with anger, sadness with
+#: neutral; happiness is rarely confused, and then with neutral or surprise.
 CONFUSION = np.array(
     [
         # happy  sad   neutral angry surpr. disgust fear
@@ -39,8 +38,8 @@ class Labels:
     """The labels of one clip.
 
     Attributes:
-      true_label: index of the class that was drawn.
-      label: index of the class as given, which may be wrong.
+      true_label: index of the rendered class.
+      label: index of the given class, which may be wrong.
       is_hard: whether the clip is hard.
       other_label: class of the interfering expression of a hard clip, never neutral and never the
         true class; -1 in an easy clip.
@@ -77,9 +76,9 @@ def labels(parameters: Parameters, split: str, index: int) -> Labels:
 
 
 def flip_probability(parameters: Parameters, split: str, is_hard: bool) -> float:
-    """Returns the probability that the label of a clip of the split is flipped.
+    """Returns the probability that the label of a clip is flipped.
 
-    Instance-dependent flips keep the overall rate: with h the share of hard clips,
+    Instance-dependent flips preserve the overall rate: with h the share of hard clips,
     h * p_hard + (1 - h) * p_easy = flip_rate, and p_hard = 3 * p_easy unless that exceeds 1.
     """
     if split == "test":
@@ -98,8 +97,8 @@ def flip_probability(parameters: Parameters, split: str, is_hard: bool) -> float
 def class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
     """Returns the classes of the clips before shuffling, int [num_clips].
 
-    Every prefix has each class within one clip or so of its share (the divisor method of
-    Sainte-Lague), which for equal shares is round-robin. So fewer clips are a prefix of more.
+    In every prefix, the count of each class is within about one clip of its share (the divisor method of
+    Sainte-Lague; for equal shares, round-robin). So a smaller data set is a prefix of a larger one.
     """
     shares = np.array(DFEW_COUNTS if imbalance else [1] * NUM_CLASSES, dtype=float)
     given = np.zeros(NUM_CLASSES)
@@ -116,7 +115,7 @@ def _class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
 
 
 def _true_label(parameters: Parameters, split: str, index: int) -> int:
-    """The sequence of classes, shuffled in blocks of as many clips as there are classes."""
+    """Returns the class of a clip: the sequence of classes, shuffled in blocks of NUM_CLASSES clips."""
     block, place = divmod(index, NUM_CLASSES)
     num_blocks = -(-parameters.num_clips(split) // NUM_CLASSES)
     sequence = _class_sequence(num_blocks * NUM_CLASSES, parameters.imbalance)
@@ -125,7 +124,7 @@ def _true_label(parameters: Parameters, split: str, index: int) -> int:
 
 
 def _hardness(parameters: Parameters, split: str, index: int, true: int) -> tuple[bool, int]:
-    """Whether the clip is hard, and the class that interferes (-1: none)."""
+    """Samples whether the clip is hard, and the interfering class (-1: none)."""
     rng = parameters_lib.rng(parameters, split, index, Stream.HARD)
     is_hard = bool(rng.random() < parameters.hard_share)
     weights = CONFUSION[true] + 1 / NUM_CLASSES
@@ -135,7 +134,7 @@ def _hardness(parameters: Parameters, split: str, index: int, true: int) -> tupl
 
 
 def _votes(parameters: Parameters, split: str, index: int, true: int, other: int) -> np.ndarray:
-    """Ten annotators; those of a hard clip disagree, some see the interfering expression."""
+    """Samples the votes of ten annotators; in a hard clip, some vote for the interfering expression."""
     rng = parameters_lib.rng(parameters, split, index, Stream.VOTES)
     is_hard = other >= 0
     shares = (0.40 if is_hard else 0.12) * CONFUSION[true]
@@ -148,7 +147,7 @@ def _votes(parameters: Parameters, split: str, index: int, true: int, other: int
 def _given_label(
     parameters: Parameters, split: str, index: int, true: int, is_hard: bool, votes: np.ndarray
 ) -> int:
-    """The label that the data set gives; a higher flip rate flips the same clips and more."""
+    """Samples the given label; a higher flip rate flips the same clips and more."""
     rng = parameters_lib.rng(parameters, split, index, Stream.FLIP)
     is_flipped = rng.random() < flip_probability(parameters, split, is_hard)
     if not is_flipped:
@@ -157,7 +156,7 @@ def _given_label(
         weights = np.ones(NUM_CLASSES)
     elif parameters.flip_kind == "confusion":
         weights = CONFUSION[true].copy()
-    else:  # instance: what its own annotators took it for, and what people confuse
+    else:  # instance: the votes of this clip, and common confusions
         weights = CONFUSION[true] + votes / NUM_ANNOTATORS
     weights[true] = 0
     return int(rng.choice(NUM_CLASSES, p=weights / weights.sum()))

@@ -1,4 +1,4 @@
-"""Mouth, chin and the folds around them, moved by the action units of the lower face."""
+"""The mouth, the chin and their folds, moved by the action units of the lower face."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from .head import Actions
 from .identity import Identity
 from .shapes import Shape, column, curve, fade, mirror, on_face, stroke
 
-#: Below this strength a fold is not drawn.
+#: Folds below this strength are not rendered.
 _FAINT = 0.06
-#: From the left corner of the mouth to the right one.
+#: Positions from the left corner of the mouth to the right one.
 _ACROSS = np.linspace(-1, 1, 11)
 
 
@@ -16,14 +16,14 @@ def lower_face(person: Identity, actions: Actions) -> list[Shape]:
     """Returns the shapes of mouth, folds and chin, back to front.
 
     Args:
-      person: whose.
+      person: the person.
       actions: intensities of the action units, each [T].
     """
     return [*_folds(person, actions), *_mouth(person, actions), *_chin(person, actions)]
 
 
 def _corners(person: Identity, actions: Actions) -> tuple[np.ndarray, np.ndarray]:
-    """Place of the right corner of the mouth, x and y, each [T]."""
+    """Returns x and y of the right corner of the mouth, each [T]."""
     smile, stretch = actions["AU12"], actions["AU20"]
     x = person.mouth_width * (
         1 + 0.30 * smile + 0.38 * stretch - 0.28 * actions["AU23"] - 0.20 * actions["AU26"]
@@ -62,7 +62,7 @@ def _mouth(person: Identity, actions: Actions) -> list[Shape]:
     tongue = np.maximum(top_in, bottom_in - 0.10 * bow)
     seam = stroke(on_face(x, 0.5 * (top_in + bottom_in)), 0.026, (0.8, 0.8))
     return [
-        *_moustache(person, x, top_out),
+        *_mustache(person, x, top_out),
         Shape((_band(x, top_out, bottom_out),), person.lips),
         Shape((_band(x, top_in, bottom_in),), np.array([58.0, 20, 24]), is_open),
         Shape((_band(x, tongue, bottom_in),), np.array([178.0, 84, 88]), gap > 0.16),
@@ -72,20 +72,20 @@ def _mouth(person: Identity, actions: Actions) -> list[Shape]:
 
 
 def _band(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """The area between two lines [T, P] with the same x."""
+    """Returns the area between two lines [T, P] with the same x."""
     both_x = np.concatenate([x, x[:, ::-1]], axis=1)
     return on_face(both_x, np.concatenate([upper, lower[:, ::-1]], axis=1))
 
 
-def _moustache(person: Identity, x: np.ndarray, top: np.ndarray) -> list[Shape]:
-    if not person.moustache:
+def _mustache(person: Identity, x: np.ndarray, top: np.ndarray) -> list[Shape]:
+    if not person.mustache:
         return []
     line = on_face(0.95 * x, top - 0.045 + 0.03 * np.abs(_ACROSS))
     return [Shape((stroke(line, 0.085, (0.3, 0.3)),), 0.8 * person.hair + 0.2 * person.skin)]
 
 
 def _folds(person: Identity, actions: Actions) -> list[Shape]:
-    """Nasolabial folds, deepened by smiling, sneering and stretching."""
+    """Returns the nasolabial folds, which smiling, sneering and stretching deepen."""
     corner_x, corner_y = _corners(person, actions)
     smile, raised, wrinkle = actions["AU12"], actions["AU10"], actions["AU9"]
     strength = person.lines * (
@@ -115,7 +115,7 @@ def _folds(person: Identity, actions: Actions) -> list[Shape]:
 
 
 def _chin(person: Identity, actions: Actions) -> list[Shape]:
-    """The furrow below the lower lip, and the dimples of a raised chin."""
+    """Returns the furrow below the lower lip."""
     drop = 0.26 * actions["AU26"]
     raised = actions["AU17"]
     y = person.mouth_y + 0.19 + drop - 0.04 * raised

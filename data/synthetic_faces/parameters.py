@@ -1,9 +1,8 @@
-"""What can be chosen about the drawn data set, and which random numbers depend on what.
+"""The parameters of the rendered data set, and its random streams.
 
-Every random number of a clip comes from `rng(parameters, split, index, stream)`, one stream for
-each part of a clip. So a clip does not depend on the number of clips or of worker processes, and
-the parameters that change one part leave the others as they are: flips leave the pictures, and
-`image_size` leaves the geometry.
+Every random number of a clip comes from `rng(parameters, split, index, stream)`, with one stream for each
+part of a clip. So a clip does not depend on the number of clips or worker processes, and a parameter
+changes only its own part: flips do not change the frames, and `image_size` does not change the geometry.
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ NEUTRAL = CLASSES.index("neutral")
 SPLITS = ("train", "test")
 FLIP_KINDS = ("confusion", "symmetric", "instance")
 
-#: Clips per class in DFEW, in the order of the classes: the shares of an imbalanced data set.
+#: Clips per class in DFEW, which give the class shares of an imbalanced data set.
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)
 
 
@@ -47,7 +46,7 @@ def _require(good: bool, field: str, value: Any, allowed: str) -> None:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Parameters:
-    """The parameters of the drawn data set.
+    """The parameters of the rendered data set.
 
     Attributes:
       num_train: clips in the split `train`.
@@ -55,15 +54,15 @@ class Parameters:
       num_frames: frames of every clip.
       image_size: side of the square frames, in pixels.
       flip_rate: probability that a training label is wrong.
-      flip_kind: `confusion` (the wrong class as people confuse them), `symmetric` (any other
-        class) or `instance` (hard clips three times as often as easy ones).
+      flip_kind: `confusion` (wrong classes as people confuse them), `symmetric` (any other class) or
+        `instance` (hard clips three times as often as easy ones).
       hard_share: probability that a clip is hard.
       imbalance: whether classes have DFEW's shares instead of equal ones.
-      seed: of everything.
-      jpeg_quality: of the stored frames.
+      seed: seed of all random numbers.
+      jpeg_quality: JPEG quality of the stored frames.
 
     Raises:
-      ValueError: a value is out of its range; names the field, the value and the range.
+      ValueError: a value is out of range; the message names the field, the value and the range.
     """
 
     num_train: int = 4000

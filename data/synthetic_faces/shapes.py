@@ -1,4 +1,4 @@
-"""Shapes of a whole clip at once: points of every frame, to be filled in one colour each.
+"""Shapes of a whole clip: polygons for every frame, each filled with one color.
 
 Points are float64 [T, P, 3]: x, y and z (towards the viewer) in half face widths.
 """
@@ -14,12 +14,12 @@ class Shape:
 
     Attributes:
       polygons: a few float64 [T, P, 3].
-      colour: float64 [T, 3] or [3], RGB, 0 to 255.
-      visible: bool [T], or None where it always is.
+      color: float64 [T, 3] or [3], RGB, 0 to 255.
+      visible: bool [T], or None if it is always visible.
     """
 
     polygons: tuple[np.ndarray, ...]
-    colour: np.ndarray
+    color: np.ndarray
     visible: np.ndarray | None = None
 
 
@@ -46,7 +46,7 @@ def mirror(shape: np.ndarray) -> np.ndarray:
 
 
 def ellipse(x, y, radius_x, radius_y, num: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x and y, each [T, num], of ellipses with the given per-frame centres and radii."""
+    """Returns x and y, each [T, num], of ellipses with the given per-frame centers and radii."""
     angle = np.linspace(0, 2 * np.pi, num, endpoint=False)
     return (
         column(x) + column(radius_x) * np.cos(angle),
@@ -83,6 +83,6 @@ def curve(x: tuple, y: tuple, num: int = 7) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fade(skin: np.ndarray, darker: float, strength: np.ndarray) -> np.ndarray:
-    """Returns the colour [T, 3] of a wrinkle: the skin's where strength is 0, darker where 1."""
+    """Returns the color [T, 3] of a wrinkle: the skin's where strength is 0, darker where 1."""
     share = column(np.asarray(strength).clip(0, 1))
     return skin * (1 - share * (1 - darker))

@@ -1,7 +1,7 @@
-"""TFDS builder of the drawn faces; what is drawn is described in README.md.
+"""TFDS builder of the rendered faces; README.md describes them.
 
-Like those of the recorded videos, it writes its shards one by one: TFDS' GeneratorBasedBuilder
-would need TensorFlow to sort a split of more than 1 GB, which 4,000 clips at 112 pixels are.
+It writes its shards one by one, as `recorded.ClipBuilder` does: GeneratorBasedBuilder of TFDS would need
+TensorFlow to sort a split of more than 1 GB, such as 4,000 clips at 112 pixels.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ _PIXELS_PER_SHARD = 100_000_000
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Options(Parameters, tfds.core.BuilderConfig):
-    """The parameters of the drawn data set, as TFDS takes them.
+    """The parameters of the rendered data set, as a TFDS configuration.
 
     Attributes:
-      labels: name of the class of some clips, by clip_id, in place of the drawn label.
+      labels: clip_id -> class name, in place of the sampled label.
 
     Raises:
-      ValueError: a value is out of its range; names the field, the value and the range.
+      ValueError: a value is out of range; the message names the field, the value and the range.
     """
 
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def parameters(self) -> Parameters:
-        """Returns the parameters alone, for worker processes that need no TFDS."""
+        """Returns the parameters alone, for worker processes without TFDS."""
         return Parameters(**self._parameters())
 
     def content(self) -> dict[str, Any]:
-        """Returns the options on which the records depend, as plain JSON values."""
+        """Returns the options that determine the records, as plain JSON values."""
         return self._parameters() | relabel.content(self.labels)
 
     def _parameters(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Options(Parameters, tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.ShardBasedBuilder):
-    """Draws the clips and writes them as records of `data.schema` with known truth."""
+    """Renders the clips and writes them as records with known truth."""
 
     name = "synthetic_faces"
     VERSION = tfds.core.Version("1.0.0")
@@ -63,7 +63,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Builds the data set; see tfds.core.DatasetBuilder."""
         total = self.builder_config.num_train + self.builder_config.num_test
-        bar = tqdm.tqdm(desc="drawing", total=total, unit="clip", disable=None, leave=False)
+        bar = tqdm.tqdm(desc="rendering", total=total, unit="clip", disable=None, leave=False)
         with workers.Pool() as self._pool, bar as self._bar:
             super().download_and_prepare(**kwargs)
 
@@ -81,7 +81,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         }
 
     def _given(self) -> dict[str, int]:
-        """Returns the labels that do not come from the drawing, by clip."""
+        """Returns the class indices of `labels` by clip."""
         labels, parameters = self.builder_config.labels, self.builder_config.parameters()
         names = {clips.clip_id(s, i) for s in SPLITS for i in range(parameters.num_clips(s))}
         return relabel.indices(labels, names, CLASSES)
@@ -90,8 +90,8 @@ class Builder(tfds.core.ShardBasedBuilder):
         self, parameters: Parameters, given: Mapping[str, int], split: str, indices: range
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the records of one shard."""
-        draw = functools.partial(clips.record, parameters, split)
-        for example in self._pool.map(draw, indices, total=len(indices)):
+        render = functools.partial(clips.record, parameters, split)
+        for example in self._pool.map(render, indices, total=len(indices)):
             self._bar.update()
             label = given.get(example["clip_id"], example["label"])
             is_flipped = label != example["true_label"]
@@ -114,8 +114,8 @@ def summary(parameters: Parameters, given: Mapping[str, int]) -> str:
     """Returns a table: clips, and the shares of hard and flipped ones, per split and true class.
 
     Args:
-      parameters: of the data set.
-      given: labels of some clips in place of the drawn ones.
+      parameters: parameters of the data set.
+      given: labels of some clips, in place of the sampled ones.
     """
     lines = []
     for split in SPLITS:
@@ -123,8 +123,8 @@ def summary(parameters: Parameters, given: Mapping[str, int]) -> str:
         labels = [labels_lib.labels(parameters, split, i) for i in range(count)]
         true = np.array([label.true_label for label in labels])
         hard = np.array([label.is_hard for label in labels])
-        drawn = [given.get(clips.clip_id(split, i), labels[i].label) for i in range(count)]
-        flipped = np.array(drawn) != true
+        current = [given.get(clips.clip_id(split, i), labels[i].label) for i in range(count)]
+        flipped = np.array(current) != true
         lines.append(f"{split:<10}{'clips':>8}{'hard':>8}{'flipped':>9}")
         for index, name in enumerate(CLASSES):
             lines.append(_row(name, true == index, hard, flipped))

@@ -17,7 +17,7 @@ DRAWN = Parameters(num_train=10, num_test=4, num_frames=18, image_size=112)
 
 def drawn(number):
     """Frames of a drawn clip, each different from the others, blue first."""
-    return [frame[..., ::-1] for frame in clips.draw_clip(DRAWN, "train", number).frames]
+    return [frame[..., ::-1] for frame in clips.render_clip(DRAWN, "train", number).frames]
 
 
 def write(folder, pictures, suffix=".png", size=None, first=0):

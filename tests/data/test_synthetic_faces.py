@@ -8,7 +8,7 @@ import pytest
 from data.synthetic_faces import clips, expressions
 from data.synthetic_faces import labels as labels_lib
 from data.synthetic_faces.features import upper_face
-from data.synthetic_faces.identity import draw_identity
+from data.synthetic_faces.identity import sample_identity
 from data.synthetic_faces.mouth import lower_face
 from data.synthetic_faces.parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters
 from data.synthetic_faces.synthetic_faces_dataset_builder import Options, shards, summary
@@ -33,8 +33,8 @@ def measures(person, actions):
     """Places (y, downwards) and sizes of some parts of a drawn face in each frame."""
     shapes = upper_face(person, actions, np.zeros(2), np.zeros(2)) + lower_face(person, actions)
 
-    def find(colour):
-        (shape,) = [x for x in shapes if np.array_equal(x.colour, colour)]
+    def find(color):
+        (shape,) = [x for x in shapes if np.array_equal(x.color, color)]
         return np.broadcast_to(shape.polygons[0], (2, *shape.polygons[0].shape[1:]))
 
     brow, lips, white = find(person.brow), find(person.lips), find([246, 244, 240])
@@ -286,13 +286,13 @@ class TestTimeline:
 class TestDrawing:
     def test_shape_and_determinism(self):
         parameters = Parameters(num_frames=8, image_size=40)
-        frames = clips.draw_clip(parameters, "train", 5).frames
+        frames = clips.render_clip(parameters, "train", 5).frames
         assert frames.shape == (8, 40, 40, 3) and frames.dtype == np.uint8
-        np.testing.assert_array_equal(frames, clips.draw_clip(parameters, "train", 5).frames)
+        np.testing.assert_array_equal(frames, clips.render_clip(parameters, "train", 5).frames)
         for other in (
-            clips.draw_clip(parameters, "train", 6),
-            clips.draw_clip(parameters, "test", 5),
-            clips.draw_clip(Parameters(num_frames=8, image_size=40, seed=1), "train", 5),
+            clips.render_clip(parameters, "train", 6),
+            clips.render_clip(parameters, "test", 5),
+            clips.render_clip(Parameters(num_frames=8, image_size=40, seed=1), "train", 5),
         ):
             assert np.abs(frames.astype(int) - other.frames).mean() > 10
 
@@ -311,8 +311,8 @@ class TestDrawing:
         base = {"num_frames": 8, "image_size": 32}
         for i in range(4):
             np.testing.assert_array_equal(
-                clips.draw_clip(Parameters(**base), "train", i).frames,
-                clips.draw_clip(Parameters(**base | change), "train", i).frames,
+                clips.render_clip(Parameters(**base), "train", i).frames,
+                clips.render_clip(Parameters(**base | change), "train", i).frames,
             )
 
     def test_hardness_changes_no_face(self):
@@ -322,7 +322,7 @@ class TestDrawing:
         )
         num_checked = 0
         for i in range(6):
-            a, b = (clips.draw_clip(parameters, "train", i) for parameters in (easy, hard))
+            a, b = (clips.render_clip(parameters, "train", i) for parameters in (easy, hard))
             rest = (a.timeline.key == 0) & (b.timeline.key == 0) & (b.timeline.other == 0)
             num_checked += rest.sum()
             np.testing.assert_array_equal(a.frames[rest], b.frames[rest])
@@ -331,7 +331,7 @@ class TestDrawing:
     def test_size_changes_only_sharpness(self):
         for i in range(4):
             small, large = (
-                clips.draw_clip(Parameters(num_frames=8, image_size=size), "train", i).frames
+                clips.render_clip(Parameters(num_frames=8, image_size=size), "train", i).frames
                 for size in (48, 112)
             )
             assert large.shape == (8, 112, 112, 3)
@@ -349,7 +349,7 @@ class TestDrawing:
         upper, lower = [], []
         for i in range(6):
             frames = [
-                clips.draw_frames(parameters, "train", i, actions).astype(float).mean(axis=(0, 3))
+                clips.render_frames(parameters, "train", i, actions).astype(float).mean(axis=(0, 3))
                 for actions in (rest, rest | {name: np.ones(8)})
             ]
             difference = np.abs(frames[1] - frames[0])
@@ -383,7 +383,7 @@ class TestDrawing:
     def test_muscles_pull_the_right_way(self, name, measure, sign):
         rest = {unit: np.zeros(2) for unit in expressions.ACTION_UNITS}
         for seed in range(20):
-            person = draw_identity(np.random.default_rng(seed))
+            person = sample_identity(np.random.default_rng(seed))
             change = measures(person, rest | {name: np.array([0.0, 1.0])})[measure]
             assert sign * (change[1] - change[0]) > 0.02
 
@@ -393,7 +393,7 @@ class TestDrawing:
         pictures = []
         for name in CLASSES:
             full = {unit: np.full(8, x) for unit, x in expressions.PROTOTYPES[name].items()}
-            frames = clips.draw_frames(parameters, "train", 1, rest | full)
+            frames = clips.render_frames(parameters, "train", 1, rest | full)
             pictures.append(frames.astype(float).mean(axis=0))
         for i, a in enumerate(pictures):
             for b in pictures[:i]:
@@ -402,7 +402,7 @@ class TestDrawing:
     def test_record(self):
         parameters = Parameters(num_train=20, num_frames=8, image_size=48, flip_rate=0.5)
         record = clips.record(parameters, "train", 3)
-        clip = clips.draw_clip(parameters, "train", 3)
+        clip = clips.render_clip(parameters, "train", 3)
         assert record["clip_id"] == "train_000003"
         assert record["label"] == clip.labels.label
         assert record["true_label"] == clip.labels.true_label
@@ -420,7 +420,7 @@ class TestDrawing:
             )  # red is red
 
     def test_jpeg_quality(self):
-        frame = clips.draw_clip(Parameters(num_frames=8), "train", 0).frames[0]
+        frame = clips.render_clip(Parameters(num_frames=8), "train", 0).frames[0]
         assert len(clips.encode_jpeg(frame, 60)) < 0.8 * len(clips.encode_jpeg(frame, 95))
 
 

@@ -31,7 +31,7 @@ def in_scene(face, at=(20, 60), size=(240, 320)):
 
 def drawn(index, image_size=160):
     drawing = Parameters(image_size=image_size, num_frames=16, hard_share=0.0)
-    return clips.draw_clip(drawing, "test", index).frames[8]
+    return clips.render_clip(drawing, "test", index).frames[8]
 
 
 def test_the_cascade_finds_drawn_faces_where_they_are():
