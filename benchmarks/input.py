@@ -1,17 +1,17 @@
-"""Frames a second through the input pipeline, beside bare decoding and a PyTorch DataLoader.
+"""Frames per second of the input pipeline, compared with bare decoding and a PyTorch DataLoader.
 
     python -m benchmarks.input --workers=0,1,2                # frames of 256 pixels, read at 112
     python -m benchmarks.input --workers=0,4,8,16 --clips=512
 
-Draws clips, writes their frames as JPEG files, as data sets come, and builds them twice: with their bytes
-kept, and at the short side of --stored, as the configurations of the published data sets build them.
-Then the same frames are read at --size by
-- bare decoding: as many processes as there are cores, bytes in memory, decode and shrink: the limit;
-- rdfer_jax: records, sampling, batches, by so many worker processes (0: threads of this process);
-- rdfer_jax with config.data.frame_cache, that is, frames decoded once, before;
-- PyTorch's DataLoader with PIL, as the published code of this field does it: a file for each frame.
-They take turns. Prints a table and writes input.json. What is not installed (torch) is left out, and said
-so.
+Renders synthetic clips and writes their frames as JPEG files, as data sets are distributed. Builds them
+twice: with their bytes kept, and at the short side --stored, as the configurations of the published data
+sets do. Then the same frames are read at --size by
+- bare decoding: one process per core decodes and shrinks bytes in memory, which is the upper limit;
+- rdfer_jax: records, sampling and batches, with each number of worker processes (0: threads);
+- rdfer_jax with config.data.frame_cache, for which frames were decoded once, before;
+- PyTorch's DataLoader with PIL, as in the published code of this field: a file for each frame. Left out if
+  torch is not installed.
+They take turns. Prints a table and writes input.json.
 """
 
 import concurrent.futures
@@ -41,12 +41,12 @@ from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
 from rdfer_jax.pipeline.sampling import frame_indices
 
-#: Epochs that a loader reads at a time: many more batches than it reads ahead.
+#: Epochs per timed reading: many more batches than a loader prefetches.
 EPOCHS = 8
 
 
 def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
-    """Writes root/<class>/<clip>/<frame>.jpg, drawn faces of side x side pixels, unless they are there."""
+    """Writes root/<class>/<clip>/<frame>.jpg, synthetic faces of side x side pixels, unless they exist."""
     parameters = Parameters(
         num_train=max(clips, len(CLASSES)), num_test=1, num_frames=frames, image_size=side
     )
@@ -61,7 +61,7 @@ def write_clips(root: epath.Path, clips: int, frames: int, side: int) -> None:
 
 
 def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
-    """Builds the written clips at a short side, where it is their own with their bytes kept; opens them."""
+    """Builds the written clips at a short side, and opens them. At their own side they keep their bytes."""
     directory = builder.build(
         "video_folder",
         data_dir,
@@ -72,7 +72,7 @@ def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
 
 
 class Bare:
-    """Decodes the sampled frames of EPOCHS epochs in as many processes as there are cores, all at once."""
+    """Decodes the sampled frames of EPOCHS epochs in each of several processes, one per core."""
 
     def __init__(self, directory: epath.Path, data: Data, cores: int):
         self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -85,7 +85,7 @@ class Bare:
         self()
 
     def __call__(self) -> int:
-        """Decodes them in every process, and says how many frames those were in all."""
+        """Decodes them in every process; returns the total number of frames."""
         return sum(self._pool.map(_decode, range(self._cores)))
 
     def close(self) -> None:
@@ -113,10 +113,10 @@ def _decode(_: int) -> int:
 
 
 def ours(split: source.Split, data: Data, workers: int) -> "Reading":
-    """Returns what reads batches of an endless stream, EPOCHS of them at a time."""
+    """Returns a reader of our pipeline that reads EPOCHS epochs at a time from an endless stream."""
     data = dataclasses.replace(data, num_workers=workers)
     clips = len(split)
-    # As many as real data sets have: of a hundred, Grain takes 0.14 ms to find the next one of an epoch.
+    # As many clips as real data sets have: with a hundred, Grain needs 0.14 ms to find the next one.
     split = split.select(np.tile(np.arange(clips), -(-10_000 // clips)))
     batches = loader.train_loader(
         split, data, seed=0, local_batch_size=data.batch_size, process=0, processes=1
@@ -127,7 +127,7 @@ def ours(split: source.Split, data: Data, workers: int) -> "Reading":
 
 
 class Reading:
-    """Reads so many batches of a stream whenever it is called, and says how many frames those were."""
+    """Reads a number of batches of a stream whenever it is called, and returns the number of frames."""
 
     def __init__(self, iterator: Iterator[Any], batches: int):
         self._iterator, self._batches = iterator, batches
@@ -143,7 +143,7 @@ class Reading:
 
 
 def theirs(root: epath.Path, data: Data, workers: int) -> Reading:
-    """Returns the same through PyTorch and PIL."""
+    """Returns a reader of PyTorch's pipeline with PIL, as `ours` does."""
     import torch
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
@@ -187,10 +187,10 @@ def theirs(root: epath.Path, data: Data, workers: int) -> Reading:
 
 
 def measure(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Lets all take turns; returns frames a second of each, medians over the rounds.
+    """Lets all contestants take turns; returns the frames per second of each, median over the rounds.
 
-    Each reads twice and is timed the second time, when it has used up what it had read ahead, and the
-    others have filled up theirs.
+    Each reads twice per turn, and the second reading is timed: by then it has used up what it prefetched
+    during the turns of the others.
     """
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
@@ -199,18 +199,18 @@ def measure(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[s
             start = time.perf_counter()
             frames = read()
             rates[name].append(frames / (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in rates.items()}
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def rows(rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Returns a row for each reading of ours: its rate, share of the limit, and ratio to the peer.
+    """Returns a row for each of our readers: its rate, share of the limit, and ratio to the peer.
 
     Args:
-      rates: frames a second by "<side>, bare", "<side>, <workers>", "<side> cached, <workers>" and
-        "PyTorch, <workers>". The peer of threads is the fastest of PyTorch's.
+      rates: frames per second by "<side>, bare", "<side>, <workers>", "<side> cached, <workers>" and
+        "PyTorch, <workers>". Threads are compared with the fastest of PyTorch's.
     """
     peers = {name.split(", ")[1]: rate for name, rate in rates.items() if "PyTorch" in name}
-    found = []
+    result = []
     for name, rate in rates.items():
         side, workers = name.split(", ")
         if side == "PyTorch" or workers == "bare":
@@ -218,7 +218,7 @@ def rows(rates: dict[str, float]) -> list[dict[str, Any]]:
         stored, _, cached = side.partition(" ")
         limit = rates[f"{stored}, bare"]
         peer = max(peers.values(), default=None) if workers == "0" else peers.get(workers)
-        found.append(
+        result.append(
             {
                 "stored_side": int(stored),
                 "cached": bool(cached),
@@ -230,14 +230,14 @@ def rows(rates: dict[str, float]) -> list[dict[str, Any]]:
                 "times_peer": None if peer is None else rate / peer,
             }
         )
-    return found
+    return result
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table."""
     heads = ["stored at", "workers", "frames/s", "limit", "share", "PyTorch and PIL", "times"]
     lines = [heads]
-    for row in found:
+    for row in rows:
         peer = (
             ["", ""] if row["peer"] is None else [f"{row['peer']:.0f}", f"{row['times_peer']:.2f}"]
         )
@@ -286,26 +286,26 @@ def main(argv: Sequence[str]) -> None:
     rates = measure(contestants, options.rounds)
     for reading in contestants.values():
         reading.close()
-    found = rows(rates)
-    print(f"{harness.hardware()}\n\n{table(found)}")
+    results = rows(rates)
+    print(f"{harness.hardware()}\n\n{table(results)}")
     report = {
         "hardware": harness.hardware(),
         "commit": harness.commit(),
         "rates": rates,
-        "rows": found,
+        "rows": results,
     }
     (output / "input.json").write_text(harness.to_json(report))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("clips", 128, "Clips that are drawn.", lower_bound=8)
-    flags.DEFINE_integer("length", 32, "Frames of each.", lower_bound=1)
+    flags.DEFINE_integer("clips", 128, "Number of synthetic clips.", lower_bound=8)
+    flags.DEFINE_integer("length", 32, "Frames of each clip.", lower_bound=1)
     flags.DEFINE_integer("side", 256, "Height and width of the frames, in pixels.", lower_bound=16)
     flags.DEFINE_integer("stored", 128, "Short side that a build stores, in pixels.", lower_bound=8)
-    flags.DEFINE_integer("frames", 16, "Frames that are read of each clip.", lower_bound=1)
-    flags.DEFINE_integer("size", 112, "Height and width they are read at.", lower_bound=8)
+    flags.DEFINE_integer("frames", 16, "Frames that are sampled from each clip.", lower_bound=1)
+    flags.DEFINE_integer("size", 112, "Height and width of the decoded frames.", lower_bound=8)
     flags.DEFINE_integer("batch", 16, "Clips in a batch.", lower_bound=1)
-    flags.DEFINE_list("workers", "0,1,2", "Numbers of worker processes.")
-    flags.DEFINE_integer("rounds", 3, "Turns.", lower_bound=1)
+    flags.DEFINE_list("workers", "0,1,2", "Numbers of worker processes to compare.")
+    flags.DEFINE_integer("rounds", 3, "Turns of each contestant.", lower_bound=1)
     flags.DEFINE_string("output", "runs/input", "Folder for everything.")
     app.run(main)

@@ -1,12 +1,12 @@
-"""How fast a long video is predicted, and whether memory grows with its length.
+"""Speed of prediction on long videos, and whether memory grows with their length.
 
     python -m benchmarks.predict --video=mine.mp4 [--workdir=runs/mine] [--set=predict.fps=5]
 
-Makes films of 1 and of 10 minutes, 1920 x 1080, by playing the video again and again; predicts each in a
-process of its own, by the command that users run; prints a table and writes predict.json. A film that is
-there is taken as it is. Without --video a drawn film is played, without --workdir an untrained network
-of --config predicts, which takes as long as a trained one. Says at last where the time goes, by a
-profile of the shortest film. Needs Linux: peak memory is read from /proc.
+Makes films of 1 and 10 minutes, 1920 x 1080, by repeating the video. Predicts each in a process of its own,
+with the command that users run. Profiles the shortest one to find where the time goes. Prints a table and
+writes predict.json. Existing films are reused. Without --video it repeats a synthetic film; without
+--workdir it uses an untrained network of --config, which takes as long as a trained one. Needs Linux, since
+peak memory is read from /proc.
 """
 
 import json
@@ -41,26 +41,26 @@ from rdfer_jax.training.writers import bar
 #: Height and width of the films.
 SIZE = (1080, 1920)
 
-#: The parts of a prediction, by the functions that do them, none of which calls another.
+#: The parts of a prediction -> the functions that do them, none of which calls another.
 PARTS: dict[str, tuple[Any, ...]] = {
     "load the network": (predictor.Predictor.__init__,),
     "decode, twice": (VideoReader.frames,),
-    "find faces": (faces._Haar.__call__, faces._YuNet.__call__),
-    "follow them": (faces.track,),
-    "cut them out": (faces.crop,),
+    "detect faces": (faces._Haar.__call__, faces._YuNet.__call__),
+    "track them": (faces.track,),
+    "crop them": (faces.crop,),
     "run the network": (predictor.Predictor._predict,),
     "write the files": (files.write,),
 }
 
 
 def write_film(source: VideoFile, path: epath.Path, seconds: float, size: tuple[int, int]) -> None:
-    """Writes a film of a video that is played again and again, one frame in memory at a time.
+    """Writes a film that repeats a video, one frame in memory at a time.
 
     Args:
       source: the video.
       path: an .mp4 file.
       seconds: length of the film.
-      size: its height and width; the video is scaled to fit, with black bars where its shape is another.
+      size: its height and width; the video is scaled to fit, with black bars if its shape is different.
 
     Raises:
       MediaError: the video cannot be read.
@@ -96,7 +96,7 @@ def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_untrained(config: Config, workdir: epath.Path) -> None:
-    """Writes what a run's folder needs to predict, settings, classes and a checkpoint, unless it is there.
+    """Writes the settings, classes and checkpoint of an untrained network, unless they exist.
 
     Raises:
       ValueError: the folder holds a run with other settings.
@@ -112,7 +112,7 @@ def write_untrained(config: Config, workdir: epath.Path) -> None:
 def command(
     workdir: epath.Path, source: epath.Path, output: epath.Path, settings: Sequence[str]
 ) -> list[str]:
-    """The command line that predicts a film, after `python`; settings are flags of --config."""
+    """Returns the arguments of `python` that predict a film; settings are flags of --config."""
     places = (f"--workdir={workdir}", f"--input={source}", f"--output={output}")
     return ["-m", "rdfer_jax.main", "--mode=predict", *places, *settings]
 
@@ -121,10 +121,10 @@ def measure(arguments: Sequence[str]) -> dict[str, float]:
     """Runs a process to its end.
 
     Returns:
-      seconds by the clock, cpu_seconds in all its threads, peak_bytes of memory.
+      seconds of wall time, cpu_seconds of all threads, peak_bytes of memory.
 
     Raises:
-      RuntimeError: it failed; what it printed is in the message.
+      RuntimeError: it failed; the message holds its output.
     """
     start, peak = time.monotonic(), 0
     with tempfile.TemporaryFile("w+") as log:
@@ -142,10 +142,10 @@ def measure(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def peak_memory(pid: int) -> int:
-    """The most memory that a process has held so far, bytes; 0 when it has ended.
+    """Returns the peak memory of a process so far, bytes; 0 if it has ended.
 
-    The kernel's own high-water mark, so that nothing between two looks is missed. What getrusage says
-    of a child is no less than what its parent held when it began, and so is not asked.
+    This is the high-water mark of the kernel, which misses nothing between two calls. getrusage would
+    count for a child at least what its parent held when it started.
     """
     for line in epath.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -154,41 +154,41 @@ def peak_memory(pid: int) -> int:
 
 
 def predicted(output: epath.Path) -> dict[str, int]:
-    """What the one prediction below a folder says of its frames."""
+    """Returns the numbers of frames from the only prediction below a folder."""
     (path,) = output.glob("*/prediction.json")
     record = json.loads(path.read_text())
     return {name: record[name] for name in ("analysed_frames", "frames_with_face")}
 
 
 def parts(stats: pstats.Stats) -> dict[str, float]:
-    """Seconds in each of PARTS, and in everything else, of a profiled prediction."""
+    """Returns the seconds in each of PARTS, and in everything else, of a profiled prediction."""
     rows: Mapping[tuple[str, int, str], tuple[Any, ...]] = stats.stats  # type: ignore[attr-defined]
-    found = {
+    seconds = {
         name: sum(rows[key][3] for key in map(_key, functions) if key in rows)
         for name, functions in PARTS.items()
     }
-    return found | {"the rest": stats.total_tt - sum(found.values())}  # type: ignore[attr-defined]
+    return seconds | {"the rest": stats.total_tt - sum(seconds.values())}  # type: ignore[attr-defined]
 
 
 def _key(function: Any) -> tuple[str, int, str]:
-    """A function as profiles name it."""
+    """Returns a function's key in a profile."""
     code = function.__code__
     return code.co_filename, code.co_firstlineno, code.co_name
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Returns a report as text for people."""
+    """Returns a report as text."""
     films = report["films"]
     rows = {
         "film, seconds": [f"{f['film_seconds']:.0f}" for f in films],
-        "frames analysed": [str(f["analysed_frames"]) for f in films],
+        "frames analyzed": [str(f["analysed_frames"]) for f in films],
         "of these with a face": [str(f["frames_with_face"]) for f in films],
         "seconds to predict it": [f"{f['seconds']:.1f}" for f in films],
         "CPU seconds": [f"{f['cpu_seconds']:.1f}" for f in films],
-        "frames a second": [f"{f['analysed_frames'] / f['seconds']:.1f}" for f in films],
+        "frames per second": [f"{f['analysed_frames'] / f['seconds']:.1f}" for f in films],
         "times real time": [f"{f['film_seconds'] / f['seconds']:.2f}" for f in films],
         "peak memory, MiB": [f"{f['peak_bytes'] / 2**20:.0f}" for f in films],
-        "peak memory, of the shortest": [
+        "peak memory / shortest": [
             f"{f['peak_bytes'] / films[0]['peak_bytes']:.2f}" for f in films
         ],
     }
@@ -197,7 +197,7 @@ def table(report: Mapping[str, Any]) -> str:
         f"{name:<{wide}}" + "".join(f"{cell:>12}" for cell in row) for name, row in rows.items()
     ]
     total = sum(report["profile"].values())
-    lines += ["", "where the time of the shortest goes, by a profile"]
+    lines += ["", "profile of the shortest film"]
     for name, seconds in report["profile"].items():
         lines.append(f"{name:<{wide}}{seconds:>10.1f} s{seconds / total:>8.0%}")
     return "\n".join([f"{report['hardware']}, commit {report['commit']}", "", *lines])
@@ -222,8 +222,8 @@ def run(
       size: height and width of the films.
 
     Returns:
-      What goes into the JSON: under films a row for each, shortest first; under profile the seconds in
-      each part; hardware and commit.
+      The content of predict.json: a row for each film, shortest first; the seconds in each part of the
+      profile; hardware and commit.
     """
     films = []
     for length in sorted(seconds):
@@ -234,8 +234,8 @@ def run(
     rows = []
     for path, length in zip(films, sorted(seconds), strict=True):
         place = output / f"predict-{path.stem}"
-        found = measure([sys.executable, *command(workdir, path, place, settings)])
-        rows.append({"film_seconds": length} | found | predicted(place))
+        measured = measure([sys.executable, *command(workdir, path, place, settings)])
+        rows.append({"film_seconds": length} | measured | predicted(place))
     profile = output / "profile.out"
     place = output / f"predict-{films[0].stem}"
     profiler = (sys.executable, "-m", "cProfile", "-o", str(profile))
@@ -249,9 +249,9 @@ def run(
 
 
 def main(_: Sequence[str]) -> None:
-    """Runs it all, prints the table, writes the JSON."""
+    """Runs the benchmark, prints the table, writes predict.json."""
     options = flags.FLAGS
-    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries speak up for warnings only
+    absl_logging.set_verbosity(absl_logging.WARNING)  # libraries log warnings only
     output = epath.Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -259,11 +259,11 @@ def main(_: Sequence[str]) -> None:
         workdir = epath.Path(options.workdir or output / "untrained")
         if not options.workdir:
             write_untrained(config, workdir)
-        drawn = output / "drawn.mp4"
-        if not options.video and not drawn.exists():
-            film.write(drawn, [0, 1, 4], seconds=3, pause=1)
+        synthetic = output / "synthetic.mp4"
+        if not options.video and not synthetic.exists():
+            film.write(synthetic, [0, 1, 4], seconds=3, pause=1)
         settings = [f"--config={options.config}", *(f"--config.{text}" for text in options.set)]
-        source = VideoFile(epath.Path(options.video or drawn))
+        source = VideoFile(epath.Path(options.video or synthetic))
         lengths = [60 * float(minutes) for minutes in options.minutes]
         report = run(source, workdir, output, lengths, settings)
     except (ValueError, OSError, RuntimeError) as error:
@@ -274,13 +274,15 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("video", None, "Video that the films play; a drawn one, if none.")
-    flags.DEFINE_list("minutes", "1,10", "StepCounts of the films.")
-    flags.DEFINE_string("workdir", None, "Folder of a run; an untrained one, if none.")
+    flags.DEFINE_string("video", None, "Video that the films repeat; by default a synthetic one.")
+    flags.DEFINE_list("minutes", "1,10", "Lengths of the films, minutes.")
+    flags.DEFINE_string(
+        "workdir", None, "Folder of a run; by default that of an untrained network."
+    )
     flags.DEFINE_string(
         "config",
         "configs/synthetic.py",
-        "Settings: how videos are read, and the untrained network.",
+        "Configuration: how to read videos, and the untrained network.",
     )
     flags.DEFINE_multi_string("set", [], "Further settings, such as predict.fps=5.")
     flags.DEFINE_string("output", "runs/predict", "Folder for everything.")

@@ -1,7 +1,7 @@
-"""Faces in a video: found in each frame, followed over time, cut out.
+"""Faces in a video: detection in each frame, tracking over time, cropping.
 
-Enters: frames of a video. Leaves: tracks, one for each face, and crops of its face. A frame in which no
-face was found is marked so. Only short gaps between two frames with the face are bridged, and marked.
+Enters: frames of a video. Leaves: a track for each face, and its crops. Frames without the face are marked.
+Short gaps between two frames with the face are filled by interpolation, and marked.
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ import cv2
 import numpy as np
 from etils import epath
 
-#: Long side of the picture in which Haar cascades look for faces, pixels.
+#: Long side of the image in which the Haar cascade searches, pixels.
 HAAR_SIDE = 400
-#: Long side for YuNet, likewise.
+#: Long side of the image in which YuNet searches, pixels.
 YUNET_SIDE = 640
-#: How often the whole frame is searched while a face is in view, seconds.
+#: Time between two searches of the whole frame while a face is in view, seconds.
 SEARCH_EVERY = 0.5
-#: Between two searches, how far around a face it is looked for, as a share of its size ...
+#: Between them, a face is searched within this distance of its last box, as a share of the box ...
 AROUND = 0.5
-#: ... and how many times larger or smaller it may have become.
+#: ... and may have grown or shrunk by this factor.
 GROWTH = 1.35
-#: Least overlap (intersection over union) of a face with itself in its next frame.
+#: Smallest overlap (intersection over union) of a face with itself in the next frame.
 SAME_FACE = 0.3
-#: A face that is seen less often than this is taken for an error of the detector.
+#: Faces found in fewer frames than this are errors of the detector.
 LEAST_HITS = 3
-#: Longest gap that is bridged, seconds.
+#: Longest gap that is interpolated, seconds.
 LONGEST_GAP = 0.5
-#: Boxes are averaged over this many frames to either side.
+#: Boxes are averaged over this many frames on either side.
 SMOOTH = 1
 
 
 class Box(NamedTuple):
-    """Where a face is, in pixels of the frame; width and height are above 0."""
+    """The box of a face, in pixels of the frame; width and height are positive."""
 
     left: float
     top: float
@@ -49,36 +49,36 @@ class Detector(Protocol):
     def __call__(self, image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
         """Returns a box for each face in uint8 [H, W, 3], RGB.
 
-        With `near`, boxes of a moment ago, a detector may look around these only, to save time.
+        Given `near`, the boxes of the frame before, a detector may search around these only, to save time.
         """
         ...
 
 
 class Finder:
-    """Finds the faces of one video, in time order; between searches of the whole frame, where they were."""
+    """Finds the faces in successive frames of a video. Searches the whole frame only from time to time."""
 
     def __init__(self, detect: Detector):
         self._detect, self._searched = detect, -math.inf
         self._before: list[Box] = []
 
     def __call__(self, image: np.ndarray, time: float) -> list[Box]:
-        """Returns a box for each face in uint8 [H, W, 3], RGB, that is shown at `time` seconds."""
+        """Returns a box for each face in a frame, uint8 [H, W, 3] in RGB, at `time` seconds."""
         near = self._before if time - self._searched < SEARCH_EVERY - 1e-6 else []
-        found = self._detect(image, near) if near else []
-        if len(found) < max(1, len(near)):
-            found, self._searched = self._detect(image), time
-        self._before = found
-        return found
+        boxes = self._detect(image, near) if near else []
+        if len(boxes) < max(1, len(near)):
+            boxes, self._searched = self._detect(image), time
+        self._before = boxes
+        return boxes
 
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """One face over the analysed frames of a video.
+    """One face over the analyzed frames of a video.
 
     Attributes:
-      boxes: float64 [A, 4], left, top, width and height in each analysed frame; NaN where the face
+      boxes: float64 [A, 4], left, top, width and height in each analyzed frame; NaN where the face
         is absent.
-      found: bool [A], where the detector found it; elsewhere a box is bridged.
+      found: bool [A], where the detector found it; other boxes are interpolated.
     """
 
     boxes: np.ndarray
@@ -91,7 +91,7 @@ class Track:
 
     @property
     def size(self) -> float:
-        """Area times frames: what makes a face the largest."""
+        """Sum of the areas over all frames, by which faces are ordered."""
         return float(np.nansum(self.boxes[:, 2] * self.boxes[:, 3]))
 
 
@@ -100,13 +100,13 @@ def create(kind: str, min_size: float, yunet: str = "") -> Detector:
 
     Args:
       kind: haar: the Haar cascade for frontal faces that comes with OpenCV (Viola and Jones 2001);
-        yunet: the network YuNet, from a file; none: each frame is one face as it is.
-      min_size: height of the smallest face, as a share of the frame's shorter side.
+        yunet: the network YuNet, from a file; none: each frame already is a face.
+      min_size: height of the smallest face, as a share of the frame's short side.
       yunet: the ONNX file of YuNet.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: there is no such kind, or the file is not YuNet.
+      ValueError: there is no such kind, or the file does not hold YuNet.
     """
     if kind == "none":
         return whole_frame
@@ -114,11 +114,11 @@ def create(kind: str, min_size: float, yunet: str = "") -> Detector:
         return _Haar(min_size)
     if kind == "yunet":
         return _YuNet(yunet, min_size)
-    raise ValueError(f"no detector {kind!r}; there are haar, yunet and none")
+    raise ValueError(f"no detector {kind!r}; choose haar, yunet or none")
 
 
 def whole_frame(image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
-    """The square in the middle of the frame, for videos that were cut to the face before."""
+    """Returns the middle square of the frame, for videos that are cropped to the face."""
     height, width = image.shape[:2]
     side = min(height, width)
     return [Box((width - side) // 2, (height - side) // 2, side, side)]
@@ -131,33 +131,33 @@ class _Haar:
 
     def __call__(self, image: np.ndarray, near: Sequence[Box] = ()) -> list[Box]:
         small, scale = _shrink(image, HAAR_SIDE)
-        grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-        least = max(24, round(self._min_size * min(grey.shape)))
+        gray = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        least = max(24, round(self._min_size * min(gray.shape)))
         if near:
             scaled = [Box(*(side * scale for side in box)) for box in near]
-            found = [face for box in scaled for face in self._around(grey, box, least)]
+            boxes = [face for box in scaled for face in self._around(gray, box, least)]
         else:
-            found = self._search(grey, least)
-        return [Box(*(side / scale for side in box)) for box in found]
+            boxes = self._search(gray, least)
+        return [Box(*(side / scale for side in box)) for box in boxes]
 
-    def _search(self, grey: np.ndarray, least: int, most: int = 0) -> list[Box]:
-        """Finds faces of `least` to `most` pixels, 0 being as large as the picture."""
-        found = self._cascade.detectMultiScale(
-            grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least), maxSize=(most, most)
+    def _search(self, gray: np.ndarray, least: int, most: int = 0) -> list[Box]:
+        """Returns faces of `least` to `most` pixels; 0 is as large as the image."""
+        boxes = self._cascade.detectMultiScale(
+            gray, scaleFactor=1.1, minNeighbors=5, minSize=(least, least), maxSize=(most, most)
         )
-        return [Box(*map(float, box)) for box in found]
+        return [Box(*map(float, box)) for box in boxes]
 
-    def _around(self, grey: np.ndarray, box: Box, least: int) -> list[Box]:
-        """Finds the one face that is at, or close to, the place of a box, if it is there."""
+    def _around(self, gray: np.ndarray, box: Box, least: int) -> list[Box]:
+        """Returns the face at or near a box; none if it is not there."""
         wide, high = AROUND * box.width, AROUND * box.height
         left, top = max(0, round(box.left - wide)), max(0, round(box.top - high))
         right, bottom = round(box.left + box.width + wide), round(box.top + box.height + high)
         least, most = max(least, round(box.width / GROWTH)), round(box.width * GROWTH)
-        found = [
+        candidates = [
             face._replace(left=face.left + left, top=face.top + top)
-            for face in self._search(grey[top:bottom, left:right], least, most)
+            for face in self._search(gray[top:bottom, left:right], least, most)
         ]
-        best = max(found, key=lambda face: overlap(face, box), default=None)
+        best = max(candidates, key=lambda face: overlap(face, box), default=None)
         return [best] if best and overlap(best, box) >= SAME_FACE else []
 
 
@@ -166,7 +166,7 @@ class _YuNet:
         if not path or not epath.Path(path).exists():
             raise FileNotFoundError(
                 f"config.predict.yunet = {path!r}: there is no such file. Give the ONNX file of YuNet "
-                "(face_detection_yunet, from OpenCV's model zoo), or take config.predict.detector = 'haar'"
+                "(face_detection_yunet, from OpenCV's model zoo), or set config.predict.detector = 'haar'"
             )
         try:
             self._net = cv2.FaceDetectorYN.create(path, "", (320, 320), 0.7)
@@ -194,7 +194,7 @@ def _shrink(image: np.ndarray, side: int) -> tuple[np.ndarray, float]:
 
 
 def overlap(one: Sequence[float], two: Sequence[float]) -> float:
-    """Intersection over union of two boxes, in [0, 1]."""
+    """Returns the intersection over union of two boxes, in [0, 1]."""
     width = min(one[0] + one[2], two[0] + two[2]) - max(one[0], two[0])
     height = min(one[1] + one[3], two[1] + two[3]) - max(one[1], two[1])
     if width <= 0 or height <= 0:
@@ -206,29 +206,29 @@ def overlap(one: Sequence[float], two: Sequence[float]) -> float:
 def track(
     boxes: Sequence[Sequence[Box]], times: Sequence[float], least_hits: int = LEAST_HITS
 ) -> list[Track]:
-    """Follows faces over time, and leaves out what flickers up as a detector's errors do.
+    """Follows faces over time, and drops those that flicker, as errors of a detector do.
 
-    In each frame, boxes go to the tracks that they overlap most, best pairs first; a box that overlaps
-    none begins a track. A face that comes back to its place after a while is the same, unless a track
-    that has just been seen claims the box. Where a face was found in less than least_hits frames within
-    two seconds around, it is taken for an error.
+    In each frame, boxes are matched with the tracks that they overlap most, best pairs first; a box that
+    overlaps none starts a track. A face that returns to its place after a while keeps its track, unless a
+    track that has just been seen matches too. Boxes with fewer than least_hits boxes of their track
+    within a second on either side are dropped.
 
     Args:
-      boxes: of each analysed frame, what the detector found.
-      times: of each analysed frame, in seconds.
+      boxes: for each analyzed frame, the boxes that the detector found.
+      times: for each analyzed frame, seconds.
       least_hits: see above; videos with fewer frames need as many as they have.
 
     Returns:
       The faces, largest first, see Track.size.
     """
     chains: list[dict[int, Box]] = []  # boxes by place, in time order
-    for place, found in enumerate(boxes):
+    for place, detected in enumerate(boxes):
         lasts = [next(reversed(chain.items())) for chain in chains]
         pairs = sorted(
             (
                 (times[place] - times[last] <= LONGEST_GAP, overlap(before, box), c, b)
                 for c, (last, before) in enumerate(lasts)
-                for b, box in enumerate(found)
+                for b, box in enumerate(detected)
             ),
             reverse=True,
         )
@@ -236,26 +236,26 @@ def track(
         used: set[int] = set()
         for _, shared, c, b in pairs:
             if shared >= SAME_FACE and c not in used and b not in taken:
-                chains[c][place] = found[b]
+                chains[c][place] = detected[b]
                 used.add(c)
                 taken.add(b)
-        chains += [{place: box} for b, box in enumerate(found) if b not in taken]
+        chains += [{place: box} for b, box in enumerate(detected) if b not in taken]
     times_A = np.asarray(times, float)
     least_hits = min(least_hits, len(times_A))
     kept = [_without_flicker(chain, times_A, least_hits) for chain in chains]
     tracks = [_bridged(chain, times_A) for chain in kept if chain]
-    return sorted(tracks, key=lambda found: found.size, reverse=True)
+    return sorted(tracks, key=lambda track: track.size, reverse=True)
 
 
 def _without_flicker(chain: dict[int, Box], times_A: np.ndarray, least_hits: int) -> dict[int, Box]:
-    """Drops the frames of a track that have too few others of it within a second to either side."""
+    """Drops the boxes of a track that have too few others within a second on either side."""
     seen = times_A[sorted(chain)]
     near = {place: int(np.sum(np.abs(seen - times_A[place]) <= 1.0)) for place in chain}
     return {place: box for place, box in chain.items() if near[place] >= least_hits}
 
 
 def _bridged(chain: dict[int, Box], times_A: np.ndarray) -> Track:
-    """Fills short gaps on a straight line, and smooths the boxes."""
+    """Interpolates over short gaps, and smooths the boxes."""
     places = np.array(sorted(chain))
     boxes_A4 = np.full((len(times_A), 4), np.nan)
     boxes_A4[places] = [chain[place] for place in places.tolist()]
@@ -270,7 +270,7 @@ def _bridged(chain: dict[int, Box], times_A: np.ndarray) -> Track:
 
 
 def _smooth(boxes_A4: np.ndarray) -> np.ndarray:
-    """Averages boxes over their neighbours in time; a gap is neither filled nor looked across."""
+    """Averages boxes over their neighbors in time; gaps stay, and stop the averages."""
     smooth = boxes_A4.copy()
     for place in np.flatnonzero(~np.isnan(boxes_A4[:, 0])):
         near = boxes_A4[max(0, place - SMOOTH) : place + SMOOTH + 1]
@@ -279,7 +279,7 @@ def _smooth(boxes_A4: np.ndarray) -> np.ndarray:
 
 
 def crop(image: np.ndarray, box: Sequence[float], margin: float, size: int) -> np.ndarray:
-    """Cuts out a square around a face; what lies outside of the frame repeats its border.
+    """Returns the square around a face; outside of the frame, its border is repeated.
 
     Args:
       image: uint8 [H, W, 3].
