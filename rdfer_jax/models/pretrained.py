@@ -1,23 +1,23 @@
-"""Weights from elsewhere -> our variables, and a report of what became of each array.
+"""Initializes a network from pretrained weights, and reports which arrays were loaded.
 
-What enters is either a file with the arrays of a ResNet under torchvision's names (`load`), or the
-variables of another run of this library (`adopt`). What leaves are the variables of the network with
-those arrays in them, and a `Report`.
+The source is a file with the arrays of a ResNet under torchvision's names (`load`), or the variables of
+another run of this library (`adopt`). The result is the variables of the network, filled with those
+arrays, and a `Report`.
 
-| file of torchvision's | trained on | config.model.trunk | config.augment.mean, .std |
+| torchvision model | trained on | config.model.trunk | config.augment.mean, .std |
 |---|---|---|---|
 | resnet18, resnet50 | ImageNet | the same name | the defaults |
 | video.r3d_18, video.r2plus1d_18 | Kinetics-400 | the same name | see below |
 
-The mean of Kinetics is (0.43216, 0.394666, 0.37645), its deviation (0.22803, 0.22145, 0.216989).
-Weights expect frames that are normalised as in their training; nothing here changes those settings.
+The mean of Kinetics is (0.43216, 0.394666, 0.37645), its standard deviation (0.22803, 0.22145, 0.216989).
+Weights expect frames normalized as in their training. This module does not change those settings.
 
-A trunk is loaded whole or not at all. A frame trunk's temporal shift has no weights of its own, so that
-2-D weights fit it. Kernels are OIHW or OIDHW in torch and (D)HWIO here; the counters of batches that
-torch keeps beside its running statistics are no weights.
+A trunk is loaded completely or not at all. Temporal shift has no weights, so 2-D weights fit a frame trunk
+with it. Kernels are OIHW or OIDHW in torch and (D)HWIO here. torch's batch counters (num_batches_tracked)
+are ignored.
 
-Names of our variables are paths such as "params/trunk/layer1_0/conv1/kernel"; a module is such a path
-without the collection and the last part: "trunk/layer1_0/conv1".
+Our variables have paths as names, such as "params/trunk/layer1_0/conv1/kernel". A module's name is the
+path without the collection and the last part: "trunk/layer1_0/conv1".
 """
 
 import dataclasses
@@ -36,21 +36,21 @@ from safetensors.numpy import load_file
 
 from rdfer_jax.models import Variables, trunks
 
-#: torch.load(weights_only=True) could be made to run code before 2.6 (CVE-2025-32434), and to corrupt
+#: A file could make torch.load(weights_only=True) run code before torch 2.6 (CVE-2025-32434), and corrupt
 #: memory before 2.10 (GHSA-63cw-57p8-fm3p).
 _SAFE_TORCH = (2, 10)
 _CONVERT = "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 
-#: Keys under which checkpoints of torch keep the arrays, and what wrappers put in front of their names.
+#: Keys under which torch checkpoints nest the arrays, and prefixes that wrappers add to their names.
 _NESTS = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = re.compile(r"^(?:(?:module|backbone|encoder)\.)+")
 
-#: How the parts of a trunk begin, and the stem of the video networks in the words of their blocks.
+#: Prefixes of a trunk's arrays, and the stem of the video networks renamed like their blocks.
 _TRUNK = re.compile(r"(?:stem|conv1|bn1|layer\d+)\.")
 _STEM = {"0": "conv1.0", "1": "conv1.1"}
 _SPLIT_STEM = {"0": "conv1.0.0", "1": "conv1.0.1", "3": "conv1.0.3", "4": "conv1.1"}
-#: torchvision's modules -> ours. In its video networks a block's conv1 is a sequence of a convolution
-#: (which is itself one where it is split) and its normalisation.
+#: torchvision's modules -> ours. In its video networks, a block's conv1 is a sequence of a convolution
+#: (itself a sequence if it is factorized) and its normalization.
 _MODULES = (
     (r"^(layer\d+)\.(\d+)\.", r"\1_\2/"),
     (r"downsample\.0$", "downsample_conv"),
@@ -61,13 +61,13 @@ _MODULES = (
     (r"(conv\d)\.0$", r"\1"),
     (r"conv(\d)\.1$", r"bn\1"),
 )
-#: The one variable of a trunk whose shape depends on the size of the frames.
+#: The only variable of a trunk whose shape depends on the frame size.
 _EMBED = "params/trunk/embed/kernel"
 _CLASSIFIER = re.compile(r"(?:^|\.)(?:fc|classifier|head)\.(?:weight|bias)$")
 
 
-class _Found(NamedTuple):
-    """An array for one of our variables, in our order of axes, and its name in the source."""
+class _Source(NamedTuple):
+    """An array for one of our variables, with axes in our order, and its name in the source."""
 
     name: str
     array: Any
@@ -75,119 +75,122 @@ class _Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of the arrays of a source, and of the variables of the network.
+    """Which variables were loaded, and which were not.
 
     Attributes:
       source: the file, or the run and its step.
       loaded: names of our variables that were filled.
-      left: names of the source's arrays that were not used, and why.
-      counters: how many of its arrays were only counters of batches (num_batches_tracked).
-      fresh: names of our variables that keep their random start.
+      unused: names of the source's arrays that were not used -> why.
+      counters: number of ignored batch counters (num_batches_tracked).
+      fresh: names of our variables that keep their random initialization.
     """
 
     source: str
     loaded: tuple[str, ...]
-    left: Mapping[str, str]
+    unused: Mapping[str, str]
     counters: int
     fresh: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The report in words: what was loaded, what was left, what starts at random."""
+        """Returns the report as lines of text."""
         parts = sorted({_module(name).partition("/")[0] for name in self.loaded})
-        count = len(self.loaded) + len(self.left)
+        count = len(self.loaded) + len(self.unused)
         lines = [
             f"loaded {len(self.loaded)} of {count} arrays of {self.source} into {', '.join(parts)}"
         ]
         if self.counters:
-            lines[0] += f"; {self.counters} counters (num_batches_tracked) are no weights"
+            lines[0] += f"; ignored {self.counters} batch counters (num_batches_tracked)"
         reasons: dict[str, list[str]] = {}
-        for name, reason in self.left.items():
+        for name, reason in self.unused.items():
             reasons.setdefault(reason, []).append(name)
-        lines += [f"left {_few(names)}: {reason}" for reason, names in reasons.items()]
+        lines += [f"not used: {_few(names)}: {reason}" for reason, names in reasons.items()]
         if self.fresh:
-            lines.append(f"start random: {_few(_parts(self.fresh, self.loaded))}")
+            lines.append(f"randomly initialized: {_few(_parts(self.fresh, self.loaded))}")
         return lines
 
 
 def load(path: epath.PathLike, variables: Variables) -> tuple[Variables, Report]:
-    """Fills the trunk from a file.
+    """Loads the weights of the trunk from a file.
 
     Args:
       path: see `read`.
-      variables: of a network: arrays, or anything with shape and dtype, below "params/trunk" and
-        "batch_stats/trunk". They are not changed.
+      variables: of a network: arrays, or anything with shape and dtype, including "params/trunk" and
+        "batch_stats/trunk". They are not modified.
 
     Returns:
-      The variables with NumPy arrays in the place of the trunk's, and what became of each array.
+      The variables, with the trunk's replaced by NumPy arrays, and the report.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file cannot be read, or does not hold the whole trunk; the message names the first
-        array that does not fit, and the trunk that would.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file cannot be read, or does not contain the complete trunk. The message names the
+        first array that does not fit, and the trunk that the file fits.
     """
     arrays = read(path)
     weights = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
     bare = {name: _WRAPPERS.sub("", name) for name in weights}
     stem = _SPLIT_STEM if any(name.startswith("stem.3.") for name in bare.values()) else _STEM
-    found: dict[str, _Found] = {}
-    left = {}
+    sources: dict[str, _Source] = {}
+    unused = {}
     for name, array in weights.items():
         if not _TRUNK.match(bare[name]):
-            left[name] = _why_left(name, array)
+            unused[name] = _why_unused(name, array)
             continue
         place = _place(bare[name], array.ndim, stem)
-        if place in found:
-            raise ValueError(f"{path}: both {found[place].name} and {name} would be {place}")
-        found[place] = _Found(name, _our_axes(array))
-    if not found:
+        if place in sources:
+            raise ValueError(f"{path}: both {sources[place].name} and {name} would be {place}")
+        sources[place] = _Source(name, _our_axes(array))
+    if not sources:
         raise ValueError(
-            f"{path}: none of its {len(arrays)} arrays ({_few(arrays, 3)}) is named like a part of a "
-            "ResNet of torchvision's, such as conv1.weight, stem.0.weight or layer1.0.conv1.weight"
+            f"{path}: none of its {len(arrays)} arrays ({_few(arrays, 3)}) has the name of a layer of a "
+            "torchvision ResNet, such as conv1.weight, stem.0.weight or layer1.0.conv1.weight"
         )
-    return _fill(variables, found, str(path), left, len(arrays) - len(weights))
+    return _fill(variables, sources, str(path), unused, len(arrays) - len(weights))
 
 
 def adopt(theirs: Variables, variables: Variables, source: str) -> tuple[Variables, Report]:
-    """Fills a network from the variables of another run, module by module, where the shapes fit.
+    """Initializes a network from the variables of another run, module by module if the shapes fit.
 
     Args:
       theirs: nested dicts of arrays, with "params" and "batch_stats".
       variables: as in `load`.
-      source: what to call the other run.
+      source: name of the other run, for the report.
 
     Returns:
-      As `load`. A module is taken whole or left, such as a head for another number of classes.
+      As `load`. A module is used completely or not at all, such as a head for another number of classes.
 
     Raises:
-      ValueError: the trunk is another one.
+      ValueError: the other run has a different trunk.
     """
     flat = traverse_util.flatten_dict(theirs, sep="/")
-    return _fill(variables, {name: _Found(name, a) for name, a in flat.items()}, source, {}, 0)
+    return _fill(variables, {name: _Source(name, a) for name, a in flat.items()}, source, {}, 0)
 
 
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file, by name, without running anything that the file holds.
+    """Reads the arrays of a file, by name, without executing code from the file.
 
     Args:
-      path: of a .safetensors file; or of a .pth or .pt file, for which torch must be installed. Dicts
-        under "state_dict", "model_state_dict" and "model" are opened. On a disk of this machine.
+      path: local .safetensors file; or .pth or .pt file, which requires torch. Dicts nested under
+        "state_dict", "model_state_dict" and "model" are unwrapped.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is of another kind, damaged, holds more than arrays, or torch is missing or old.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file type is unsupported, the file is damaged or contains more than arrays, or torch
+        is missing or too old.
     """
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"config.init_from = {str(path)!r}: no such file or folder")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)  # bfloat16 too, which importing jax makes known
+            return load_file(
+                path
+            )  # bfloat16 works too, because importing jax registers it with NumPy
         except SafetensorError as error:
-            raise ValueError(f"{path}: no whole safetensors file: {error}") from None
+            raise ValueError(f"{path}: not a complete safetensors file: {error}") from None
     if path.suffix in (".pth", ".pt"):
         return _read_torch(path)
     raise ValueError(
-        f"config.init_from = {str(path)!r}: needs a .safetensors, .pth or .pt file, or the folder of a run"
+        f"config.init_from = {str(path)!r}: expected a .safetensors, .pth or .pt file, or a run's workdir"
     )
 
 
@@ -196,25 +199,25 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise ValueError(
-            f"{path}: torch, which reads such files, is not installed. Install it, or convert the weights "
-            f"where it is: {_CONVERT}"
+            f"{path}: reading this file requires torch, which is not installed. Install it, or convert the "
+            f"weights on a machine that has it: {_CONVERT}"
         ) from None
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < _SAFE_TORCH:
         raise ValueError(
-            f"{path}: torch {torch.__version__} may run code that such a file holds. Install torch 2.10 or "
-            f"newer, or, if you trust the file, convert it: {_CONVERT}"
+            f"{path}: torch {torch.__version__} could execute code from this file. Install torch 2.10 or "
+            f"newer, or convert the file if you trust it: {_CONVERT}"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
-        # Their messages advise to load without weights_only, which would run what the file holds.
+        # torch's messages suggest loading without weights_only, which would execute code from the file.
         raise ValueError(
-            f"{path}: damaged, or holds more than arrays, and was not read. If you trust it, save its "
-            f"state_dict alone: {_CONVERT}"
+            f"{path}: not read, because it is damaged or contains more than arrays. If you trust it, save "
+            f"only its state_dict: {_CONVERT}"
         ) from None
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not arrays by name")
+        raise ValueError(f"{path}: expected a dict of arrays, got {type(content).__name__}")
     while nest := next((k for k in _NESTS if isinstance(content.get(k), Mapping)), None):
         content = content[nest]
     return {
@@ -223,7 +226,7 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _place(name: str, ndim: int, stem: Mapping[str, str]) -> str:
-    """torchvision's name of an array of the trunk -> ours."""
+    """Converts torchvision's name of an array of the trunk to ours."""
     module, _, leaf = name.rpartition(".")
     if module.startswith("stem."):
         module = stem.get(module.removeprefix("stem."), module)
@@ -237,68 +240,68 @@ def _place(name: str, ndim: int, stem: Mapping[str, str]) -> str:
 
 
 def _our_axes(array: np.ndarray) -> np.ndarray:
-    """[cout, cin, (kt,) kh, kw] -> [(kt,) kh, kw, cin, cout]; vectors stay."""
+    """Transposes [cout, cin, (kt,) kh, kw] -> [(kt,) kh, kw, cin, cout]; vectors are unchanged."""
     return np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim > 1 else array
 
 
-def _why_left(name: str, array: np.ndarray) -> str:
+def _why_unused(name: str, array: np.ndarray) -> str:
     if _CLASSIFIER.search(name) and array.ndim:
         return f"a classifier of {array.shape[0]} classes"
-    return "no part of a trunk"
+    return "not part of a trunk"
 
 
 def _fill(
     variables: Variables,
-    found: Mapping[str, _Found],
+    sources: Mapping[str, _Source],
     source: str,
-    left: Mapping[str, str],
+    unused: Mapping[str, str],
     counters: int,
 ) -> tuple[Variables, Report]:
-    """Puts the arrays of whole modules in their places."""
+    """Replaces the variables of all modules for which the sources have every array."""
     ours = traverse_util.flatten_dict(variables, sep="/")
-    _check_trunk(found, ours, source)
-    reasons = {place: why for place in found if (why := _misfit(found, ours, place))}
-    partly = {_module(place) for place in (*reasons, *(ours.keys() - found.keys()))}
-    taken = [place for place in ours if place in found and _module(place) not in partly]
-    filled = {place: np.ascontiguousarray(found[place].array, ours[place].dtype) for place in taken}
-    unused = {
-        found[place].name: reasons.get(place, "another part of its module does not fit")
-        for place in found
+    _check_trunk(sources, ours, source)
+    reasons = {place: why for place in sources if (why := _misfit(sources, ours, place))}
+    incomplete = {_module(place) for place in (*reasons, *(ours.keys() - sources.keys()))}
+    loaded = [place for place in ours if place in sources and _module(place) not in incomplete]
+    filled = {
+        place: np.ascontiguousarray(sources[place].array, ours[place].dtype) for place in loaded
+    }
+    misfits = {
+        sources[place].name: reasons.get(place, "another array of its module does not fit")
+        for place in sources
         if place not in filled
     }
     fresh = tuple(place for place in ours if place not in filled)
-    report = Report(source, tuple(taken), unused | dict(left), counters, fresh)
+    report = Report(source, tuple(loaded), misfits | dict(unused), counters, fresh)
     return traverse_util.unflatten_dict(ours | filled, sep="/"), report
 
 
-def _misfit(found: Mapping[str, _Found], ours: Mapping[str, Any], place: str) -> str | None:
-    """Says why an array does not fit in its place, or None."""
+def _misfit(sources: Mapping[str, _Source], ours: Mapping[str, Any], place: str) -> str | None:
+    """Returns why an array does not fit, or None if it does."""
     if place not in ours:
-        return "the network has no such part"
-    theirs, own = tuple(found[place].array.shape), tuple(ours[place].shape)
-    return None if theirs == own else f"its shape is {theirs}, here {own}"
+        return "the network has no such variable"
+    theirs, own = tuple(sources[place].array.shape), tuple(ours[place].shape)
+    return None if theirs == own else f"expected shape {own}, got {theirs}"
 
 
-def _check_trunk(found: Mapping[str, _Found], ours: Mapping[str, Any], source: str) -> None:
-    """Raises a ValueError with the first array that keeps the trunk from being filled."""
-    theirs = {place: one for place, one in found.items() if _module(place).startswith("trunk/")}
+def _check_trunk(sources: Mapping[str, _Source], ours: Mapping[str, Any], source: str) -> None:
+    """Raises a ValueError that names the first array of the trunk that is missing or does not fit."""
+    theirs = {place: one for place, one in sources.items() if _module(place).startswith("trunk/")}
     for place, one in theirs.items():
-        if why := _misfit(found, ours, place):
+        if why := _misfit(sources, ours, place):
             if one.name != place:
-                why = f"it would be {place}, but {why}"
+                why = f"it corresponds to {place}, but {why}"
             hint = _hint(theirs)
             if place == _EMBED:
                 hint = "It depends on config.augment.size"
             raise ValueError(f"{source} does not fit the trunk: {one.name}: {why}. {hint}")
     for place in ours:
         if _module(place).startswith("trunk/") and place not in theirs:
-            raise ValueError(
-                f"{source} does not fit the trunk: nothing in it would be {place}. {_hint(theirs)}"
-            )
+            raise ValueError(f"{source} does not fit the trunk: it has no {place}. {_hint(theirs)}")
 
 
-def _hint(theirs: Mapping[str, _Found]) -> str:
-    """Says which trunk has just these variables, for frames of whatever size."""
+def _hint(theirs: Mapping[str, _Source]) -> str:
+    """Names the trunk that has exactly these variables, for any frame size."""
     shapes = {place: tuple(one.array.shape) for place, one in theirs.items() if place != _EMBED}
     for name in trunks.NAMES:
         trunk = trunks.create(name, dtype=jnp.float32)
@@ -309,20 +312,21 @@ def _hint(theirs: Mapping[str, _Found]) -> str:
         nested = {collection: {"trunk": part} for collection, part in tree.items()}
         flat = traverse_util.flatten_dict(nested, sep="/")
         if {place: leaf.shape for place, leaf in flat.items() if place != _EMBED} == shapes:
-            return f"It has the shapes of config.model.trunk = {name!r}"
-    return f"It has the shapes of none of our trunks: {', '.join(trunks.NAMES)}"
+            return f"It fits config.model.trunk = {name!r}"
+    return f"It fits none of our trunks: {', '.join(trunks.NAMES)}"
 
 
 def _module(place: str) -> str:
-    """params/trunk/conv1/kernel -> trunk/conv1."""
+    """Returns the module of a variable: params/trunk/conv1/kernel -> trunk/conv1."""
     return "/".join(place.split("/")[1:-1])
 
 
 def _parts(fresh: Iterable[str], loaded: Iterable[str]) -> list[str]:
-    """The parts of the network that are fresh altogether, and the fresh modules of the others."""
-    known = {_module(name).partition("/")[0] for name in loaded}
+    """Returns the top-level modules without any loaded variable, and the fresh modules of the others."""
+    partly = {_module(name).partition("/")[0] for name in loaded}
     modules = sorted({_module(name) for name in fresh})
-    return list(dict.fromkeys(m if (top := m.partition("/")[0]) in known else top for m in modules))
+    tops = (m if (top := m.partition("/")[0]) in partly else top for m in modules)
+    return list(dict.fromkeys(tops))
 
 
 def _few(names: Iterable[str], most: int = 6) -> str:

@@ -242,7 +242,7 @@ def test_the_features_before_the_classifier_are_those_of_torch(name, tmp_path):
     counters = sum(key.endswith("num_batches_tracked") for key in arrays)
     assert report.counters == counters
     assert len(report.loaded) == len(arrays) - counters - 2
-    assert report.left.keys() == {"fc.weight", "fc.bias"}
+    assert report.unused.keys() == {"fc.weight", "fc.bias"}
     trunk_variables = {collection: part["trunk"] for collection, part in variables.items()}
     features_NSD = jax.jit(lambda v, x: trunk.apply(v, x, False))(trunk_variables, x)
     assert np.abs(expected).max() > 0.1
@@ -317,10 +317,10 @@ def test_the_report_says_what_became_of_everything(tmp_path):
     # conv1, three blocks of two convolutions and a projected shortcut; each with four arrays of a norm.
     assert len(report.loaded) == 8 * 5
     assert report.lines() == [
-        f"loaded 40 of 43 arrays of {path} into trunk; 8 counters (num_batches_tracked) are no weights",
-        "left fc.bias, fc.weight: a classifier of 10 classes",
-        "left projection.weight: no part of a trunk",
-        "start random: head",
+        f"loaded 40 of 43 arrays of {path} into trunk; ignored 8 batch counters (num_batches_tracked)",
+        "not used: fc.bias, fc.weight: a classifier of 10 classes",
+        "not used: projection.weight: not part of a trunk",
+        "randomly initialized: head",
     ]
     assert report.fresh == ("params/head/kernel", "params/head/bias")
     given = small_shapes()
@@ -337,7 +337,7 @@ def test_a_prefix_of_a_wrapper_is_taken_off_where_that_makes_the_names_fit(prefi
     for name in report.loaded:
         np.testing.assert_array_equal(flat(variables)[name], flat(expected)[name])
     left = {prefix + "fc.weight", prefix + "fc.bias", "decoder.conv1.weight", "module.temperature"}
-    assert report.left.keys() == left
+    assert report.unused.keys() == left
 
 
 def test_two_arrays_for_one_place_are_refused(tmp_path):
@@ -372,13 +372,13 @@ def test_bfloat16_and_half_precision_become_float32(tmp_path):
         (
             "resnet50",
             "resnet18",
-            r"layer1.0.conv1.weight: .*layer1_0/conv1/kernel, but its shape is \(1, 1, 64, 64\), here "
-            r"\(3, 3, 64, 64\). It has the shapes of config.model.trunk = 'resnet50'",
+            r"layer1.0.conv1.weight: .*layer1_0/conv1/kernel, but expected shape \(3, 3, 64, 64\), got "
+            r"\(1, 1, 64, 64\). It fits config.model.trunk = 'resnet50'",
         ),
-        ("resnet18", "resnet50", r"\(3, 3, 64, 64\), here \(1, 1, 64, 64\).* = 'resnet18'"),
-        ("resnet18", "r3d_18", r"\(7, 7, 3, 64\), here \(3, 7, 7, 3, 64\).* = 'resnet18'"),
-        ("r2plus1d_18", "r3d_18", r"stem.0.weight.*no such part.* = 'r2plus1d_18'"),
-        ("r3d_18", "r2plus1d_18", r"stem.0.weight.*no such part.* = 'r3d_18'"),
+        ("resnet18", "resnet50", r"\(1, 1, 64, 64\), got \(3, 3, 64, 64\).* = 'resnet18'"),
+        ("resnet18", "r3d_18", r"\(3, 7, 7, 3, 64\), got \(7, 7, 3, 64\).* = 'resnet18'"),
+        ("r2plus1d_18", "r3d_18", r"stem.0.weight.*no such variable.* = 'r2plus1d_18'"),
+        ("r3d_18", "r2plus1d_18", r"stem.0.weight.*no such variable.* = 'r3d_18'"),
     ],
 )
 def test_weights_of_another_trunk_are_refused_with_the_right_one(
@@ -396,14 +396,14 @@ def test_weights_of_another_trunk_are_refused_with_the_right_one(
         # A deeper network of which each array of ours would have found its place.
         (
             {"layer2__2__conv1__weight": np.ones((16, 16, 3, 3))},
-            "layer2.2.conv1.weight.*no such part",
+            "layer2.2.conv1.weight.*no such variable",
         ),
-        ({"layer1__0__se__weight": np.ones((8, 8))}, "layer1.0.se.weight.*no such part"),
+        ({"layer1__0__se__weight": np.ones((8, 8))}, "layer1.0.se.weight.*no such variable"),
         (
             {"layer2__1__bn2__running_var": None},
-            "nothing in it would be batch_stats/.*layer2_1/bn2/var",
+            "it has no batch_stats/.*layer2_1/bn2/var",
         ),
-        ({"bn1__weight": np.ones(9)}, r"bn1.weight.*\(9,\), here \(8,\)"),
+        ({"bn1__weight": np.ones(9)}, r"bn1.weight.*\(8,\), got \(9,\)"),
     ],
 )
 def test_half_a_trunk_is_refused(changes, message, tmp_path):
@@ -423,11 +423,13 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config.init_from = .*nowhere.pth': no such"):
         pretrained.read(tmp_path / "nowhere.pth")
     (tmp_path / "weights.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"needs a .safetensors, .pth or .pt file, or the folder"):
+    with pytest.raises(
+        ValueError, match=r"expected a .safetensors, .pth or .pt file, or a run's workdir"
+    ):
         pretrained.read(tmp_path / "weights.ckpt")
     path = saved(tmp_path, small())
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"no whole safetensors file"):
+    with pytest.raises(ValueError, match=r"not a complete safetensors file"):
         pretrained.read(path)
 
 
@@ -452,7 +454,9 @@ def test_nothing_in_a_file_is_run(tmp_path):
     torch.save({"state_dict": arrays, "extra": Evil(trap)}, tmp_path / "a.pth")
     (tmp_path / "b.pt").write_bytes(pickle.dumps({"state_dict": Evil(trap)}, protocol=2))
     for name in ("a.pth", "b.pt"):
-        with pytest.raises(ValueError, match="holds more than arrays, and was not read"):
+        with pytest.raises(
+            ValueError, match="not read, because it is damaged or contains more than arrays"
+        ):
             pretrained.load(tmp_path / name, small_shapes())
         assert not trap.exists()
     torch.load(tmp_path / "a.pth", weights_only=False)
@@ -462,7 +466,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
 def test_a_pickle_by_another_name_is_not_run(tmp_path):
     trap, path = tmp_path / "trap", tmp_path / "weights.safetensors"
     path.write_bytes(pickle.dumps(Evil(trap)))
-    with pytest.raises(ValueError, match="no whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         pretrained.read(path)
     assert not trap.exists()
 
@@ -487,11 +491,11 @@ def test_a_file_of_torch_without_names_or_cut_short_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "weights.pth"
     torch.save([torch.ones(3)], path)
-    with pytest.raises(ValueError, match="holds a list, not arrays by name"):
+    with pytest.raises(ValueError, match="expected a dict of arrays, got list"):
         pretrained.read(path)
     for content in (path.read_bytes()[:-40], b"", b"no archive"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="damaged, or holds more than arrays"):
+        with pytest.raises(ValueError, match="damaged or contains more than arrays"):
             pretrained.read(path)
 
 
@@ -541,17 +545,17 @@ def test_another_run_gives_the_modules_that_fit():
     for name, leaf in found.items():
         np.testing.assert_array_equal(leaf, flat(theirs if name in report.loaded else ours)[name])
     assert {name for name in report.loaded if "trunk" not in name} == {"params/long/b/bias"}
-    other = "another part of its module does not fit"
-    assert report.left == {
-        "params/head/kernel": "its shape is (9, 3), here (9, 7)",
-        "params/head/bias": "its shape is (3,), here (7,)",
-        "params/old/bias": "the network has no such part",
-        "params/long/a/kernel": "its shape is (2, 3), here (2, 4)",
+    other = "another array of its module does not fit"
+    assert report.unused == {
+        "params/head/kernel": "expected shape (9, 7), got (9, 3)",
+        "params/head/bias": "expected shape (7,), got (3,)",
+        "params/old/bias": "the network has no such variable",
+        "params/long/a/kernel": "expected shape (2, 4), got (2, 3)",
         "params/long/a/bias": other,
         "params/short/bias": other,
     }
     assert report.lines()[0] == "loaded 41 of 47 arrays of runs/a, step 3 into long, trunk"
-    assert report.lines()[-1] == "start random: head, long/a, short"
+    assert report.lines()[-1] == "randomly initialized: head, long/a, short"
 
 
 def test_another_run_with_another_trunk_is_refused():
@@ -653,7 +657,7 @@ def test_training_starts_from_another_run_and_resumes_without_it(
 
     train.train(settings(tiny_data.dir, source_run), workdir)
     assert f"arrays of {source_run}, step 2 into" in caplog.text
-    assert "start random" not in caplog.text
+    assert "randomly initialized" not in caplog.text
     step, ours = last_variables(workdir)
     assert step == 1
     assert_equal(ours["params"], theirs["params"])
