@@ -1,11 +1,11 @@
-"""A picture of a page that rdfer_jax has written, the report of a run or an audit, for a text about it.
+"""Takes a screenshot of an HTML page, such as the report of a run or an audit, for the documentation.
 
     python -m experiments.pictures --page=runs/demo/report.html --output=docs/images/report.png
     python -m experiments.pictures --page=runs/demo/report.html --at='#agreement' --output=agreement.png
 
-Writes a PNG of what a window of --width by --height pixels shows. Needs the extra `browser`
+Writes a PNG of a window of --width by --height pixels, in seconds. Needs the extra `browser`
 (`pip install -e '.[browser]'`) and an installed Chromium, such as Debian's package `chromium`; Playwright's
-own browsers are not used. The environment variable CHROMIUM names another program.
+own browsers are not used. The environment variable CHROMIUM can name another program.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 from absl import app, flags
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: Without a sandbox, which needs rights that containers do not give; the pages are our own.
+#: No sandbox, which needs rights that containers lack; the pages are our own.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -27,7 +27,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-#: Milliseconds until a page that does nothing is an error; generous, as machines may be busy.
+#: Timeout of a page in milliseconds; generous, for busy machines.
 PATIENCE = 120_000
 
 
@@ -37,10 +37,10 @@ class BrowserNotFoundError(RuntimeError):
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """Yields a browser without a window, of Playwright.
+    """Yields a headless Playwright browser.
 
     Raises:
-      BrowserNotFoundError: one of the two is missing.
+      BrowserNotFoundError: Playwright or Chromium is missing.
     """
     try:
         from playwright import sync_api
@@ -50,7 +50,7 @@ def chromium() -> Iterator[Any]:
         ) from None
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
-        raise BrowserNotFoundError("there is no Chromium: install it, or name it in CHROMIUM")
+        raise BrowserNotFoundError("Chromium was not found: install it, or set CHROMIUM to its path")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=list(FLAGS), timeout=PATIENCE
@@ -62,21 +62,21 @@ def chromium() -> Iterator[Any]:
 def picture(
     page: pathlib.Path, size: tuple[int, int], scheme: str = "light", at: str = ""
 ) -> bytes:
-    """Returns what a window shows of a page, as PNG.
+    """Returns a screenshot of a page as PNG.
 
     Args:
       page: an HTML file.
       size: width and height of the window, in pixels.
-      scheme: colours, light or dark.
-      at: CSS selector of what is to be at the top of the window; the head of the page, if empty.
+      scheme: color scheme, light or dark.
+      at: CSS selector of the element at the top of the window; if empty, the top of the page.
 
     Raises:
       BrowserNotFoundError: Playwright or Chromium is missing.
-      FileNotFoundError: there is no such page.
+      FileNotFoundError: the page does not exist.
       ValueError: nothing on the page matches `at`.
     """
     if not page.is_file():
-        raise FileNotFoundError(f"{page}: there is no such page")
+        raise FileNotFoundError(f"{page}: no such file")
     with chromium() as browser:
         shown = browser.new_page(
             viewport={"width": size[0], "height": size[1]}, color_scheme=scheme
@@ -92,7 +92,7 @@ def picture(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the picture."""
+    """Takes the screenshot."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     options = flags.FLAGS
@@ -105,14 +105,14 @@ def main(argv: Sequence[str]) -> None:
     output = pathlib.Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(png)
-    print(f"picture in {output}")
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("page", None, "HTML file.", required=True)
     flags.DEFINE_string("output", None, "PNG file to write.", required=True)
-    flags.DEFINE_integer("width", 1200, "Of the window, in pixels.", lower_bound=1)
-    flags.DEFINE_integer("height", 900, "Of the window, in pixels.", lower_bound=1)
-    flags.DEFINE_enum("scheme", "light", ["light", "dark"], "Colours.")
-    flags.DEFINE_string("at", "", "CSS selector of what is to be at the top, such as '#agreement'.")
+    flags.DEFINE_integer("width", 1200, "Size of the window, in pixels.", lower_bound=1)
+    flags.DEFINE_integer("height", 900, "Size of the window, in pixels.", lower_bound=1)
+    flags.DEFINE_enum("scheme", "light", ["light", "dark"], "Color scheme.")
+    flags.DEFINE_string("at", "", "CSS selector of the element at the top, such as '#agreement'.")
     app.run(main)

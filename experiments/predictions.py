@@ -1,6 +1,6 @@
-"""What a training run left of its predictions, read for an analysis.
+"""Reads the saved predictions of a training run for an analysis.
 
-Enters: the directory of a run. Leaves: `Training`, the scores of the training videos after each epoch, and
+Enters: the folder of a run. Leaves: `Training`, the scores of the training videos after each epoch, and
 `Test`, the predictions of the test split. The files are those of rdfer_jax.training.predictions.
 
 Shape letters: B videos, N classes, E epochs.
@@ -27,7 +27,7 @@ _EPOCH_FILE = re.compile(r"train_(\d+)\.npz")
 
 
 class SavedError(Exception):
-    """What a run left cannot be used; the message says why and what to do."""
+    """The saved predictions of a run cannot be used; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Training:
 
     Attributes:
       classes: names of the N classes.
-      epochs: their numbers; (None,) where all that is known is that it is the final one.
+      epochs: their numbers; (None,) for the final epoch of unknown number.
       label: int [B], the given labels.
       scores: float64 [E, B] by name, as `noise_scores.over_epochs` returns them.
-      is_flipped: bool [B], whether the given label is wrong; None if it is not known.
-      is_hard: bool [B], whether the video is hard; None if it is not known.
+      is_flipped: bool [B], whether the given label is wrong; None if unknown.
+      is_hard: bool [B], whether the video is hard; None if unknown.
     """
 
     classes: tuple[str, ...]
@@ -57,7 +57,7 @@ class Training:
 
     @property
     def kinds(self) -> dict[str, Mask] | None:
-        """The kinds of videos, as `kinds` returns them; None if they are not known."""
+        """The kinds of videos, as `kinds` returns them; None if unknown."""
         if self.is_flipped is None or self.is_hard is None:
             return None
         return kinds(self.is_flipped, self.is_hard)
@@ -77,7 +77,7 @@ class Test:
 
 
 def kinds(is_flipped_B: ArrayLike, is_hard_B: ArrayLike) -> dict[str, Mask]:
-    """Parts videos by what is true of them; each is of exactly one kind. By name, bool [B]."""
+    """Returns the kinds of videos as masks bool [B] by name; each video is of exactly one kind."""
     is_flipped_B, is_hard_B = np.asarray(is_flipped_B, bool), np.asarray(is_hard_B, bool)
     return {
         "clean, easy": ~is_flipped_B & ~is_hard_B,

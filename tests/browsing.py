@@ -1,4 +1,4 @@
-"""Pages in an installed Chromium, driven by Playwright; where one of the two is missing, tests skip."""
+"""Pages in an installed Chromium, driven by Playwright; tests are skipped if one of the two is missing."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ from experiments.pictures import PATIENCE
 
 @contextlib.contextmanager
 def chromium():
-    """Yields a browser without a window."""
+    """Yields a headless browser."""
     with contextlib.ExitStack() as stack:
         try:
             browser = stack.enter_context(pictures.chromium())
@@ -21,7 +21,7 @@ def chromium():
 
 @contextlib.contextmanager
 def opened(browser, path, size=(1280, 900), scheme="light"):
-    """Yields a page, which must load nothing but itself and must not complain in the console."""
+    """Yields a page, which must load only itself and log nothing to the console."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, accept_downloads=True
     )
@@ -40,20 +40,20 @@ def opened(browser, path, size=(1280, 900), scheme="light"):
 
 
 def overflow(page):
-    """Pixels by which the page is wider than the window."""
+    """Returns by how many pixels the page is wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
 
 def contrasts(page, selector):
-    """The contrast of text to its background (WCAG 2) for the elements that show text themselves."""
+    """Returns the contrast (WCAG 2) of text to its background for elements with text of their own."""
     return page.evaluate(_CONTRASTS, selector)
 
 
 _CONTRASTS = """(selector) => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
-  const paint = (...colours) => {
+  const paint = (...colors) => {
     canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const luminance = (rgb) => rgb
@@ -67,8 +67,8 @@ _CONTRASTS = """(selector) => {
     const grounds = [];
     for (let at = node; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
     const style = getComputedStyle(node);
-    const colour = node instanceof SVGElement ? style.fill : style.color;
-    const [a, b] = [luminance(paint(...grounds)), luminance(paint(...grounds, colour))];
+    const color = node instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [luminance(paint(...grounds)), luminance(paint(...grounds, color))];
     const name = `${node.tagName} ${node.textContent.trim().slice(0, 30)}`;
     found[name] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   }

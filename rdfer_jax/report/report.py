@@ -224,5 +224,5 @@ def _check_together(
     found = metrics.confusion_matrix(label_N, best_N, len(test.classes)).tolist()
     if results.get("confusion_matrix") != found or results.get("split") != test.split:
         raise ValueError(
-            f"{path}: not of the evaluation that wrote predictions.npz beside it. {advice}"
+            f"{path}: not from the evaluation that wrote predictions.npz. {advice}"
         )

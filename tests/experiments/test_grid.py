@@ -163,7 +163,7 @@ def test_a_grid_runs_each_cell_with_its_settings_and_labels(tmp_path, processes)
         common | {"seed": 2},
     ]
     assert results[2]["spec"]["noise"] == {"kind": "symmetric", "rate": 0.4, "seed": 1}
-    # Cells with the same noise learn from the same file, which is drawn once.
+    # Cells with the same noise learn from the same file, which is written once.
     assert sorted(processes.injected) == [
         ("here", "confusion", 0.3, 0, "confusion-0.3-s0.csv"),
         ("here", "symmetric", 0.4, 1, "symmetric-0.4-s1.csv"),

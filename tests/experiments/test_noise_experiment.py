@@ -74,10 +74,10 @@ def test_every_size_has_settings_rates_and_kinds_that_can_run(size):
 
 
 def result(method, rate, seed, kind="confusion", **numbers):
-    drawn = Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed)
+    injected = Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed)
     return {
-        "name": f"{method}-{drawn.name}" + ("" if rate else f"-s{seed}"),
-        "noise": {"kind": drawn.kind, "rate": drawn.rate, "seed": seed},
+        "name": f"{method}-{injected.name}" + ("" if rate else f"-s{seed}"),
+        "noise": {"kind": injected.kind, "rate": injected.rate, "seed": seed},
         "seed": seed,
         "results": numbers,
         "settings": {"seed": seed}, "commit": "abc", "hardware": "1 cpu", "seconds": 2.0,

@@ -1,4 +1,4 @@
-"""Pictures of pages: of what they are, and what is said where there can be none."""
+"""Screenshots of pages: what they show, and the errors for missing pages and browsers."""
 
 import cv2
 import numpy as np
@@ -14,10 +14,10 @@ div { height: 2000px; background: #00ff00; }
 
 @pytest.mark.browser
 @pytest.mark.parametrize(
-    ("scheme", "at", "colour"),
+    ("scheme", "at", "color"),
     [("light", "", (255, 0, 0)), ("dark", "", (128, 0, 0)), ("light", "div", (0, 255, 0))],
 )
-def test_a_picture_shows_the_window(tmp_path, scheme, at, colour):
+def test_a_picture_shows_the_window(tmp_path, scheme, at, color):
     (tmp_path / "page.html").write_text(PAGE)
     try:
         png = pictures.picture(tmp_path / "page.html", (300, 200), scheme, at)
@@ -25,13 +25,13 @@ def test_a_picture_shows_the_window(tmp_path, scheme, at, colour):
         pytest.skip(str(error))
     image = cv2.imdecode(np.frombuffer(png, np.uint8), 1)[..., ::-1]
     assert image.shape == (200, 300, 3)
-    np.testing.assert_array_equal(image, np.full_like(image, 1) * np.uint8(colour))
+    np.testing.assert_array_equal(image, np.full_like(image, 1) * np.uint8(color))
     with pytest.raises(ValueError, match="nothing on the page matches '#gone'"):
         pictures.picture(tmp_path / "page.html", (300, 200), at="#gone")
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="there is no such page"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         pictures.picture(tmp_path / "gone.html", (300, 200))
     (tmp_path / "page.html").write_text(PAGE)
     monkeypatch.setattr(pictures, "NAMES", ())

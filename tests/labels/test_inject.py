@@ -1,4 +1,4 @@
-"""Drawn label noise: how often, to which classes, nested, and all the way into training."""
+"""Injected label noise: rates, classes, nesting, and its way into training."""
 
 import csv
 import os
@@ -153,7 +153,7 @@ def test_disputed_clips_are_flipped_more_often_and_to_what_was_voted():
     flipped = new != LABELS
     none, agreed, some, all_ = (flipped[i::4].mean() for i in range(4))
     assert agreed < none < all_ and agreed < some < all_
-    # Probabilities in proportion to 0.1 + the normalised entropy, which is 0, 0.61/log 7 and 1.
+    # Probabilities in proportion to 0.1 + the normalized entropy, which is 0, 0.61/log 7 and 1.
     entropy = -(0.7 * np.log(0.7) + 0.3 * np.log(0.3)) / np.log(7)
     assert some / agreed == pytest.approx((0.1 + entropy) / 0.1, rel=0.35)
     assert all_ / some == pytest.approx(1.1 / (0.1 + entropy), rel=0.2)
@@ -240,7 +240,7 @@ def without(keys, **changes):
     }
 
 
-def test_flips_are_drawn_from_the_true_labels_and_written_in_order(tiny_data, tmp_path):
+def test_true_labels_are_flipped_and_written_in_order(tiny_data, tmp_path):
     path = tmp_path / "new" / "flips.csv"
     counts = inject.write_flips(tiny_data, "confusion", 0.6, 1, path)
     rows = table(path)

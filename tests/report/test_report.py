@@ -110,10 +110,10 @@ def test_war_and_uar_with_their_intervals(run):
     assert re.search(r'data-value="uar">([^<]+)', page)[1] == f"{uar:.1%}"
     limits = stats.binomtest(int((label == best).sum()), N).proportion_ci(method="wilson")
     assert f"95% interval {limits.low:.1%} to {limits.high:.1%}" in text_of(page)
-    # UAR: clips drawn one by one.
+    # UAR: clips resampled one by one.
     rng = np.random.default_rng(1)
-    drawn = [rng.integers(N, size=N) for _ in range(2000)]
-    uars = [mean_recall(label[i], best[i]) for i in drawn]
+    samples = [rng.integers(N, size=N) for _ in range(2000)]
+    uars = [mean_recall(label[i], best[i]) for i in samples]
     shown = re.findall(r"95% interval ([\d.]+)% to ([\d.]+)%", text_of(page))[1]
     assert [float(v) / 100 for v in shown] == pytest.approx(
         np.quantile(uars, [0.025, 0.975]), abs=0.006
@@ -320,7 +320,7 @@ def test_damaged_files_are_refused(run, tmp_path):
     shutil.copytree(run, folder)
     arrays = predictions(seed=5)
     np.savez(folder / "predictions.npz", **arrays)
-    with pytest.raises(ValueError, match=r"results\.json: not of the evaluation"):
+    with pytest.raises(ValueError, match=r"results\.json: not from the evaluation that wrote predictions.npz"):
         report.write(folder)
     np.savez(folder / "predictions.npz", **arrays | {"clip_id": np.array([{}], object)})
     with pytest.raises(ValueError, match=r"predictions\.npz: cannot be read"):
@@ -454,7 +454,7 @@ def test_fits_the_window_and_can_be_read(chromium, full, size, scheme):
 
 
 @pytest.mark.browser
-def test_nothing_is_drawn_over_the_edge_of_its_chart(chromium, full):
+def test_nothing_overlaps_or_leaves_its_chart(chromium, full):
     with browsing.opened(chromium, full) as page:
         assert page.evaluate(_OUTSIDE) == []
         assert page.evaluate(_OVERLAPPING) == []
