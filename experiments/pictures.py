@@ -50,7 +50,9 @@ def chromium() -> Iterator[Any]:
         ) from None
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
-        raise BrowserNotFoundError("Chromium was not found: install it, or set CHROMIUM to its path")
+        raise BrowserNotFoundError(
+            "Chromium was not found: install it, or set CHROMIUM to its path"
+        )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=list(FLAGS), timeout=PATIENCE

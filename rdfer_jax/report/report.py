@@ -223,6 +223,4 @@ def _check_together(
     label_N, best_N = test.arrays["label"], test.arrays["logits"].argmax(axis=1)
     found = metrics.confusion_matrix(label_N, best_N, len(test.classes)).tolist()
     if results.get("confusion_matrix") != found or results.get("split") != test.split:
-        raise ValueError(
-            f"{path}: not from the evaluation that wrote predictions.npz. {advice}"
-        )
+        raise ValueError(f"{path}: not from the evaluation that wrote predictions.npz. {advice}")

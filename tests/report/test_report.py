@@ -320,7 +320,9 @@ def test_damaged_files_are_refused(run, tmp_path):
     shutil.copytree(run, folder)
     arrays = predictions(seed=5)
     np.savez(folder / "predictions.npz", **arrays)
-    with pytest.raises(ValueError, match=r"results\.json: not from the evaluation that wrote predictions.npz"):
+    with pytest.raises(
+        ValueError, match=r"results\.json: not from the evaluation that wrote predictions.npz"
+    ):
         report.write(folder)
     np.savez(folder / "predictions.npz", **arrays | {"clip_id": np.array([{}], object)})
     with pytest.raises(ValueError, match=r"predictions\.npz: cannot be read"):
