@@ -33,10 +33,10 @@ from benchmarks import harness
 from data import builder
 from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
-from rdfer_jax import workarounds
+from rdfer_jax import processes, workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.media.images import encode_jpeg
-from rdfer_jax.pipeline import loader, source, workers
+from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
 from rdfer_jax.pipeline.sampling import frame_indices
@@ -98,7 +98,7 @@ _loaded: list[Any] = []
 
 def _load(directory: str, data: Data) -> None:
     cv2.setNumThreads(1)
-    workers.exit_with_parent()
+    processes.exit_with_parent()
     rng = np.random.default_rng(0)
     for record in source.Split(epath.Path(directory), "train"):
         jpegs = record["frames"]

@@ -4,14 +4,14 @@ import collections
 import concurrent.futures
 import itertools
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import cv2
+
+from rdfer_jax.processes import exit_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,18 +22,10 @@ _ITEMS_PER_WORKER = 8
 _AHEAD = 4
 
 
-def _end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     cv2.setNumThreads(1)  # there is already one process per core
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    exit_with_parent()
 
 
 class Pool:
