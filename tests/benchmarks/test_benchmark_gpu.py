@@ -11,6 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import gpu
 
+pytestmark = pytest.mark.slow
+
+
 needs_compiler = pytest.mark.skipif(
     not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)),
     reason="needs pip install 'rdfer-jax[cuda12]'",

@@ -10,6 +10,8 @@ from etils import epath
 from benchmarks import input as bench
 from rdfer_jax.config import Data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):

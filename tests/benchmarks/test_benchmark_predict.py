@@ -18,6 +18,8 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.predict import faces, predictor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -122,7 +124,6 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
     assert {f"--workdir={tmp_path / 'run'}", "--mode=predict", *settings} < set(ran[0])
 
 
-@pytest.mark.slow
 def test_an_untrained_run_predicts(tmp_path):
     config = tiny.config(predict={"detector": "none", "window": 100.0})
     benchmark.write_untrained(config, epath.Path(tmp_path / "run"))

@@ -2,9 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 from benchmarks import scaling
 from rdfer_jax import models, sharding
+
+pytestmark = pytest.mark.slow
+
 
 SMALL = [
     "data.frames=4",

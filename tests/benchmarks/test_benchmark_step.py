@@ -9,6 +9,8 @@ from benchmarks import step
 from rdfer_jax import models
 from rdfer_jax.models import pretrained
 
+pytestmark = pytest.mark.slow
+
 
 def contestant(name, log, frames=16, flops=None):
     return step.Contestant(

@@ -11,6 +11,9 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
 from rdfer_jax.training.setup import ModelSetup
 
+pytestmark = pytest.mark.slow
+
+
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
@@ -224,7 +227,6 @@ def test_says_that_a_step_does_not_fit():
 
 
 @needs_libtpu
-@pytest.mark.slow
 def test_the_train_step_compiles_for_v5e():
     config = get_config()
     config.data.update(frames=8, image_size=32, batch_size=8)

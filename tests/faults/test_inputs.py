@@ -28,7 +28,7 @@ import raw_trees
 from etils import epath
 from PIL import Image
 
-from data import check, frames, recorded, workers
+from data import check, frames, raw, recorded, workers
 from data.dfew import dfew_dataset_builder as dfew
 from data.ferv39k import ferv39k_dataset_builder as ferv39k
 from data.mafw import mafw_dataset_builder as mafw
@@ -107,6 +107,12 @@ def test_a_lone_carriage_return_ends_a_line(tmp_path, parser):
     text = PARSERS[parser][1]
     wanted = parsed(tmp_path, parser, text.encode())
     assert wanted and parsed(tmp_path, parser, text.replace("\n", "\r").encode()) == wanted
+
+
+def test_every_kind_of_line_end_ends_one_line(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a\r\nb\rc\nd")
+    lines = raw.read_lines(epath.Path(tmp_path / "list.txt"))
+    assert [(line.number, line.text) for line in lines] == [(1, "a"), (2, "b"), (3, "c"), (4, "d")]
 
 
 @pytest.mark.parametrize("parser", ["dfew votes", "ferv39k", "mafw"])

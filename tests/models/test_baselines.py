@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from baselines import NETWORKS, B, K, N, forward, inputs, shapes, variables
 
-pytestmark = pytest.mark.parametrize("network", NETWORKS)
+pytestmark = [pytest.mark.parametrize("network", NETWORKS), pytest.mark.slow]
 
 
 def test_one_pass_over_all_clips_equals_a_loop_over_them(network):

@@ -8,6 +8,9 @@ from scipy import signal
 
 from rdfer_jax.models import convolution
 
+pytestmark = pytest.mark.slow
+
+
 CASES = [
     # frames, side, kernel, strides, pads
     (4, 9, (3, 7, 7), (1, 2, 2), ((1, 1), (3, 3), (3, 3))),

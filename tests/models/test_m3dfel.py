@@ -24,6 +24,8 @@ from baselines import (
 from rdfer_jax import models
 from rdfer_jax.models.m3dfel import DMIN
 
+pytestmark = pytest.mark.slow
+
 
 def softmax(x):
     return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)

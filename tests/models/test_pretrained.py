@@ -24,6 +24,9 @@ from rdfer_jax.models import pretrained, trunks
 from rdfer_jax.training import loop, train
 from rdfer_jax.training.checkpoint import CheckpointNotFoundError, Checkpoints, last_variables
 
+pytestmark = pytest.mark.slow
+
+
 DEPTHS = {
     "resnet18": (2, 2, 2, 2),
     "resnet50": (3, 4, 6, 3),

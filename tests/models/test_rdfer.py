@@ -18,6 +18,9 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.models import resampling
 from rdfer_jax.models.rdfer import RDFER
 
+pytestmark = pytest.mark.slow
+
+
 B, K, T, F, M, N, W = 3, 4, 6, 10, 2, 5, 16
 MODEL = config_lib.Model(
     width=W, short_layers=1, long_layers=1, long_heads=2, instants=4, dropout=0.5

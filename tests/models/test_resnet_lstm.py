@@ -13,6 +13,8 @@ from baselines import N, equals_slow_reference, forward, inputs, resnet_lstm, va
 from rdfer_jax import models
 from rdfer_jax.models import trunks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "lstm", [lstms.by_numpy, pytest.param(lstms.by_torch, marks=pytest.mark.torch)]

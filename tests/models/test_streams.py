@@ -7,6 +7,9 @@ import pytest
 
 from rdfer_jax.models.streams import Instants, LongTerm, ShortTerm, time_positions
 
+pytestmark = pytest.mark.slow
+
+
 S, D, W, N = 9, 5, 16, 4
 
 

@@ -9,6 +9,9 @@ import pytest
 
 from rdfer_jax.models import trunks
 
+pytestmark = pytest.mark.slow
+
+
 FRAME_TRUNKS = ("resnet8_narrow", "resnet18", "resnet50")
 CLIP_TRUNKS = ("r3d_18", "r2plus1d_18")
 NAMES = (*FRAME_TRUNKS, *CLIP_TRUNKS)

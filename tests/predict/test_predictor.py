@@ -27,6 +27,9 @@ from rdfer_jax.predict.result import NO_FACE, TOO_BRIEF, Face, VideoPrediction, 
 from rdfer_jax.predict.timeline import timeline
 from rdfer_jax.training import run_dir, train
 
+pytestmark = pytest.mark.slow
+
+
 SCHEMA = json.loads(
     resources.files("rdfer_jax.predict").joinpath("prediction.schema.json").read_text("utf-8")
 )
@@ -83,7 +86,6 @@ def predictor(run):
     return predict_lib.Predictor(run[0] / "run")
 
 
-@pytest.mark.slow
 def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
     root, config = run
     expected = np.load(root / "run" / "predictions.npz")
@@ -104,7 +106,6 @@ def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
         jsonschema.validate(record.to_json(), SCHEMA)
 
 
-@pytest.mark.slow
 def test_windows_are_predicted_each_on_its_own(predictor):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (50, 16, 16, 3), np.uint8)
@@ -132,7 +133,6 @@ def test_windows_are_predicted_each_on_its_own(predictor):
         np.testing.assert_array_equal(image, images[round(time * 10)])
 
 
-@pytest.mark.slow
 def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, caplog):
     root, _ = run
     raw_trees.write_video(tmp_path / "in" / "a.mp4", frames=30, label=1, size=64)
@@ -164,7 +164,6 @@ def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, ca
         assert drawn[-1].time == pytest.approx((frames - 1) / 25, abs=0.05)
 
 
-@pytest.mark.slow
 def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
     root, _ = run
     raw_trees.write_video(tmp_path / "a.mp4", frames=20, label=1, size=64)
@@ -183,7 +182,6 @@ def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
     assert not (tmp_path / "out" / "a.mp4" / "annotated.mp4").exists()
 
 
-@pytest.mark.slow
 def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tmp_path):
     root, _ = run
     (tmp_path / "bad.mp4").write_bytes(b"no video")

@@ -111,7 +111,7 @@ DEFENCES = tuple(Defence(*row) for row in (
     ("wrong encoding", "data.raw:read_lines", "never", "_UTF16",
      f"{INPUTS}::test_a_file_in_no_known_form_is_refused_and_named"),
     ("line ends of another system", "data.raw:read_lines", "call", "replace",
-     f"{INPUTS}::test_a_lone_carriage_return_ends_a_line"),
+     f"{INPUTS}::test_every_kind_of_line_end_ends_one_line"),
     ("path out of the folder", "data.raw:relative_path", "never", "is_outside",
      f"{INPUTS}::test_a_line_that_means_harm_is_refused_and_named"),
     ("link out of the folder", "data.frames:_check_inside", "never", "root",

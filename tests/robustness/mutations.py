@@ -225,10 +225,8 @@ def main(argv: Sequence[str]) -> None:
     names = ("fault", "passes", "mutations", "noticed")
     print(harness.table([names, *([str(row[name]) for name in names] for row in rows)]))
     for row in rows:
-        print(
-            *(f"{row['fault']}: not noticed by {row['test']}\n{text}" for text in row["survivors"]),
-            sep="\n",
-        )
+        for survivor in row["survivors"]:
+            print(f"{row['fault']}: not noticed by {row['test']}\n{survivor}")
     good = [row for row in rows if 0 < row["mutations"] == row["noticed"]]
     print(f"{len(good)} of {len(rows)} defences: every mutation was noticed")
     output.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ from rdfer_jax.training import crossval, train
 from rdfer_jax.training.checkpoint import Checkpoints
 from rdfer_jax.training.predictions import OUT_OF_FOLD, Predictions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("clips", "parts"), [(100, 5), (103, 4), (7, 7), (11, 2)])
 def test_parts_are_equal_and_hold_equally_many_of_each_class(clips, parts):
@@ -147,7 +149,6 @@ def fast(tmp_path, monkeypatch):
             yield
 
 
-@pytest.mark.slow
 def test_an_interrupted_crossval_goes_on_and_gives_the_same(tmp_path, monkeypatch, caplog, fast):
     # Twelve clips: three folds of equal size, so that they share their programs. Of unknown truth, so that
     # only the tested part is predicted.

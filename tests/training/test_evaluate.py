@@ -16,6 +16,9 @@ from rdfer_jax.training import evaluate
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.types import Outputs
 
+pytestmark = pytest.mark.slow
+
+
 N = len(tiny.CLASSES)
 
 

@@ -5,8 +5,9 @@ import tiny
 
 from rdfer_jax.training import evaluate, train
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize(
     ("percent", "expected"),
     [(0.0, ["test", "test", "train"]), (30.0, ["train", "train", "test", "train", "test"])],
