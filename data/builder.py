@@ -13,18 +13,17 @@ import json
 import os
 import re
 import sys
-import tempfile
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
-from tensorflow_datasets.core import writer as tfds_writer
-from tensorflow_datasets.proto import tf_example_pb2
 
 from rdfer_jax import hints
+
+from . import tfds_compat
 
 #: Name of a data set -> module that defines its `Builder` and `Options`; imported on demand.
 BUILDERS: Mapping[str, str] = types.MappingProxyType(
@@ -65,16 +64,14 @@ def build(
     directory = epath.Path(data_dir).expanduser() / name / variant / str(module.Builder.VERSION)
     if _is_finished(directory, config):
         return directory
-    with _only_build(directory.parent):
+    with _build_lock(directory.parent):
         # Another process may have built it while this one waited.
         if _is_finished(directory, config):
             return directory
         _remove_leftovers(directory.parent)
-        with quiet(), without_main(), _scratch() as scratch:
+        with tfds_compat.quiet(), tfds_compat.without_main():
             builder = module.Builder(data_dir=epath.Path(data_dir).expanduser(), config=config)
-            builder._log_download_bytes = builder._log_download_done = lambda: None
-            builder._example_writer = lambda: _StableWriter(builder.info.file_format)
-            builder.download_and_prepare(file_format="array_record", download_dir=scratch)
+            tfds_compat.download_and_prepare(builder)
     if hasattr(builder, "summary"):
         print(builder.summary(), flush=True)
     return directory
@@ -118,21 +115,6 @@ def content(config: tfds.core.BuilderConfig) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-class _StableWriter(tfds_writer.ExampleWriter):
-    """Writes equal records as equal bytes.
-
-    A serialised `Example` holds a map, whose order changes from process to process unless asked.
-    """
-
-    def write(self, path, examples):
-        """See tfds.core.writer.ExampleWriter."""
-        return super().write(path, ((key, _stable(example)) for key, example in examples))
-
-
-def _stable(example: bytes) -> bytes:
-    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
-
-
 def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool:
     """Returns whether the data set exists; raises ValueError if it was built with other options."""
     if not directory.exists():
@@ -162,67 +144,25 @@ def _show(options: Mapping[str, Any], field: str) -> str:
 
 
 @contextlib.contextmanager
-def _only_build(variant_dir: epath.Path) -> Iterator[None]:
-    """Waits until no other process builds this variant, and keeps others waiting."""
+def _build_lock(variant_dir: epath.Path) -> Iterator[None]:
+    """Lets one build of a variant run at a time; others wait. Object stores (gs://) have no locks."""
     variant_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        fcntl = None  # type: ignore[assignment]
-    if fcntl is None or "://" in os.fspath(variant_dir):
+    if "://" in os.fspath(variant_dir):
         yield
         return
-    with (variant_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another build in {variant_dir}", file=sys.stderr, flush=True)
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+    lock = filelock.FileLock(variant_dir / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"Waiting for another build in {variant_dir}", file=sys.stderr, flush=True)
+        held = lock.acquire()
+    with held:
         yield
 
 
 def _remove_leftovers(variant_dir: epath.Path) -> None:
-    """Removes what killed builds left; call only while no other build can run."""
-    if "://" in os.fspath(variant_dir):  # no lock there, so another build may be running
+    """Removes what killed builds left; call it only while holding the lock."""
+    if "://" in os.fspath(variant_dir):  # no lock: another build may be running
         return
     for path in variant_dir.glob("incomplete.*"):
         path.rmtree()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences TFDS' warnings and progress bars; builders show their own on a terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for what TFDS leaves behind: empty download and temporary folders."""
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory() as scratch:
-        tempfile.tempdir = scratch
-        try:
-            yield scratch
-        finally:
-            tempfile.tempdir = before
-
-
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Keeps worker processes from importing the main module.
-
-    That may load JAX, which they do not need; and a script that calls `build` outside of
-    `if __name__ == "__main__"` would build again in each of them, and wait for itself.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

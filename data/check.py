@@ -21,7 +21,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from . import builder as builder_lib
-from . import counts, frames, raw, recorded, workers
+from . import counts, frames, raw, recorded, tfds_compat, workers
 
 #: Two clips look alike if at most this many of the 1,024 bits of their fingerprints differ. Among 300
 #: synthetic clips the smallest distance was 158; a clip at half its size was within 60 of the original, at
@@ -97,7 +97,7 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
       ValueError: an option is invalid, or a list is malformed.
     """
     config = builder_lib.make_config(name, options=options)
-    with builder_lib.quiet(), tempfile.TemporaryDirectory() as scratch, _workers() as pool:
+    with tfds_compat.quiet(), tempfile.TemporaryDirectory() as scratch, _workers() as pool:
         builder = importlib.import_module(builder_lib.BUILDERS[name]).Builder(
             data_dir=scratch, config=config
         )
@@ -143,7 +143,7 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
     metadata = tfds.builder_from_directory(directory).info.metadata or {}
     stored = {key: value for key, value in metadata["options"].items() if key != "labels"}
     config = builder_lib.make_config(name, variant=variant, options=stored)
-    with builder_lib.quiet():
+    with tfds_compat.quiet():
         builder = module.Builder(data_dir=data_dir, config=config)
     places = [
         (str(directory), split, i)
@@ -187,7 +187,7 @@ def _read_built(place: tuple[str, str, int]) -> Clip:
 
 @contextlib.contextmanager
 def _workers() -> Iterator[workers.Pool]:
-    with builder_lib.without_main(), workers.Pool() as pool:
+    with tfds_compat.without_main(), workers.Pool() as pool:
         yield pool
 
 

@@ -1,4 +1,3 @@
-import fcntl
 import os
 import pathlib
 import shutil
@@ -9,6 +8,7 @@ import textwrap
 import threading
 import time
 
+import filelock
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -231,8 +231,7 @@ def test_second_build_waits_and_takes_the_result(built, tmp_path, capfd):
     unfinished = variant / "incomplete.ABCDEF_1.0.0"
     unfinished.mkdir(parents=True)
     result = []
-    with (variant / ".lock").open("w") as lock:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+    with filelock.FileLock(variant / ".lock"):
         waiting = threading.Thread(
             target=lambda: result.append(build("synthetic_faces", tmp_path, options=SMALL))
         )
