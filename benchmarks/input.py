@@ -68,7 +68,7 @@ def built(root: epath.Path, side: int, data_dir: epath.Path) -> source.Split:
         variant=f"side{side}",
         options={"source_dir": str(root), "short_side": side, "test_percent": 0.0},
     )
-    return source.Split(directory, "train")
+    return source.open_split(directory, "train")
 
 
 class Bare:
@@ -100,7 +100,7 @@ def _load(directory: str, data: Data) -> None:
     cv2.setNumThreads(1)
     processes.exit_with_parent()
     rng = np.random.default_rng(0)
-    for record in source.Split(epath.Path(directory), "train"):
+    for record in source.open_split(epath.Path(directory), "train"):
         jpegs = record["frames"]
         _loaded.append((jpegs, frame_indices(len(jpegs), data.frames, rng), data))
 

@@ -28,9 +28,6 @@ import tensorflow_datasets as tfds
 #: The seven classes of DFEW and FERV39k, in DFEW's order.
 DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
-#: Keys of data sets with known truth only.
-TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
-
 
 def features(classes: Sequence[str], *, with_truth: bool = False) -> tfds.features.FeaturesDict:
     """Returns the TFDS features of the record.

@@ -1,4 +1,4 @@
-"""The mesh of devices, and how arrays lie on it."""
+"""The device mesh, and the layout of arrays on it."""
 
 import os
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-#: The one axis of the mesh: videos of a batch are spread along it.
+#: The only axis of the mesh; batches are sharded along it.
 DATA_AXIS = "data"
 
 
 def split_cpu(count: int) -> None:
-    """Makes several devices of a CPU, at most one for each core that this process may use.
+    """Splits the CPU into several JAX devices, at most one per core that this process may use.
 
-    Many operations of a small network are too small to use several cores well; two halves of a batch side
-    by side do. To be called before JAX looks for its devices. XLA_FLAGS, where it says how many, is obeyed.
+    Many operations of a small network are too small for several cores, but parts of a batch can run in
+    parallel. Call it before JAX initializes its devices. A device count in XLA_FLAGS has precedence.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if count and not given:
+    is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if count and not is_set:
         jax.config.update("jax_num_cpu_devices", min(count, cores or 1))
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of one axis over all devices of all processes, or over those given.
+    """Returns a mesh with one axis over the given devices, by default all devices of all processes.
 
     The axis type is Auto: Explicit, the default of jax.make_mesh, breaks Linen's dropout.
     """
@@ -33,29 +33,28 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Returns the sharding in which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """Every device holds its share of the first axis."""
+    """Returns the sharding in which every device holds its part of the first axis."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def local_batch_size(batch_size: int, mesh: Mesh, field: str) -> int:
-    """Returns how many examples of a batch this process has to load.
+    """Returns the number of examples per batch that this process loads.
 
     Args:
-      batch_size: examples over all devices.
+      batch_size: examples per batch, over all devices.
       mesh: the devices.
-      field: name of the setting, for the message.
+      field: name of the setting, for messages.
 
     Raises:
-      ValueError: the batch cannot be spread evenly over the devices.
+      ValueError: the batch size is not a multiple of the number of devices.
     """
     if batch_size % mesh.size:
         raise ValueError(
-            f"{field} = {batch_size} cannot be spread evenly over {mesh.size} devices: "
-            f"take a multiple of {mesh.size}"
+            f"{field}: expected a multiple of the number of devices, {mesh.size}, got {batch_size}"
         )
     return batch_size // jax.process_count()

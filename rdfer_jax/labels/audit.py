@@ -182,11 +182,11 @@ def _frames_of(config: Config) -> Callable[[str], Sequence[bytes] | None]:
     try:
         directory = source.find(config.data)
         names = source.stored_folds(directory)
-        split = source.Split(directory, "+".join(names) or config.data.train_split)
+        split = source.open_split(directory, "+".join(names) or config.data.train_split)
     except (FileNotFoundError, ValueError) as error:
         log.warning("the page has no pictures: %s", error)
         return lambda clip_id: None
-    places = {clip: i for i, clip in enumerate(split.stored("clip_id")["clip_id"].tolist())}
+    places = {clip: i for i, clip in enumerate(split.columns("clip_id")["clip_id"].tolist())}
     return lambda clip_id: split[places[clip_id]]["frames"] if clip_id in places else None
 
 

@@ -144,9 +144,9 @@ def write_flips(
       ValueError: the split, kind or rate is invalid, or a picture cannot be decoded.
     """
     _check(kind, rate)
-    split = source.Split(source.find(data), data.train_split)
+    split = source.open_split(source.find(data), data.train_split)
     truth = "true_label" if split.has_truth else "label"
-    stored = split.stored("clip_id", "votes", truth)
+    stored = split.columns("clip_id", "votes", truth)
     true_N, votes_NC = stored[truth], stored["votes"]
     label_N = flip(
         true_N, len(split.classes), kind, rate, seed,

@@ -1,1 +1,1 @@
-"""From records on disk to batches on the devices: source, sampling, decode, loader, feed."""
+"""The input pipeline, from records on disk to batches on the devices: source, loader, feed."""

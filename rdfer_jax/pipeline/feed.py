@@ -1,4 +1,4 @@
-"""Batches on the host -> batches on the devices, a few ahead of the step."""
+"""Transfer of batches from the host to the devices, a few steps ahead."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,15 +17,15 @@ DEVICE_KEYS = ("frames", "label", "index", "mask")
 def feed(
     batches: grain.IterDataset[Element], mesh: Mesh, prefetch: int
 ) -> grain.IterDataset[tuple[Batch, dict[str, Any]]]:
-    """Places batches on the devices in a thread of its own.
+    """Transfers batches to the devices, in a separate thread.
 
     Args:
       batches: this process's rows of each global batch.
-      mesh: the devices; the global batch is spread along its axis.
-      prefetch: batches that wait on the devices.
+      mesh: the devices; the global batch is sharded along its axis.
+      prefetch: number of batches to transfer in advance.
 
     Returns:
-      What `placer` makes of each.
+      For each batch, what the function of `placer` returns.
     """
     return grain.experimental.ThreadPrefetchIterDataset(
         batches.map(placer(mesh)), prefetch_buffer_size=prefetch
@@ -33,10 +33,10 @@ def feed(
 
 
 def placer(mesh: Mesh) -> Callable[[Element], tuple[Batch, dict[str, Any]]]:
-    """Returns what places a batch on the devices, spread along the mesh's axis, without waiting for it.
+    """Returns a function that transfers a batch to the devices, asynchronously.
 
-    It takes this process's rows of a global batch, and returns the global Batch and what stays on the
-    host: a dict with this process's rows of everything else, clip_id and votes for example.
+    It takes this process's rows of a global batch, and returns the global Batch, sharded along the mesh's
+    axis, and a dict with this process's rows of all fields but the frames, which stay on the host.
     """
     layout = sharding.split_batch(mesh)
 
@@ -54,6 +54,6 @@ def placer(mesh: Mesh) -> Callable[[Element], tuple[Batch, dict[str, Any]]]:
 
 
 def close(iterator: Iterator) -> None:
-    """Ends the threads and processes behind an iterator, where it has any."""
+    """Stops the threads and worker processes of an iterator, if it has any."""
     if hasattr(iterator, "close"):
         iterator.close()

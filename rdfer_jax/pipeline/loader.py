@@ -1,8 +1,8 @@
-"""A split -> batches on the host, through Grain.
+"""Batches of a split on the host, read by Grain.
 
-Every process sees the same global order of videos and takes its own rows of each global batch, so the
-data of a run do not depend on the number of processes. Frames are sampled with a generator that is
-tied to the position in that order, so they do not depend on the number of workers either.
+Every process uses the same global order of videos and takes its own rows of each global batch, so the
+data of a run do not depend on the number of processes. The random generator of a video depends on its
+position in that order, so the frames do not depend on the number of workers either.
 """
 
 import dataclasses
@@ -25,10 +25,7 @@ Element = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Padded:
-    """The positions of a split, followed by as many again as fill up the last batch.
-
-    A padding position stands for the first record, with mask False.
-    """
+    """A split, padded to fill the last batch; padding is the first record with mask False."""
 
     split: Split
     length: int
@@ -45,13 +42,13 @@ class Padded:
 
 @dataclasses.dataclass(frozen=True)
 class ToElement:
-    """Record -> element: samples the buffer's frames, decodes only these, keeps what else is known."""
+    """Converts a record to an element: samples and decodes its frames, and keeps its other fields."""
 
     data: Data
     where: str
 
     def __call__(self, record: Mapping[str, Any], generator: np.random.Generator | None) -> Element:
-        """Returns frames uint8 [F, H, W, 3], label, index, mask, clip_id, votes, and the truth."""
+        """Returns frames uint8 [F, H, W, 3], label, index, mask, clip_id, votes, and the truth if known."""
         clip_id = record["clip_id"]
         clip_id = clip_id.decode() if isinstance(clip_id, bytes) else str(clip_id)
         stored = record["frames"]
@@ -75,7 +72,7 @@ class ToElement:
         return element | {key: np.asarray(record[key]) for key in TRUTH_KEYS if key in record}
 
     def evaluate(self, record: Mapping[str, Any]) -> Element:
-        """Like a call, with the frames in the middle of their parts of the video."""
+        """Returns the element with the middle frame of each part of the video."""
         return self(record, None)
 
 
@@ -89,19 +86,19 @@ def train_loader(
     processes: int,
     start: int = 0,
 ) -> grain.IterDataset[Element]:
-    """Returns endless batches: every epoch holds each video once, in an order of its own.
+    """Returns endless batches: every epoch has each video once, in a new order.
 
-    A step takes one global batch, so that the step says where in the data a run is, and a run can go on
-    with any number of workers, threads, devices and processes.
+    Each step takes one global batch, so the step is the position in the data, and a run can be resumed
+    with another number of workers, threads, devices or processes.
 
     Args:
-      split: what to read.
-      data: how.
-      seed: of the order and of the frames.
-      local_batch_size: videos of a batch in one process.
-      process: this process, of `processes`.
+      split: the split to read.
+      data: the settings.
+      seed: of the order and of the frame sampling.
+      local_batch_size: videos per batch in one process.
+      process: index of this process.
       processes: number of processes.
-      start: global batches that were taken before.
+      start: number of global batches to skip.
     """
     source = Padded(split, len(split))
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
@@ -118,13 +115,13 @@ def eval_loader(
     processes: int,
     rounds: int | None = 1,
 ) -> grain.IterDataset[Element]:
-    """Returns batches in which every video comes exactly once, over all processes together.
+    """Returns batches that have every video exactly once, over all processes together.
 
-    The last batch is filled up with elements whose mask is False. All processes get equally many
-    batches, `eval_batches`. Arguments as in train_loader, but for
+    The last batch is padded with elements whose mask is False. All processes get `eval_batches` batches.
+    The other arguments are those of `train_loader`.
 
     Args:
-      rounds: how often the whole split comes, one round after the other; None is for ever.
+      rounds: number of passes over the split; None for endless passes.
     """
     batch_size = local_batch_size * processes
     length = eval_batches(len(split), batch_size) * batch_size
@@ -134,7 +131,7 @@ def eval_loader(
 
 
 def eval_batches(videos: int, batch_size: int) -> int:
-    """Returns the number of global batches that a round of `eval_loader` has."""
+    """Returns the number of global batches in one pass of `eval_loader`."""
     return -(-videos // batch_size)
 
 
@@ -150,10 +147,10 @@ def _batches(
     processes: int,
     start: int = 0,
 ) -> grain.IterDataset[Element]:
-    """Batches, keeps this process's share, and reads ahead.
+    """Batches the elements, selects those of this process, and prefetches.
 
-    Batching comes before the slice by process: local batch s P + p holds the rows p of the global
-    batch s.
+    Batching comes before the selection: with P processes, local batch s P + p holds the rows of process p
+    in global batch s.
     """
     dataset = dataset.batch(local_batch_size, drop_remainder=True)
     if processes > 1 or start:

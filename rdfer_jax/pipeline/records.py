@@ -1,4 +1,4 @@
-"""One split as TFDS stores it: records by position, and clear words on those that cannot be read."""
+"""Random access to the records of one stored split, with clear errors for damaged files."""
 
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
@@ -16,12 +16,12 @@ class StoredSplit(Sequence[dict[str, Any]]):
 
     Attributes:
       name: of the split.
-      where: directory of the data set and name, for people.
-      features: what a record holds, by name.
+      where: directory of the data set and name of the split, for messages.
+      features: the features of a record, by name.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, name: str):
-        """Opens a split that the builder knows."""
+        """Opens a split of the builder."""
         self.name, self.where = name, f"{builder.data_path}, split {name}"
         self.features: tfds.features.FeaturesDict = builder.info.features
         self._info = builder.info.splits[name]
@@ -34,7 +34,7 @@ class StoredSplit(Sequence[dict[str, Any]]):
         return self.read(int(place))
 
     def firsts(self) -> list[int]:
-        """Returns the position of the first record of each file that has any."""
+        """Returns the position of the first record of each nonempty file."""
         lengths = self._info.shard_lengths
         starts = np.cumsum([0, *lengths])[:-1]
         return [int(start) for start, length in zip(starts, lengths, strict=True) if length]
@@ -42,10 +42,10 @@ class StoredSplit(Sequence[dict[str, Any]]):
     def read(
         self, place: int, features: tfds.features.FeaturesDict | None = None
     ) -> dict[str, Any]:
-        """Reads a record, or some features of it, which takes less time where they are small.
+        """Reads a record, or only some of its features, which is faster if they are small.
 
         Raises:
-          RecordError: that cannot be done.
+          RecordError: the record cannot be read.
         """
         try:
             if features is None:
@@ -58,5 +58,5 @@ class StoredSplit(Sequence[dict[str, Any]]):
             raise RecordError(
                 f"{self._info.filepaths[shard]}: record {place - first} cannot be read: "
                 f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. Copy the data set "
-                "again, or delete its folder and build it anew"
+                "again, or delete its folder and build it again"
             ) from None

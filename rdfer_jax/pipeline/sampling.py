@@ -1,4 +1,4 @@
-"""Which frames of a video go into its buffer."""
+"""Selection of the frames that fill a video's buffer."""
 
 import numpy as np
 
@@ -6,24 +6,24 @@ import numpy as np
 def frame_indices(
     num_frames: int, buffer_frames: int, generator: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Returns the frames that fill a video's buffer: one from each of F equal parts of the video.
+    """Returns indices of the frames that fill a video's buffer: one from each of F equal parts.
 
-    Index i is floor((i + u) n / F), with u = 0.5, or drawn from [0, 1) for each i if a generator is
-    given. A video with fewer than F frames repeats its nearest frames.
+    Index i is floor((i + u) n / F), with u = 0.5, or sampled uniformly from [0, 1) for each i if a
+    generator is given. A video with fewer than F frames repeats its nearest frames.
 
     Args:
-      num_frames: n, frames of the video.
+      num_frames: n, number of frames of the video.
       buffer_frames: F.
-      generator: draws u, in training.
+      generator: samples u, in training.
 
     Returns:
-      int64 [F], rising, each in [0, n).
+      int64 [F], ascending, in [0, n).
 
     Raises:
-      ValueError: the video has no frame.
+      ValueError: the video has no frames.
     """
     if num_frames < 1:
-        raise ValueError("a video without frames cannot be sampled")
+        raise ValueError(f"expected at least one frame, got {num_frames}")
     u = 0.5 if generator is None else generator.random(buffer_frames)
     index = np.floor((np.arange(buffer_frames) + u) * num_frames / buffer_frames)
     return np.minimum(index.astype(np.int64), num_frames - 1)

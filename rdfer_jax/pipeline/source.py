@@ -1,10 +1,10 @@
-"""Finds a built TFDS data set and gives random access to its records.
+"""Built data sets: finding them, opening their splits, replacing labels, folds and validation parts.
 
-Enters: a directory that data/builder.py wrote. Leaves: records, as data/schema.py describes them. The
-builder's code is not needed, nor TensorFlow.
+Records are described in data/schema.py. Neither the builder's code nor TensorFlow is needed to read them.
 """
 
-import copy
+import dataclasses
+import functools
 import hashlib
 import logging
 import re
@@ -19,146 +19,141 @@ from etils import epath
 from rdfer_jax import config as config_lib
 from rdfer_jax import hints
 from rdfer_jax.config import Data
-from rdfer_jax.pipeline import frame_cache
-from rdfer_jax.pipeline import label_files as labels_lib
+from rdfer_jax.pipeline import frame_cache, label_files
 from rdfer_jax.pipeline.records import StoredSplit
 
 log = logging.getLogger(__name__)
 
-#: Draws the validation part. Not config.seed: runs that differ in their seed stay comparable.
+#: Seed of the validation part. Not config.seed, so that runs with different seeds are comparable.
 VALIDATION_SEED = 20250222
-#: Draws the parts of a cross-validation, likewise.
+#: Seed of the folds of a cross-validation, for the same reason.
 FOLD_SEED = 20250223
 
-#: What a record of a data set with known truth has in addition.
+#: Additional keys of a record of a data set with known truth; see data/schema.py.
 TRUTH_KEYS = ("true_label", "is_flipped", "is_hard", "key_start", "key_end")
 
-#: Threads that read a column of a split: most of the time goes into waiting for the files.
+#: Threads that read small fields of many records, which is mostly waiting for files.
 _READERS = 16
 
 
 class DatasetNotFoundError(FileNotFoundError):
-    """There is no finished data set where the configuration says."""
+    """There is no finished data set in the configured folder."""
 
 
 def find(data: Data) -> epath.Path:
     """Returns the directory of the newest finished version of the configured data set.
 
     Raises:
-      DatasetNotFoundError: it has not been built.
+      DatasetNotFoundError: the data set has not been built.
     """
     root = epath.Path(data.dir) / data.name / data.variant
-    found = list(root.iterdir()) if root.is_dir() else []
-    versions = {_version(p): p for p in found if (p / "dataset_info.json").exists()}
+    folders = list(root.iterdir()) if root.is_dir() else []
+    versions = {_version(p): p for p in folders if (p / "dataset_info.json").exists()}
     versions.pop((), None)
     if not versions:
         raise DatasetNotFoundError(
-            f"no finished data set in {root}. Build it: python -m rdfer_jax.main --mode=build "
-            "--config=<the same config> (see data/README.md), or point config.data.dir, "
-            "config.data.name and config.data.variant at one"
+            f"no finished data set in {root}. Build it with rdfer build --config=<the same config> (see "
+            "data/README.md), or set config.data.dir, config.data.name and config.data.variant to one"
         )
     return versions[max(versions)]
 
 
 def _version(path: epath.Path) -> tuple[int, ...]:
-    """The version that a folder is named after, or () if it is none."""
+    """Returns the version in a folder's name, or () if the name is not a version."""
     parts = path.name.split(".")
     return tuple(int(part) for part in parts) if all(p.isdigit() for p in parts) else ()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split(Sequence[Mapping[str, Any]]):
-    """The records of one or several splits, by position.
+    """The records of one or several splits, by position. Use `open_split` to create it.
 
     Attributes:
-      directory: where the data set lies.
+      directory: directory of the data set.
       name: the splits, joined by +.
-      title: what results call it: the name, and which part it is.
+      title: name of the split in results: `name`, and which part of it this is.
       classes: names of the N classes, by index.
       has_truth: whether the records have all of TRUTH_KEYS.
-      knows_flips: whether they have at least true_label and is_flipped, because the truth is stored
-        or because other labels are given, beside which the stored ones count as true.
+      all_names: names of all splits of the data set.
+      stored: the stored splits.
+      records: the records of each stored split, which may be cached.
+      positions: int [n], positions of this split's records in the joined splits.
+      labels: int [n], labels that replace the stored ones, or None.
     """
 
-    def __init__(self, directory: epath.Path, name: str):
-        """Opens the splits.
+    directory: epath.Path
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    has_truth: bool
+    all_names: tuple[str, ...]
+    stored: tuple[StoredSplit, ...]
+    records: tuple[Sequence[dict[str, Any]], ...]
+    positions: np.ndarray
+    labels: np.ndarray | None = None
 
-        Args:
-          directory: of a finished data set.
-          name: splits, joined by +.
-
-        Raises:
-          ValueError: there is no such split, or it is empty.
-        """
-        builder = tfds.builder_from_directory(directory)
-        self.directory, self.name, self.title = directory, name, name
-        self.classes = tuple(builder.info.features["label"].names)
-        self.has_truth = TRUTH_KEYS[0] in builder.info.features
-        self.knows_flips = self.has_truth
-        parts = [part.strip() for part in name.split("+")]
-        for part in parts:
-            if part not in builder.info.splits:
-                hint = hints.suggest(part, sorted(builder.info.splits))
-                raise ValueError(f"{directory} has no split {part!r}. {hint}")
-        self._names = tuple(builder.info.splits)
-        self._stored = [StoredSplit(builder, part) for part in parts]
-        self._records: list[Sequence[dict[str, Any]]] = list(self._stored)
-        self._starts = np.cumsum([0] + [len(stored) for stored in self._stored])
-        self._positions = np.arange(self._starts[-1])
-        self._labels: np.ndarray | None = None
-        self._check_length()
+    def __post_init__(self) -> None:
+        if not len(self):
+            raise ValueError(f"split {self.name!r} of {self.directory} is empty")
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self.positions)
 
     def __getitem__(self, item: SupportsIndex) -> dict[str, Any]:  # type: ignore[override]
-        part, place = self._locate(int(self._positions[item]))
-        record = self._records[part][place]
-        if self._labels is None:
+        part, place = self._locate(int(self.positions[item]))
+        record = self.records[part][place]
+        if self.labels is None:
             return record
-        label, true_label = int(self._labels[item]), record.get("true_label", record["label"])
+        label, true_label = int(self.labels[item]), record.get("true_label", record["label"])
         truth = {"true_label": true_label, "is_flipped": label != true_label}
         return record | {"label": label} | truth
 
+    @property
+    def knows_flips(self) -> bool:
+        """Whether the records have true_label and is_flipped.
+
+        They do if the truth is stored, or if the labels are replaced; the stored labels count as true then.
+        """
+        return self.has_truth or self.labels is not None
+
     def check(self) -> "Split":
-        """Reads a record of each file, so that a missing or cut one is found before any work; returns self.
+        """Reads one record of each file, to find missing and truncated files early; returns self.
 
         Raises:
           RecordError: a file cannot be read.
         """
         with ThreadPoolExecutor(_READERS) as pool:
-            for stored in self._stored:
+            for stored in self.stored:
                 list(pool.map(stored.read, stored.firsts()))
         return self
 
     def select(self, positions: np.ndarray, title: str = "") -> "Split":
-        """Returns the part with the given positions, int [n]; its title stays, unless there is another.
+        """Returns the part with the given positions, int [n]; an empty title keeps the title.
 
         Raises:
-          ValueError: it is empty.
+          ValueError: the part is empty.
         """
-        part = copy.copy(self)
-        part._positions = self._positions[positions]
-        part._labels = None if self._labels is None else self._labels[positions]
-        part.title = title or self.title
-        part._check_length()
-        return part
+        return dataclasses.replace(
+            self,
+            positions=self.positions[positions],
+            labels=None if self.labels is None else self.labels[positions],
+            title=title or self.title,
+        )
 
     def with_labels(self, labels: np.ndarray) -> "Split":
         """Returns this split with other given labels, int [n].
 
         Its records have true_label (as stored, or else the stored label) and is_flipped.
         """
-        other = copy.copy(self)
-        other._labels, other.knows_flips = labels, True
-        return other
+        return dataclasses.replace(self, labels=labels)
 
     def with_cache(self, data: Data) -> "Split":
-        """Returns this split with frames that were decoded once, where config.data.frame_cache says so.
+        """Returns this split with cached frames, if config.data.frame_cache is set.
 
-        Decodes them now, if they are not there.
+        Decodes the frames that are not in the cache.
 
         Raises:
-          OSError: the folder cannot be written to, or has no room.
+          OSError: the folder cannot be written to, or the disk is full.
           ValueError: a frame cannot be decoded.
         """
         if not data.frame_cache:
@@ -167,23 +162,20 @@ class Split(Sequence[Mapping[str, Any]]):
             path.name for path in (self.directory, *self.directory.parents[:2])
         )
         data_set = f"{name}-{variant}-{version}-{fingerprint(self.directory)}"
-        other = copy.copy(self)
-        other._records = [frame_cache.cached(stored, data, data_set) for stored in self._stored]
-        return other
+        records = tuple(frame_cache.cached(stored, data, data_set) for stored in self.stored)
+        return dataclasses.replace(self, records=records)
 
     def others(self) -> "Split | None":
-        """Returns the rest of the data set: its other splits together, or None where there are none."""
+        """Returns all other splits of the data set as one, or None if there are none."""
         parts = {part.strip() for part in self.name.split("+")}
-        names = [name for name in self._names if name not in parts]
-        return Split(self.directory, "+".join(names)) if names else None
+        names = [name for name in self.all_names if name not in parts]
+        return open_split(self.directory, "+".join(names)) if names else None
 
-    def stored(self, *keys: str) -> dict[str, np.ndarray]:
-        """Reads some fields of every record, as they are stored.
-
-        Of small fields this takes a small part of the time that whole records do.
+    def columns(self, *keys: str) -> dict[str, np.ndarray]:
+        """Reads some fields of every record, as stored; much faster than reading whole records.
 
         Args:
-          keys: such as clip_id, label, votes; see data/schema.py.
+          *keys: such as clip_id, label, votes; see data/schema.py.
 
         Returns:
           By key, an array [n, ...]; texts as str.
@@ -191,34 +183,65 @@ class Split(Sequence[Mapping[str, Any]]):
         Raises:
           KeyError: the data set has no such field.
         """
-        known = self._stored[0].features
-        wanted = tfds.features.FeaturesDict({key: known[key] for key in keys})
+        features = self.stored[0].features
+        wanted = tfds.features.FeaturesDict({key: features[key] for key in keys})
 
         def read(position: int) -> dict[str, Any]:
             part, place = self._locate(position)
-            return self._stored[part].read(place, wanted)
+            return self.stored[part].read(place, wanted)
 
         with ThreadPoolExecutor(_READERS) as pool:
-            rows = list(pool.map(read, self._positions.tolist()))
+            rows = list(pool.map(read, self.positions.tolist()))
         columns = {key: np.array([row[key] for row in rows]) for key in keys}
         texts = {key for key, column in columns.items() if column.dtype.kind == "S"}
         return columns | {key: np.char.decode(columns[key], "utf-8") for key in texts}
 
-    def _check_length(self) -> None:
-        if not len(self):
-            raise ValueError(f"split {self.name!r} of {self.directory} is empty")
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """The position of the first record of each stored split, int [splits + 1]."""
+        return np.cumsum([0] + [len(stored) for stored in self.stored])
 
     def _locate(self, position: int) -> tuple[int, int]:
-        """Returns which of the joined splits holds a position, and the place there."""
+        """Returns the index of the stored split that holds a position, and the position there."""
         part = int(np.searchsorted(self._starts, position, side="right")) - 1
         return part, position - int(self._starts[part])
 
 
-def fingerprint(directory: epath.Path, labels: str = "") -> str:
-    """Returns what tells this data, as it is trained on, from other data: 16 hexadecimal digits.
+def open_split(directory: epath.Path, name: str) -> Split:
+    """Opens splits of a data set.
 
-    Over the description of the data set, the names and sizes of its files, and the file of labels; not
-    over the frames, which would all have to be read.
+    Args:
+      directory: of a finished data set.
+      name: the splits, joined by +.
+
+    Raises:
+      ValueError: there is no such split, or it is empty.
+    """
+    builder = tfds.builder_from_directory(directory)
+    parts = [part.strip() for part in name.split("+")]
+    for part in parts:
+        if part not in builder.info.splits:
+            hint = hints.suggest(part, sorted(builder.info.splits))
+            raise ValueError(f"{directory} has no split {part!r}. {hint}")
+    stored = tuple(StoredSplit(builder, part) for part in parts)
+    return Split(
+        directory=directory,
+        name=name,
+        title=name,
+        classes=tuple(builder.info.features["label"].names),
+        has_truth=TRUTH_KEYS[0] in builder.info.features,
+        all_names=tuple(builder.info.splits),
+        stored=stored,
+        records=stored,
+        positions=np.arange(sum(map(len, stored))),
+    )
+
+
+def fingerprint(directory: epath.Path, labels: str = "") -> str:
+    """Returns 16 hexadecimal digits that identify the training data.
+
+    A hash of the data set's description, the names and sizes of its files, and the label file. The frames
+    are not hashed, because that would take reading them all.
     """
     digest = hashlib.sha256()
     for name in ("dataset_info.json", "features.json"):
@@ -231,109 +254,111 @@ def fingerprint(directory: epath.Path, labels: str = "") -> str:
 
 
 def training_split(directory: epath.Path, data: Data) -> Split:
-    """Opens the training split, with the labels of config.data.labels if it names a file.
+    """Opens the training split, with the labels of the file config.data.labels, if set.
 
-    The whole split gets them, also the part that is held out: real noise would be there, too. Clips of
-    the file that are in other splits keep their labels, and are counted.
+    The labels also apply to the part held out for validation, which would have the same noise in reality.
+    Labels for clips of other splits are ignored and counted in the log.
 
     Args:
       directory: of a finished data set.
       data: the settings.
 
     Raises:
-      FileNotFoundError: there is no such file of labels.
-      ValueError: there is no such split, or the file of labels does not fit it; see pipeline.labels.
+      FileNotFoundError: there is no such label file.
+      ValueError: there is no such split, or the label file does not fit it; see label_files.
     """
-    split = Split(directory, data.train_split)
+    split = open_split(directory, data.train_split)
     if not data.labels:
         return split
-    given = labels_lib.read(data.labels, split.classes)
-    stored = split.stored("clip_id", "label")
+    given = label_files.read(data.labels, split.classes)
+    stored = split.columns("clip_id", "label")
     if given.keys() - set(stored["clip_id"].tolist()):
-        given = _without(given, split.others(), data.labels)
+        given = _without_others(given, split.others(), data.labels)
     where = f"split {split.name} of {directory}"
     return split.with_labels(
-        labels_lib.replace(given, stored["clip_id"], stored["label"], data.labels, where)
+        label_files.replace(given, stored["clip_id"], stored["label"], data.labels, where)
     )
 
 
-def _without(given: Mapping[str, int], others: Split | None, path: str) -> dict[str, int]:
-    """Labels of clips that are in no other split; says how many those were."""
-    names = set(others.stored("clip_id")["clip_id"].tolist()) if others else set()
-    left = {clip: label for clip, label in given.items() if clip not in names}
-    if others and not left:
+def _without_others(given: Mapping[str, int], others: Split | None, path: str) -> dict[str, int]:
+    """Returns the labels of clips that are not in other splits, and logs how many are."""
+    names = set(others.columns("clip_id")["clip_id"].tolist()) if others else set()
+    remaining = {clip: label for clip, label in given.items() if clip not in names}
+    if others and not remaining:
         raise ValueError(
-            f"{path}: all of the {len(given)} clips that it names are in split {others.name}, which is "
-            "not trained on. Give config.data.labels a file that was made for this config.data.train_split"
+            f"{path}: all {len(given)} clips are in split {others.name}, which is not used for training. "
+            "Set config.data.labels to a file for this config.data.train_split"
         )
-    if others and len(left) < len(given):
+    if others and len(remaining) < len(given):
         log.info(
-            "%d of the %d given labels are for split %s, which is not trained on and keeps its own",
-            len(given) - len(left), len(given), others.name,
+            "ignored %d of %d given labels: they are for split %s, which is not used for training",
+            len(given) - len(remaining), len(given), others.name,
         )  # fmt: skip
-    return left
+    return remaining
 
 
 def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
-    """Opens what is trained on and what is tested on.
+    """Opens the training split and the test split.
 
-    With config.data.fold, both are parts of the training split: see `assign_folds`.
+    With config.data.fold, both are parts of the stored training split; see `assign_folds`.
 
     Raises:
-      FileNotFoundError: there is no such file of labels.
-      RecordError: a file of the data set is missing or cut short.
-      ValueError: there is no such split, or the file of labels does not fit it.
+      FileNotFoundError: there is no such label file.
+      RecordError: a file of the data set is missing or truncated.
+      ValueError: there is no such split, or the label file does not fit it.
     """
     train = training_split(directory, data).check()
     if not data.fold:
-        return train, Split(directory, data.test_split).check()
-    part, parts = config_lib.parse_fold(data.fold)
-    in_part = assign_folds(train.stored("label")["label"], parts) == part
-    if in_part.all() or not in_part.any():
+        return train, open_split(directory, data.test_split).check()
+    fold, folds = config_lib.parse_fold(data.fold)
+    is_test = assign_folds(train.columns("label")["label"], folds) == fold
+    if is_test.all() or not is_test.any():
         raise ValueError(
             f"config.data.fold = {data.fold!r}: split {train.name!r} of {directory} has only "
             f"{len(train)} clips"
         )
-    title = f"{train.name}, part {part} of {parts}"
-    others = train.select(np.flatnonzero(~in_part), f"{train.name} without part {part} of {parts}")
-    return others, train.select(np.flatnonzero(in_part), title)
+    title = f"part {fold} of {folds}"
+    return (
+        train.select(np.flatnonzero(~is_test), f"{train.name} without {title}"),
+        train.select(np.flatnonzero(is_test), f"{train.name}, {title}"),
+    )
 
 
 def stored_folds(directory: epath.Path) -> list[str]:
-    """Returns the splits fold1, fold2 ... of a data set that is stored in folds, in their order."""
+    """Returns the names of the splits fold1, fold2, ... of a data set that is stored in folds."""
     splits = tfds.builder_from_directory(directory).info.splits
     numbers = [int(m[1]) for name in splits if (m := re.fullmatch(r"fold(\d+)", name))]
     return [f"fold{number}" for number in sorted(numbers)]
 
 
-def assign_folds(labels: np.ndarray, parts: int) -> np.ndarray:
-    """Deals clips out to equal parts, the same ones every time; each class is spread over all parts.
+def assign_folds(labels: np.ndarray, folds: int) -> np.ndarray:
+    """Assigns clips to equal folds, always in the same way, with each class spread over all folds.
 
-    Nothing is known of the people: when one person is in several clips, they can get into different parts.
+    Persons are unknown: clips of one person may be in several folds.
 
     Args:
       labels: int [n], the stored labels.
-      parts: k.
+      folds: k.
 
     Returns:
       int [n], in [1, k].
     """
     shuffled = np.random.default_rng(FOLD_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    found = np.empty(len(labels), int)
-    found[by_class] = np.arange(len(labels)) % parts + 1
-    return found
+    fold_of_clip = np.empty(len(labels), int)
+    fold_of_clip[by_class] = np.arange(len(labels)) % folds + 1
+    return fold_of_clip
 
 
 def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
-    """Cuts a validation part out of a training split, the same one every time.
+    """Splits a training split into the part to train on and a validation part, always the same.
 
     Args:
       split: the whole training split.
-      percent: share to hold out.
+      percent: size of the validation part.
 
     Returns:
-      The rest, and the validation part, or None if percent is 0.
+      The part to train on, and the validation part; None if percent is 0.
     """
     if percent == 0:
         return split, None

@@ -9,7 +9,7 @@ from etils import epath
 
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.records import RecordError
-from rdfer_jax.pipeline.source import Split
+from rdfer_jax.pipeline.source import open_split
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_hurt_file_is_named_before_any_work(directory, tiny_data, split, hurt)
     path = shard(directory, split)
     HURTS[hurt](path)
     with pytest.raises(
-        RecordError, match=rf"{path.name}: record 0 cannot be read: .*build it anew"
+        RecordError, match=rf"{path.name}: record 0 cannot be read: .*build it again"
     ):
         source.open_splits(directory, dataclasses.replace(tiny_data, fold=""))
 
@@ -54,7 +54,7 @@ def test_a_whole_data_set_opens(directory, tiny_data):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_is_hurt_later_is_named_when_it_is_read(directory, tiny_data, workers):
-    split = Split(directory, "train")
+    split = open_split(directory, "train")
     flip(shard(directory))
     data = dataclasses.replace(tiny_data, num_workers=workers)
     batches = loader.eval_loader(split, data, local_batch_size=2, process=0, processes=1)

@@ -244,7 +244,7 @@ def test_true_labels_are_flipped_and_written_in_order(tiny_data, tmp_path):
     path = tmp_path / "new" / "flips.csv"
     counts = inject.write_flips(tiny_data, "confusion", 0.6, 1, path)
     rows = table(path)
-    records = list(source.Split(source.find(tiny_data), "train"))
+    records = list(source.open_split(source.find(tiny_data), "train"))
     assert [row["clip_id"] for row in rows] == [record["clip_id"].decode() for record in records]
     true = np.array([record["true_label"] for record in records])
     assert [row["true_label"] for row in rows] == [tiny.CLASSES[label] for label in true]
@@ -273,7 +273,7 @@ def test_pictures_are_decoded_only_where_there_are_no_votes(tmp_path, monkeypatc
     decode_frame = decode.decode_frame
     monkeypatch.setattr(decode, "decode_frame", count)
     inject.write_flips(data, "instance", 0.5, 0, tmp_path / "flips.csv")
-    records = list(source.Split(source.find(data), "train"))
+    records = list(source.open_split(source.find(data), "train"))
     assert decoded == ([] if votes else [(record["frames"][0], 8) for record in records])
     rows = table(tmp_path / "flips.csv")
     stored = [tiny.CLASSES[record["label"]] for record in records]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tiny
 
-from data import schema
 from rdfer_jax.pipeline import label_files, loader, source
 from rdfer_jax.pipeline.feed import close
 
@@ -24,7 +23,7 @@ def written(path, rows, header="clip_id,label"):
 
 def without_truth(root):
     records = {
-        split: [{k: v for k, v in record.items() if k not in schema.TRUTH_KEYS} for record in given]
+        split: [{k: v for k, v in record.items() if k not in source.TRUTH_KEYS} for record in given]
         for split, given in tiny.records().items()
     }
     tiny.build(root, records)
@@ -47,7 +46,7 @@ def opened(data):
 def expected(data):
     """By clip, label and true label: of the file, and of tiny.record."""
     stored = {record["clip_id"]: record for record in tiny.records()["train"]}
-    knows = source.Split(source.find(data), "train").has_truth
+    knows = source.open_split(source.find(data), "train").has_truth
     return {
         clip: (
             tiny.CLASSES.index(REPLACED[clip]) if clip in REPLACED else record["label"],
@@ -58,7 +57,7 @@ def expected(data):
 
 
 def test_the_records_have_the_labels_of_the_file_and_what_is_true(data):
-    split, plain = opened(data), source.Split(source.find(data), "train")
+    split, plain = opened(data), source.open_split(source.find(data), "train")
     assert split.knows_flips and split.has_truth == plain.has_truth == plain.knows_flips
     seen = {}
     for record, stored in zip(split, plain, strict=True):
@@ -95,14 +94,14 @@ def test_the_held_out_part_has_them_too_and_the_test_split_has_not(data):
     ]
     assert parts[0] | parts[1] == expected(data)
     assert all(part.keys() & REPLACED.keys() for part in parts)
-    plain = source.Split(source.find(data), data.test_split)
+    plain = source.open_split(source.find(data), data.test_split)
     assert plain.knows_flips == plain.has_truth
 
 
 def test_no_file_changes_nothing(tiny_data):
     split = opened(tiny_data)
     assert [r["label"] for r in split] == [
-        r["label"] for r in source.Split(source.find(tiny_data), "train")
+        r["label"] for r in source.open_split(source.find(tiny_data), "train")
     ]
 
 
@@ -116,13 +115,13 @@ def test_opening_reads_no_frame(data, monkeypatch):
 
 def test_fields_are_read_in_the_order_of_the_part(tiny_data):
     positions = np.array([7, 0, 3])
-    part = source.Split(source.find(tiny_data), "train+test").select(positions + 6)
-    fields = part.stored("votes", "clip_id", "key_end")
+    part = source.open_split(source.find(tiny_data), "train+test").select(positions + 6)
+    fields = part.columns("votes", "clip_id", "key_end")
     assert fields["clip_id"].tolist() == [record["clip_id"].decode() for record in part]
     assert fields["key_end"].tolist() == [record["key_end"] for record in part]
     assert fields["votes"].shape == (3, 3) and fields["votes"].dtype == np.float32
     with pytest.raises(KeyError):
-        part.stored("nothing")
+        part.columns("nothing")
 
 
 def test_it_is_said_how_many_labels_changed(data, caplog):
@@ -130,8 +129,8 @@ def test_it_is_said_how_many_labels_changed(data, caplog):
     opened(data)
     (line,) = (record.getMessage() for record in caplog.records)
     # train-1 is called fear where sad is stored, train-9 sad where happy is; train-2 is fear anyway.
-    assert "4 labels of split train of" in line and "replaced, 3 of them" in line
-    assert line.endswith("7 kept") and "labels.csv" in line
+    assert "replaced 4 labels of split train of" in line and ", 3 of them" in line
+    assert line.endswith("kept 7") and "labels.csv" in line
 
 
 def test_clips_of_other_splits_keep_their_labels_and_are_counted(data, tmp_path, caplog):
@@ -142,7 +141,10 @@ def test_clips_of_other_splits_keep_their_labels_and_are_counted(data, tmp_path,
     split = opened(dataclasses.replace(data, labels=both))
     assert {r["clip_id"].decode(): (r["label"], r["true_label"]) for r in split} == expected(data)
     said = "\n".join(record.getMessage() for record in caplog.records)
-    assert "2 of the 6 given labels are for split test, which is not trained on" in said
+    assert (
+        "ignored 2 of 6 given labels: they are for split test, which is not used for training"
+        in said
+    )
 
 
 def test_what_spreadsheets_write_is_read(tmp_path):
@@ -154,20 +156,21 @@ def test_what_spreadsheets_write_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
-        (["train-0"], "clip_id", r"bad.csv: no column 'label' in its first line 'clip_id'.*must be"),
-        (["train-0,sad"], "clip,label", r"bad.csv: no column 'clip_id' in its .* 'clip,label'"),
+        (["train-0"], "clip_id",
+         r"bad.csv: no column 'label' in the first line. Expected .*, got 'clip_id'"),
+        (["train-0,sad"], "clip,label", r"bad.csv: no column 'clip_id' in the .* 'clip,label'"),
         (["train-0,sad", "train-1,feer"], "clip_id,label",
          r"bad.csv, line 3, clip 'train-1': unknown class 'feer'. Did you mean 'fear'\?"),
         (["train-0,1"], "clip_id,label", r"unknown class '1'. Known: happy, sad, fear$"),
         (["train-0"], "clip_id,label", r"line 2, clip 'train-0': unknown class ''"),
         (["train-0,sad", "train-1,sad", "train-0,fear"], "clip_id,label",
-         r"bad.csv, line 4, clip 'train-0': this clip has been named before. Keep one"),
+         r"bad.csv, line 4, clip 'train-0': duplicate clip_id. Keep one"),
         (["train-0,sad", "trian-3,fear", "test-0,sad"], "clip_id,label",
-         r"bad.csv: 1 of the 2 clips .* not in split train of .*1.0.0: 'trian-3'. "
-         r"Give config.data.labels a file that was made for .* Did you mean 'train-3'\?"),
-        (["Anna,fear"], "clip_id,label", r"not in split train .*'Anna'\. Give .* Known: .*train-1"),
-        (["test-0,fear"], "clip_id,label", r"bad.csv: all of the 1 clips .* are in split test, which"),
-        (["trian-3,fear"], "clip_id,label", r"'trian-3'. Give .* Did you mean 'train-3'\?"),
+         r"bad.csv: 1 of 2 clips are not in split train of .*1.0.0: 'trian-3'. "
+         r"Set config.data.labels to a file for .* Did you mean 'train-3'\?"),
+        (["Anna,fear"], "clip_id,label", r"not in split train .*'Anna'\. Set .* Known: .*train-1"),
+        (["test-0,fear"], "clip_id,label", r"bad.csv: all 1 clips are in split test, which"),
+        (["trian-3,fear"], "clip_id,label", r"'trian-3'. Set .* Did you mean 'train-3'\?"),
     ],
 )  # fmt: skip
 def test_a_slip_in_the_file_is_an_error_that_says_where(tiny_data, tmp_path, rows, header, message):
@@ -178,14 +181,14 @@ def test_a_slip_in_the_file_is_an_error_that_says_where(tiny_data, tmp_path, row
 
 def test_an_empty_file_is_an_error(tmp_path):
     (tmp_path / "bad.csv").touch()
-    with pytest.raises(ValueError, match=r"bad.csv: no column 'clip_id' in its first line ''"):
+    with pytest.raises(
+        ValueError, match=r"bad.csv: no column 'clip_id' in the first line. Expected .*, got ''"
+    ):
         label_files.read(tmp_path / "bad.csv", tiny.CLASSES)
 
 
 @pytest.mark.parametrize("name", ["nowhere.csv", "."])
 def test_a_missing_file_is_an_error_that_says_what_to_do(tiny_data, tmp_path, name):
     data = dataclasses.replace(tiny_data, labels=str(tmp_path / name))
-    with pytest.raises(
-        FileNotFoundError, match=r"labels = .* no such file.*rdfer_jax.labels.inject"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"labels = .* no such file.*rdfer inject"):
         opened(data)

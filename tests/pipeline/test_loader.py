@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import tiny
 
-from data import schema
 from rdfer_jax import sharding
 from rdfer_jax.pipeline import loader, sampling, source
 from rdfer_jax.pipeline.feed import close, feed
-from rdfer_jax.pipeline.source import Split
+from rdfer_jax.pipeline.source import open_split
 
 
 @pytest.fixture(scope="module")
 def split(tiny_data):
-    return Split(source.find(tiny_data), "train")
+    return open_split(source.find(tiny_data), "train")
 
 
 def train(split, data, *, seed=0, process=0, processes=1, batch=4, start=0):
@@ -62,7 +61,7 @@ def test_an_element_is_what_the_record_says(split, tiny_data):
         record = split[int(batch["index"][row])]
         assert batch["clip_id"][row] == record["clip_id"].decode()
         assert batch["num_frames"][row] == len(record["frames"])
-        for key in ("label", "votes", *schema.TRUTH_KEYS):
+        for key in ("label", "votes", *source.TRUTH_KEYS):
             np.testing.assert_array_equal(batch[key][row], record[key])
         clip, frame = tiny.numbers(batch["frames"][row])
         assert (clip == int(batch["clip_id"][row].split("-")[1])).all()
@@ -162,7 +161,7 @@ def test_feed_says_nothing_of_flips_where_nobody_knows(tmp_path):
     }
     tiny.build(tmp_path, given)
     data = tiny.data(tmp_path)
-    batches = train(Split(source.find(data), "train"), data)
+    batches = train(open_split(source.find(data), "train"), data)
     iterator = iter(feed(batches, sharding.make_mesh(jax.devices()[:1]), prefetch=1))
     batch, _ = next(iterator)
     close(iterator)
@@ -200,7 +199,7 @@ def broken(root, frame):
 
 def test_a_frame_that_cannot_be_decoded_is_named(tmp_path):
     data = broken(tmp_path, 2)
-    split = Split(source.find(data), "train")
+    split = open_split(source.find(data), "train")
     message = r"tiny_faces/default/1.0.0, split train: clip 'train-1': frame 2: 12 bytes are not"
     with pytest.raises(ValueError, match=message):
         take(evaluation(split, data), 100)
@@ -210,7 +209,7 @@ def test_a_frame_that_cannot_be_decoded_is_named(tmp_path):
 
 def test_only_the_sampled_frames_are_decoded(tmp_path):
     data = dataclasses.replace(broken(tmp_path, 2), frames=3)
-    split = Split(source.find(data), "train")
+    split = open_split(source.find(data), "train")
     assert sampling.frame_indices(6, 3).tolist() == [1, 3, 5]
     assert joined(take(evaluation(split, data), 100), "mask").sum() == 11
 
@@ -218,16 +217,16 @@ def test_only_the_sampled_frames_are_decoded(tmp_path):
 def test_a_data_set_without_truth_has_no_truth_in_its_batches(tmp_path):
     records = {
         "train": [
-            {key: value for key, value in record.items() if key not in schema.TRUTH_KEYS}
+            {key: value for key, value in record.items() if key not in source.TRUTH_KEYS}
             for record in tiny.records()["train"]
         ]
     }
     tiny.build(tmp_path, records)
     data = tiny.data(tmp_path)
-    split = Split(source.find(data), "train")
+    split = open_split(source.find(data), "train")
     assert not split.has_truth
     (batch,) = take(train(split, data), 1)
-    assert not set(batch) & set(schema.TRUTH_KEYS)
+    assert not set(batch) & set(source.TRUTH_KEYS)
 
 
 def test_frames_of_another_size_are_resized(split, tiny_data):

@@ -89,7 +89,7 @@ def predictor(run):
 def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
     root, config = run
     expected = np.load(root / "run" / "predictions.npz")
-    split = source.Split(source.find(config.data), "test")
+    split = source.open_split(source.find(config.data), "test")
     for index in range(len(split)):
         images = np.stack([decode_frame(jpeg, 16, "crop") for jpeg in split[index]["frames"]])
         record = predictor.frames(images, fps=10.0)

@@ -48,7 +48,7 @@ def test_what_is_tested_on_is_not_trained_on(tmp_path):
     for part in (1, 2, 3):
         data = tiny.data(tmp_path, fold=f"{part}/3")
         train_split, test_split = source.open_splits(directory, data)
-        ids = [set(split.stored("clip_id")["clip_id"]) for split in (train_split, test_split)]
+        ids = [set(split.columns("clip_id")["clip_id"]) for split in (train_split, test_split)]
         assert (test_split.name, test_split.title) == ("train", f"train, part {part} of 3")
         assert train_split.title == f"train without part {part} of 3"
         assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == len(tiny.SPLITS["train"])

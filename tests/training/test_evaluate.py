@@ -50,7 +50,7 @@ def test_a_network_that_looks_for_no_key_expression_is_evaluated_too(tiny_data, 
     network = stub(config.clips.number, with_key)
     state = state_lib.create(config, network, optax.sgd(0.1), num_classes=N, num_train=5)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    split = source.Split(source.find(tiny_data), "test")
+    split = source.open_split(source.find(tiny_data), "test")
     found = evaluate.Evaluator(config, network, mesh)(state, split)
     assert found["clip_id"].tolist() == [split[i]["clip_id"].decode() for i in range(len(split))]
     assert found["logits"].shape == (len(split), N)
@@ -69,7 +69,7 @@ def watching(tiny_data):
     )
     network = stub(config.clips.number, with_key=False)
     state = state_lib.create(config, network, optax.sgd(0.1), num_classes=N, num_train=5)
-    split = source.Split(source.find(tiny_data), "test")
+    split = source.open_split(source.find(tiny_data), "test")
     assert len(split) % 4
     mesh = sharding.make_mesh(jax.devices()[:1])
     with evaluate.Evaluator(config, network, mesh, eval_split=split) as evaluator:
