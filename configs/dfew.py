@@ -1,13 +1,13 @@
-"""DFEW, one fold of five: 11,697 clips of seven expressions.
+"""DFEW, one of its five folds: 11,697 clips of seven expressions.
 
-    python -m rdfer_jax.main --config=configs/dfew.py --mode=build \\
-        --config.build.source_dir=/data/DFEW
-    python -m rdfer_jax.main --config=configs/dfew.py --workdir=runs/dfew1
-    python -m rdfer_jax.main --config=configs/dfew.py:2 --workdir=runs/dfew2
+    rdfer build --config=dfew --config.build.source_dir=/data/DFEW
+    rdfer train --config=dfew --workdir=runs/dfew1
+    rdfer train --config=dfew:2 --workdir=runs/dfew2
 
-The number after the colon is the fold that is tested on; the others are trained on. Nobody has run this
-on the data yet, so there is no result to expect. The paper reports WAR 69.73 and UAR 56.93, means over
-the five folds.
+The number after the colon is the test fold; the run trains on the other four.
+
+Expected result: unknown, not yet run on the real data. The paper reports WAR 69.73 and UAR 56.93, the mean
+over five folds.
 """
 
 from ml_collections import ConfigDict

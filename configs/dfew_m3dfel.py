@@ -1,15 +1,15 @@
-"""DFEW with the baseline M3DFEL (Wang et al., CVPR 2023), one fold of five, trained as its authors did.
+"""DFEW with the baseline M3DFEL (Wang et al., CVPR 2023), trained as by its authors.
 
-    python -m rdfer_jax.main --config=configs/dfew.py --mode=build \\
-        --config.build.source_dir=/data/DFEW
-    python -m rdfer_jax.main --config=configs/dfew_m3dfel.py --workdir=runs/m3dfel1
-    python -m rdfer_jax.main --config=configs/dfew_m3dfel.py:2 --workdir=runs/m3dfel2
+    rdfer build --config=dfew --config.build.source_dir=/data/DFEW
+    rdfer train --config=dfew_m3dfel --workdir=runs/m3dfel1
+    rdfer train --config=dfew_m3dfel:2 --workdir=runs/m3dfel2
 
-The same build as configs/dfew.py, and the same fold after the colon. Nobody has run this on the data yet,
-so there is no result to expect. Its paper reports WAR 69.25 and UAR 56.10, from a trunk pretrained on
-Kinetics-400 (here it starts at random) and the best epoch on the test fold (here a checkpoint is never
-chosen by the test). Other differences: only kernels decay, the cosine begins where the warm-up ends, and
-test frames are not drawn.
+Uses the data set of configs/dfew.py. The number after the colon is the test fold.
+
+Expected result: unknown, not yet run on the real data. The paper of M3DFEL reports WAR 69.25 and UAR 56.10.
+Differences from it: the trunk starts from random weights instead of Kinetics-400; the last checkpoint is
+tested instead of the best one on the test fold; weight decay applies to kernels only; the cosine schedule
+starts after the warm-up; test frames are not sampled at random.
 """
 
 from ml_collections import ConfigDict
@@ -25,12 +25,12 @@ def get_config(fold: str = "1") -> ConfigDict:
     config.data.batch_size = 256
     config.clips.number = 1
     config.clips.frames = 16
-    # Colours and flip are the default ones already; values stay in [0, 1].
+    # The color jitter and flips are the defaults already; values stay in [0, 1].
     config.augment.crop_area = (0.08, 1.0)
     config.augment.hue = 0.4
     config.augment.mean = (0.0, 0.0, 0.0)
     config.augment.std = (1.0, 1.0, 1.0)
-    # Plain cross-entropy: the mask never acts, and the only clip is the video.
+    # Plain cross-entropy of the video; its only clip is the video itself.
     config.loss.method = "cross_entropy"
     config.loss.clips = 0.0
     config.loss.label_smoothing = 0.1

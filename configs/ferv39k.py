@@ -1,11 +1,11 @@
-"""FERV39k: 38,935 clips of seven expressions, one fixed split.
+"""FERV39k: 38,935 clips of seven expressions, with one fixed split.
 
-    python -m rdfer_jax.main --config=configs/ferv39k.py --mode=build \\
-        --config.build.source_dir=/data/FERV39k
-    python -m rdfer_jax.main --config=configs/ferv39k.py --workdir=runs/ferv39k
+    rdfer build --config=ferv39k --config.build.source_dir=/data/FERV39k
+    rdfer train --config=ferv39k --workdir=runs/ferv39k
 
-Clips have 28 frames in the median, so the buffer holds 32. Nobody has run this on the data yet, so there
-is no result to expect.
+The median clip has 28 frames, so the buffer holds 32.
+
+Expected result: unknown, not yet run on the real data.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,13 @@
-"""MAFW, one fold of five: 9,172 clips of 11 single expressions, or 8,996 of 43 with compound ones.
+"""MAFW, one of its five folds: 9,172 clips of 11 expressions, or 8,996 clips of 43 compound ones.
 
-    python -m rdfer_jax.main --config=configs/mafw.py --mode=build \\
-        --config.build.source_dir=/data/MAFW
-    python -m rdfer_jax.main --config=configs/mafw.py --workdir=runs/mafw1
-    python -m rdfer_jax.main --config=configs/mafw.py:2,compound --workdir=runs/mafw2_compound
+    rdfer build --config=mafw --config.build.source_dir=/data/MAFW
+    rdfer train --config=mafw --workdir=runs/mafw1
+    rdfer train --config=mafw:2,compound --workdir=runs/mafw2_compound
 
-After the colon stand the fold that is tested on and the task, single or compound; the two tasks are built
-as two variants of the data set. Nobody has run this on the data yet, so there is no result to expect.
+After the colon: the test fold and the task, single or compound. Each task is a variant of the data set and
+is built separately.
+
+Expected result: unknown, not yet run on the real data.
 """
 
 from ml_collections import ConfigDict

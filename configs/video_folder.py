@@ -1,10 +1,9 @@
-"""Your own clips: root/<class>/<clip>, or a CSV of path,label[,split].
+"""Your own clips: root/<class>/<clip>, or a CSV file with the columns path,label[,split].
 
-    python -m rdfer_jax.main --config=configs/video_folder.py --mode=build \\
-        --config.build.source_dir=/data/mine
-    python -m rdfer_jax.main --config=configs/video_folder.py --workdir=runs/mine
+    rdfer build --config=video_folder --config.build.source_dir=/data/mine
+    rdfer train --config=video_folder --workdir=runs/mine
 
-A tenth of the training clips is held out to choose the best checkpoint.
+Holds out 10 % of the training clips to select the best checkpoint.
 """
 
 from ml_collections import ConfigDict

@@ -108,5 +108,5 @@ def test_find_says_how_to_build_what_is_missing(tiny_data, tmp_path):
         dataclasses.replace(tiny_data, variant="other"),
         dataclasses.replace(tiny_data, name="other"),
     ):
-        with pytest.raises(DatasetNotFoundError, match=r"Build it: .*--mode=build"):
+        with pytest.raises(DatasetNotFoundError, match=r"Build it with rdfer build"):
             source.find(data)
