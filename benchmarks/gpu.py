@@ -1,44 +1,44 @@
-"""Compiles the train step for GPUs that are not there, and says what they would make of it.
+"""Compiles the train step ahead of time for GPUs that you do not have, and reports its memory.
 
     python -m benchmarks.gpu --config=configs/dfew.py --gpus=h200:1 [--json=PATH]
         [--config.data.batch_size=256 ...]
 
-The CUDA plugin carries the compiler, which runs on any x86-64 Linux machine without a driver: `pip install
-'rdfer-jax[cuda12]'`. Nothing can be timed without the GPU: cuDNN's algorithms, which are chosen by trying
-them there, are not chosen, and the memory that they work in is not counted. What is told is whether the
-step compiles, the memory of its arrays, in which types and layouts its convolutions run, and what its
-GPUs tell each other. Where there is a GPU, `benchmarks.step` measures.
+JAX's CUDA plugin contains the compiler and runs on any x86-64 Linux machine without a driver: `pip install
+'rdfer-jax[cuda12]'`. The report shows whether the step compiles, the memory of its arrays, the types and
+layouts of its convolutions, and its collectives. There are no times, and cuDNN's workspace is not counted,
+because cuDNN chooses its algorithms by timing them on the GPU. On a machine with a GPU, use
+`benchmarks.step` instead.
 
-GPUs are a kind and their number in one machine: a100:1, h100:8, h200:1.
+--gpus is a model and the number of GPUs in one machine: a100:1, h100:8, h200:1.
 """
 
 import collections
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags
 from jax.experimental import topologies
 
-from benchmarks import tpu
+from benchmarks import fit, hlo
 from rdfer_jax import sharding
 
 
 class Gpu(NamedTuple):
-    """What the compiler has to know of a GPU, from NVIDIA's data sheets and CUDA's device queries.
+    """The properties of a GPU that the compiler uses, from NVIDIA's data sheets and CUDA device queries.
 
     Attributes:
-      name: as its driver says it.
-      capability: the first number of its compute capability.
-      memory: bytes of it.
-      bandwidth: of the memory, bytes a second.
+      name: as reported by the driver.
+      capability: major version of the compute capability.
+      memory: in bytes.
+      bandwidth: of the memory, in bytes per second.
       cores: multiprocessors.
       lanes: floating-point units of each of them.
       shared: bytes of shared memory of each of them.
-      cache: bytes of its second-level cache.
-      clock: GHz.
+      cache: bytes of the L2 cache.
+      clock: in GHz.
     """
 
     name: str
@@ -80,8 +80,8 @@ GPUS: Mapping[str, Gpu] = {
     ),
 }
 
-#: Matrix products go to cuBLAS: XLA's own kernels for them are chosen by trying, and the one that is taken
-#: untried does not exist for every shape.
+#: Use cuBLAS for matrix products: XLA chooses among its own kernels by timing them, and its default without
+#: timing does not support every shape.
 OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 #: A GpuTargetConfigProto of XLA (xla/stream_executor/device_description.proto).
@@ -113,25 +113,25 @@ device_description_str: "{gpu.name}"
 """
 
 
-class GPUError(tpu.CompilerError):
-    """It cannot be compiled for a GPU."""
+class GPUError(fit.CompilerError):
+    """The step cannot be compiled for a GPU."""
 
 
 def devices(gpus: str) -> tuple[Gpu, Sequence[jax.Device]]:
-    """Returns GPUs for a mesh to compile for; nothing can run on them.
+    """Returns GPUs to compile for; they cannot run programs.
 
     Args:
       gpus: such as "h200:1".
 
     Raises:
-      GPUError: they are none of GPUS, or the compiler is not installed.
+      GPUError: the model is not in GPUS, or the compiler is not installed.
     """
     kind, _, number = gpus.partition(":")
     if kind not in GPUS or not number.isdecimal() or not int(number):
         raise GPUError(
-            f"--gpus={gpus}: say {', '.join(GPUS)}, a colon and how many, such as h200:1"
+            f"--gpus={gpus}: expected {', '.join(GPUS)}, a colon and a number, such as h200:1"
         )
-    # Without a driver the plugin's look at it would fail.
+    # The plugin's check of the driver would fail without one.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     gpu = GPUS[kind]
     target = _TARGET.format(gpu=gpu, optin=gpu.shared - 1024)
@@ -153,17 +153,17 @@ _CONVOLUTION = re.compile(
 )
 
 
-def convolutions(hlo: str) -> dict[str, int]:
+def convolutions(text: str) -> dict[str, int]:
     """Counts cuDNN's convolutions by direction, number of axes, type and layout.
 
     Args:
-      hlo: the text of a compiled module.
+      text: of a compiled module.
 
     Returns:
       Such as {"forward, 2-D bf16 b01f": 20}; b is the batch, f the channels, 0 and 1 rows and columns.
     """
     found: collections.Counter[str] = collections.Counter()
-    for line in hlo.splitlines():
+    for line in text.splitlines():
         if match := _CONVOLUTION.search(line):
             layout = match["labels"].partition("_")[0]
             what = re.sub("(?<!^)(?=[A-Z])", " ", match["what"]).lower()
@@ -171,13 +171,11 @@ def convolutions(hlo: str) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def run(
-    make_step: Callable[[jax.sharding.Mesh], tuple[Any, Sequence[Any]]], gpus: str, num_videos: int
-) -> dict[str, Any]:
+def run(make_step: fit.MakeStep, gpus: str, num_videos: int) -> dict[str, Any]:
     """Compiles a step for GPUs and returns the report.
 
     Args:
-      make_step: from a mesh to a jitted step and its abstract arguments, with shardings.
+      make_step: mesh -> (jitted step, its abstract arguments with shardings).
       gpus: such as "h200:1".
       num_videos: videos in a step, over all GPUs.
 
@@ -186,8 +184,8 @@ def run(
     """
     gpu, found = devices(gpus)
     step, arguments = make_step(sharding.make_mesh(found))
-    compiled, seconds = tpu.compile_step(step, arguments, OPTIONS)
-    memory, hlo = tpu.memory(compiled), compiled.as_text() or ""
+    compiled, seconds = fit.compile_step(step, arguments, OPTIONS)
+    memory, text = fit.memory(compiled), compiled.as_text() or ""
     return {
         "gpus": gpus,
         "name": gpu.name,
@@ -196,31 +194,31 @@ def run(
         "memory": memory,
         "memory_of_a_gpu": gpu.memory,
         "fits": memory["total"] <= gpu.memory,
-        "convolutions": convolutions(hlo),
-        "loops": tpu.count_loops(hlo),
-        "collectives": tpu.collectives(hlo),
+        "convolutions": convolutions(text),
+        "loops": hlo.count_loops(text),
+        "collectives": hlo.collectives(text),
     }
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Returns a report as text for people."""
+    """Returns a report as text."""
     rows = [
         ("GPUs", f"{report['gpus']}, {report['name']}"),
         ("batch", f"{report['num_videos']} videos a step"),
         ("compiled in", f"{report['compile_wall_seconds']:.1f} s"),
         ("", ""),
-        *tpu.memory_rows(report["memory"]),
-        ("memory of a GPU", f"{report['memory_of_a_gpu'] / tpu.GIB:.1f} GiB"),
-        ("fits, without cuDNN's own", "yes" if report["fits"] else "NO"),
+        *fit.memory_rows(report["memory"]),
+        ("memory of a GPU", f"{report['memory_of_a_gpu'] / fit.GIB:.1f} GiB"),
+        ("fits, without cuDNN workspace", "yes" if report["fits"] else "NO"),
         ("", ""),
         *((f"convolution {what}", str(count)) for what, count in report["convolutions"].items()),
         ("loops", str(report["loops"])),
-        *tpu.collective_rows(report["collectives"]),
+        *fit.collective_rows(report["collectives"]),
     ]
-    return tpu.aligned("The train step, on each GPU:", rows)
+    return fit.aligned("The train step, on each GPU:", rows)
 
 
 if __name__ == "__main__":
-    tpu.define_flags()
-    flags.DEFINE_string("gpus", "h200:1", "kind and number of the GPUs to compile for")
-    app.run(lambda _: tpu.command(run, table, flags.FLAGS.gpus))
+    fit.define_flags()
+    flags.DEFINE_string("gpus", "h200:1", "Model and number of the GPUs to compile for.")
+    app.run(lambda _: fit.command(run, table, flags.FLAGS.gpus))

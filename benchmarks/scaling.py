@@ -1,13 +1,12 @@
-"""What more devices, more processes, more videos and more frames change about a training step.
+"""How a train step scales with devices, processes, videos and frames.
 
     python -m benchmarks.scaling [--config=configs/synthetic.py] [--set=model.trunk=resnet18]
 
-Trains a few steps on the same random videos with 1, 2, 4 and 8 simulated devices of this machine, and
-with two processes, each run in processes of its own. Prints for each how far its parameters are from those
-of one device, and what its devices tell each other in a step, as compiled: that should be the gradients
-once, the batch statistics and a few numbers, and nothing that grows with the batch. Then compiles the step
-for more videos and for more frames and prints how its FLOPs grow. Writes scaling.json. Simulated devices
-share the cores, so there are no times.
+Trains a few steps on the same random videos with 1, 2, 4 and 8 simulated devices, and with two processes.
+For each run, prints the difference of its parameters from those of one device, and the collectives of the
+compiled step: they should move the gradients once, the batch statistics and a few numbers, and nothing that
+grows with the batch. Then compiles the step for more videos and more frames and prints the growth of its
+FLOPs. Writes scaling.json. Simulated devices share the cores, so nothing is timed.
 """
 
 import json
@@ -25,7 +24,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from benchmarks import harness
-from benchmarks.tpu import collectives
+from benchmarks.hlo import collectives
 from rdfer_jax import sharding
 from rdfer_jax.config import Config
 from rdfer_jax.training.setup import ModelSetup
@@ -43,7 +42,7 @@ NUM_CLASSES = 7
 
 
 def settings(path: str, changes: Sequence[str], batch: int, frames: int = 0) -> Config:
-    """Returns the settings of a file with changes, for so many videos of so many frames."""
+    """Returns the settings of a file with changes, for a batch size and a number of frames."""
     overrides = harness.parse_settings(changes) | {"data.batch_size": batch}
     if frames:
         overrides |= {"data.frames": frames, "clips.frames": min(frames, 16)}
@@ -104,7 +103,7 @@ def train_some(config: Config, steps: int, output: epath.Path) -> None:
 def run(
     name: str, devices: Sequence[int], words: Sequence[str], output: epath.Path
 ) -> dict[str, Any]:
-    """Runs one of RUNS in processes of its own; returns what it wrote and its parameters."""
+    """Runs one of RUNS in new processes; returns its results and its parameters."""
     path = output / f"{name.replace(' ', '_')}.json"
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -128,7 +127,7 @@ def run(
 
 
 def compare(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a row for each run, beside the first one, which has one device."""
+    """Returns a row for each run, compared with the first one, which has one device."""
     first = next(iter(found.values()))["parameters"]
     rows = []
     for name, one in found.items():
@@ -179,7 +178,7 @@ def table(rows: Sequence[Mapping[str, Any]], grown: Sequence[Mapping[str, Any]])
         kinds = ", ".join(f"{kind['count']} {name}" for name, kind in row["collectives"].items())
         sizes = [f"{row[name]:,}" for name in ("bytes", "beyond_gradients")]
         runs.append([row["run"], f"{row['difference']:.1e}", kinds or "none", *sizes])
-    steps = [["step over", "GFLOP", "times the first", "in proportion it would be"]]
+    steps = [["step over", "GFLOP", "times the first", "proportional"]]
     for row in grown:
         numbers = [f"{row['flops'] / 1e9:.1f}", f"{row['times']:.2f}", f"{row['expected']:.0f}"]
         steps.append([f"{row['number']} {row['of']}", *numbers])
@@ -224,8 +223,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 16, "Videos in a step, a multiple of 8.", lower_bound=8)
     flags.DEFINE_integer("steps", 3, "Steps of training.", lower_bound=1)
     flags.DEFINE_list("videos", "2,8,32", "Videos of a step whose FLOPs are counted.")
-    flags.DEFINE_list("frames", "16,64,256", "Frames of a video likewise.")
+    flags.DEFINE_list("frames", "16,64,256", "Frames of a video whose FLOPs are counted.")
     flags.DEFINE_string("output", "runs/scaling", "Folder for everything.")
-    flags.DEFINE_string("child", "", "Used by the program itself.")
-    flags.DEFINE_string("join", "", "Used by the program itself.")
+    flags.DEFINE_string("child", "", "Internal.")
+    flags.DEFINE_string("join", "", "Internal.")
     app.run(main)

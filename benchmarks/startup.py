@@ -1,11 +1,11 @@
-"""Seconds from the command to the first training step, without and with programs compiled before.
+"""Seconds from the command to the first training step, with an empty and with a filled compilation cache.
 
     python -m benchmarks.startup
     python -m benchmarks.startup --config=configs/dfew.py --build=False --set=data.dir=/data/tfds
 
-Starts training of two steps in a new process, --rounds times with an empty folder for compiled programs
-and as often with what the run before it left there (config.compile_cache), in turns. Timed from the start
-of the process until the numbers of the first step are in metrics.jsonl. Prints a table and writes JSON.
+Trains two steps in a new process, alternately with an empty compilation cache (config.compile_cache) and
+with the cache of the previous run, --rounds times each. The time is from the start of the process until
+the metrics of the first step are in metrics.jsonl. Prints a table and writes JSON.
 """
 
 import statistics
@@ -23,7 +23,7 @@ from benchmarks import harness
 from rdfer_jax.build import build
 from rdfer_jax.training.writers import read_metrics
 
-#: Two steps, whose numbers are written down at once, and little to evaluate.
+#: Two steps, logged immediately.
 SHORT = {
     "train.duration": "2 steps",
     "train.log_every": "1 steps",
@@ -34,7 +34,7 @@ SHORT = {
 def seconds_to_first_step(
     config: str, settings: dict[str, Any], workdir: epath.Path, cache: epath.Path
 ) -> float:
-    """Starts a run and returns how long its first step let one wait.
+    """Starts a run and returns the seconds until its first step.
 
     Raises:
       subprocess.CalledProcessError: the run failed.
@@ -75,9 +75,9 @@ def table(found: dict[str, list[float]]) -> str:
     cold, warm = (statistics.median(found[name]) for name in ("cold", "warm"))
     return harness.table(
         [
-            ["compiled programs", "seconds to the first step", "share"],
-            ["none", f"{cold:.1f}", "100%"],
-            ["of the run before", f"{warm:.1f}", f"{warm / cold:.0%}"],
+            ["compilation cache", "seconds to the first step", "share"],
+            ["empty", f"{cold:.1f}", "100%"],
+            ["of the previous run", f"{warm:.1f}", f"{warm / cold:.0%}"],
         ]
     )
 
@@ -90,7 +90,9 @@ def main(argv: Sequence[str]) -> None:
     options = flags.FLAGS
     output = epath.Path(options.output).absolute()
     if output.exists():
-        raise ValueError(f"{output} exists: it would not be a cold start. Take another --output")
+        raise ValueError(
+            f"{output} exists, so the start would not be cold. Choose another --output"
+        )
     settings: dict[str, Any] = {"data.dir": str(output / "tfds")} | harness.parse_settings(
         options.set
     )
@@ -106,6 +108,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
     flags.DEFINE_multi_string("set", [], "Further settings, such as model.trunk=resnet18.")
     flags.DEFINE_boolean("build", True, "Build the data set of the settings first.")
-    flags.DEFINE_integer("rounds", 2, "Pairs of a cold and a warm start.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 2, "Number of cold and warm starts each.", lower_bound=1)
     flags.DEFINE_string("output", "runs/startup", "Folder for everything; must not exist.")
     app.run(main)

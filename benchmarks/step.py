@@ -1,12 +1,12 @@
-"""Videos a second of the train step and of prediction, beside M3DFEL in PyTorch and the device's limit.
+"""Throughput of the train and predict steps, compared with M3DFEL in PyTorch and with the device's peak.
 
     python -m benchmarks.step                                  # small batches, on a CPU
     python -m benchmarks.step --batch=128 --rounds=10          # on a GPU
 
-Each contestant trains and predicts videos of 16 and of 64 frames at 112 pixels; they take turns, so that
-what slows the machine slows them all. FLOPs are those of the compiled prediction, a training step counts as
-three of them, and utilisation is against a large matrix product on the same device in the same run.
-What is not installed (torch) is left out, and said so. Prints a table and writes step.json.
+Each contestant trains and predicts videos of 16 and of 64 frames at 112 pixels. Contestants take turns, so
+that other load on the machine affects all of them. FLOPs are those of the compiled predict step; a train
+step counts as three of them. Utilization is relative to a large matrix product, measured in the same run.
+PyTorch is left out if it is not installed. Prints a table and writes step.json.
 """
 
 import statistics
@@ -37,14 +37,14 @@ MATMUL = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
 class Contestant(NamedTuple):
-    """What is timed.
+    """One network in one framework.
 
     Attributes:
       name: of the network and framework.
       frames: of a video.
-      train, predict: one step over a batch; they end when the device has.
-      flops: of predicting one video; None where it is not known.
-      memory: bytes of a training step, arguments and temporaries; None where it is not known.
+      train, predict: run one step on a batch and wait for the device.
+      flops: of predicting one video; None if unknown.
+      memory: bytes of a train step, arguments and temporaries; None if unknown.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Contestant(NamedTuple):
 
 
 def paper_scale(name: str, frames: int, batch: int, remat: bool = False) -> Config:
-    """Returns the settings of our default network, or of M3DFEL, for videos of so many frames."""
+    """Returns the settings of our default network, or of M3DFEL, for videos of that length."""
     settings = (dfew_m3dfel if name == "m3dfel" else dfew).get_config()
     settings.data.frames, settings.data.batch_size = frames, batch
     settings.augment.size, settings.model.remat = SIZE, remat
@@ -97,7 +97,7 @@ def ours(name: str, config: Config) -> Contestant:
 
 
 def theirs(frames: int, batch: int) -> Iterator[Contestant]:
-    """Yields M3DFEL in PyTorch, on a GPU compiled, if PyTorch is installed."""
+    """Yields M3DFEL in PyTorch (compiled on a GPU), if PyTorch is installed."""
     if not harness.has_torch():
         return
     from benchmarks import torch_m3dfel
@@ -108,7 +108,7 @@ def theirs(frames: int, batch: int) -> Iterator[Contestant]:
 
 
 def matmul_rate() -> float:
-    """Returns the FLOPs a second of a large matrix product, in the type that networks compute in."""
+    """Returns the FLOP/s of a large matrix product, in the dtype of the networks."""
     platform = jax.devices()[0].platform
     side = MATMUL.get(platform, 2048)
     dtype = jnp.float32 if platform == "cpu" else jnp.bfloat16
@@ -118,7 +118,7 @@ def matmul_rate() -> float:
 
 
 def seconds(step: Callable[[], Any], repeats: int, warm: int = 1) -> list[float]:
-    """Returns the seconds of each call after the first ones."""
+    """Returns the seconds of each call, without the warm-up calls."""
     found = []
     for i in range(warm + repeats):
         start = time.perf_counter()
@@ -129,7 +129,7 @@ def seconds(step: Callable[[], Any], repeats: int, warm: int = 1) -> list[float]
 
 
 def measure(contestants: Sequence[Contestant], batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Times all in turns and returns a row for each: videos a second, medians over the rounds."""
+    """Times all contestants in turns and returns a row for each: videos/s, medians over the rounds."""
     kinds = ("train", "predict")
     times: dict[tuple[int, str], list[float]] = {
         (i, kind): [] for i in range(len(contestants)) for kind in kinds
@@ -150,7 +150,7 @@ def measure(contestants: Sequence[Contestant], batch: int, rounds: int) -> list[
 
 
 def compare(rows: Sequence[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
-    """Adds to each row the ratio to PyTorch at as many frames, and the share of the matmul rate."""
+    """Adds to each row the ratio to PyTorch at the same length, and the utilization."""
     found = []
     for row in rows:
         peers = [r for r in rows if "PyTorch" in r["name"] and r["frames"] == row["frames"]]
@@ -170,10 +170,10 @@ def table(rows: Sequence[dict[str, Any]], rate: float) -> str:
         "frames",
         "trained videos/s",
         "x PyTorch",
-        "utilisation",
+        "utilization",
         "predicted videos/s",
         "x PyTorch",
-        "utilisation",
+        "utilization",
         "GFLOP a video",
         "MiB a video",
     )
@@ -233,8 +233,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("batch", 2, "Videos in a step.", lower_bound=1)
+    flags.DEFINE_integer("batch", 2, "Videos per step.", lower_bound=1)
     flags.DEFINE_list("frames", "16,64", "Frames of a video, multiples of 4.")
-    flags.DEFINE_integer("rounds", 5, "Turns that are timed.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
     flags.DEFINE_string("output", "runs/step.json", "File to write.")
     app.run(main)

@@ -1,7 +1,7 @@
-"""M3DFEL in PyTorch, as a user would train it: what rdfer_jax is timed against. Needs the extra `torch`.
+"""M3DFEL in PyTorch, the baseline for the timings of rdfer_jax. Requires the extra `torch`.
 
-Written from the sizes of its paper (Wang et al., CVPR 2023) and of torchvision's r3d_18, whose names its
-trunk has; see rdfer_jax/models/m3dfel.py for the formulas.
+Sizes follow the paper (Wang et al., CVPR 2023) and torchvision's r3d_18, whose names the trunk uses. See
+rdfer_jax/models/m3dfel.py for the formulas.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class R3D18(nn.Module):
 
 
 class DMIN(nn.Module):
-    """Dynamic multi-instance normalisation of [B, I, W]."""
+    """Dynamic multi-instance normalization of [B, I, W]."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -84,7 +84,7 @@ class DMIN(nn.Module):
 
 
 class M3DFEL(nn.Module):
-    """Frames uint8 [B, F, H, W, 3] -> logits [B, N]; each four frames are an instance."""
+    """Frames uint8 [B, F, H, W, 3] -> logits [B, N]; every four frames are an instance."""
 
     def __init__(self, num_classes: int, num_frames: int, hidden: int = 512, heads: int = 8):
         super().__init__()
@@ -112,10 +112,9 @@ class M3DFEL(nn.Module):
 def steps(
     num_videos: int, num_frames: int, size: int, compiled: bool
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Returns a training step and a prediction, each a function that ends when the device has.
+    """Returns a train step and a predict step, functions that wait for the device.
 
-    On a GPU in bfloat16 by autocast, with channels last, and by torch.compile if compiled; on a CPU in
-    float32 with all its cores.
+    On a GPU: bfloat16 autocast, channels last, and torch.compile if compiled. On a CPU: float32, all cores.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import tpu
+from benchmarks import fit, hlo, tpu
 from configs.synthetic import get_config
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
@@ -102,7 +102,7 @@ ENTRY %main (a: f32[4,8], b: bf16[4,8]) -> (f32[16,8], bf16[16,8]) {
 
 
 @pytest.mark.parametrize(
-    ("hlo", "expected"),
+    ("text", "expected"),
     [
         ("", {}),
         (ALL_REDUCE, {"all-reduce": {"count": 1, "bytes": 4 * (256 * 512 + 512 * 128 + 1)}}),
@@ -117,12 +117,12 @@ ENTRY %main (a: f32[4,8], b: bf16[4,8]) -> (f32[16,8], bf16[16,8]) {
         (VARIADIC_START, {"all-gather": {"count": 1, "bytes": (4 + 2) * 16 * 8}}),
     ],
 )
-def test_collectives(hlo, expected):
-    assert tpu.collectives(hlo) == expected
+def test_collectives(text, expected):
+    assert hlo.collectives(text) == expected
 
 
 def test_a_fused_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
-    found = tpu.collectives(REDUCE_SCATTER)
+    found = hlo.collectives(REDUCE_SCATTER)
     assert list(found) == ["reduce-scatter"]
     assert found["reduce-scatter"]["count"] == 2
 
@@ -142,15 +142,15 @@ def test_a_fused_all_reduce_of_which_a_slice_is_kept_is_a_reduce_scatter():
     ],
 )
 def test_type_bytes(type_, size):
-    assert tpu.type_bytes(type_) == size
+    assert hlo.type_bytes(type_) == size
 
 
 def test_loops_are_counted():
     loop = (
         "  %while.10 = (s32[]{:T(128)}, f32[128,512]{1,0}) while(%tuple.22), condition=%c, body=%b"
     )
-    assert tpu.count_loops(f"ENTRY %main () -> s32[] {{\n{loop}\n}}") == 1
-    assert tpu.count_loops(ALL_REDUCE) == 0
+    assert hlo.count_loops(f"ENTRY %main () -> s32[] {{\n{loop}\n}}") == 1
+    assert hlo.count_loops(ALL_REDUCE) == 0
 
 
 def test_says_how_to_install_the_compiler(monkeypatch):
@@ -222,7 +222,7 @@ def test_says_that_a_step_does_not_fit():
         shape = jax.ShapeDtypeStruct((3, 2**31), jnp.float32, sharding=sharding.replicated(mesh))
         return jax.jit(lambda x: jnp.sort(x, axis=0)), (shape,)
 
-    with pytest.raises(tpu.TPUError, match="does not fit in a chip's memory"):
+    with pytest.raises(fit.CompilerError, match="does not fit in a chip's memory"):
         tpu.run(huge, "v5e:2x2", num_videos=1)
 
 
