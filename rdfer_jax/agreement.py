@@ -2,7 +2,7 @@
 
 From the logits of K clips of a video: their agreement in [0, 1], their consensus, and the partition of the
 videos into clean, noisy and hard ones. The public text of the paper gives no formulas; these are our
-interpretation, see docs/method.md.
+interpretation, see docs/explanation/method.md.
 """
 
 import math

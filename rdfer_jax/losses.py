@@ -7,7 +7,8 @@ logits and target), its targets, its weights, or an additional penalty:
     loss = weight * (criterion(video) + l_clips mean_k criterion(clip k) + l_long criterion(long)
                      + l_instants mean criterion(key instants)) + penalty
 
-`agreement` is ours, our interpretation of "reinforce the hard, mitigate the noisy", see docs/method.md.
+`agreement` is ours, our interpretation of "reinforce the hard, mitigate the noisy", see
+docs/explanation/method.md.
 """
 
 from collections.abc import Callable

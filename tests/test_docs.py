@@ -116,6 +116,13 @@ def test_every_named_setting_exists(page: pathlib.Path):
             assert name in SECTIONS[section], path
 
 
+def test_every_page_named_in_the_code_exists():
+    for folder in FOLDERS:
+        for source in (ROOT / folder).rglob("*.py"):
+            for path in re.findall(r"docs/[\w/-]+\.(?:md|png|json)", source.read_text()):
+                assert (ROOT / path).exists(), f"{source}: {path}"
+
+
 def test_the_tree_names_every_part_of_the_package():
     tree = (ROOT / "docs/explanation/architecture.md").read_text().split("```")[1]
     package = ROOT / "rdfer_jax"

@@ -409,7 +409,7 @@ class Config:
     init_from: str = _field(
         "",
         "weights to start from: a file, or the folder of another run; empty: random weights; see "
-        "docs/pretrained.md",
+        "docs/how-to/pretrained-weights.md",
     )
     profile: bool = _field(
         False, "trace five training steps, written to workdir/profile", affects_training=False

@@ -113,7 +113,7 @@ def test_two_processes_learn_the_same_as_one(settings, tmp_path):
     three = settings | {"train.duration": "3 steps", "optim.warmup": "1 steps"}
     three |= {"train.save_every": "3 steps", "train.eval_every": "3 steps"}
     # Sums in another order can turn over a ReLU whose input is zero, and Adam makes whole steps of it: so
-    # short ones, and a look at the gradients themselves (docs/performance.md, "Several devices").
+    # short ones, and a look at the gradients themselves (docs/evidence/performance.md, "Several devices").
     three |= {"optim.learning_rate": 1e-5, "optim.final_learning_rate": 1e-5}
     jobs.run(CONFIG, three, workdir=tmp_path / "one")
     processes = [
