@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 START, END = "<!-- demo: written by docs/update_readme.py -->\n", "<!-- /demo -->"
 #: Picture in docs/images/ -> file of the run.
-PICTURES = {"agreement.png": "agreement.png", "timeline.png": "predict/film/timeline.png"}
+PICTURES = {"agreement.png": "agreement.png", "timeline.png": "predict/film.mp4/timeline.png"}
 
 
 def block(results: dict[str, Any]) -> str:
