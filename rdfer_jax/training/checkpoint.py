@@ -1,15 +1,8 @@
-"""Checkpoints: the train state, through Orbax V1. Its step says where in the data a run is.
+"""Checkpoints of the train state, through Orbax V1.
 
-A checkpoint is written whole or not at all: Orbax writes into a temporary folder and renames it. On a file
-system, the sums of its files are written beside them, so that damage done later is found before it is used;
-object stores keep sums of their own.
+The step of a state gives its position in the data, so a checkpoint is all that is needed to resume.
 """
 
-import hashlib
-import json
-import logging
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,45 +13,40 @@ from orbax.checkpoint import v1 as ocp
 
 from rdfer_jax.models import Variables
 from rdfer_jax.state import TrainState
+from rdfer_jax.training import integrity
 from rdfer_jax.training.preemption import is_peer_failure
 from rdfer_jax.workarounds import silence_orbax
 
-log = logging.getLogger(__name__)
-
 #: Name of the metric that chooses the best checkpoint.
 BEST_METRIC = "validation_war"
-#: In a checkpoint's folder, the SHA-256 of each other file, by its path there.
-SUMS = "sums.json"
-#: In the run's folder, where checkpoints go that are damaged.
-DAMAGED = "damaged_checkpoints"
 
 
 class CheckpointNotFoundError(FileNotFoundError):
-    """There is no checkpoint of that step, or none at all."""
+    """There is no checkpoint of the given step, or none at all."""
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint's files are not those that were written."""
+    """The files of a checkpoint have changed since they were written."""
 
 
 class CheckpointNotSavedError(OSError):
-    """A checkpoint could not be written; the older ones are as they were."""
+    """A checkpoint could not be written; the older ones are unchanged."""
 
 
 class Checkpoints:
     """The checkpoints of one run, in workdir/checkpoints.
 
-    Use as a context manager, so that nothing is left half done.
+    Use as a context manager, so that pending writes are finished.
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep: int = 1):
-        """Opens or makes the folder.
+        """Opens or creates the folder.
 
         Args:
-          workdir: of the run.
-          keep: newest checkpoints to keep, besides the best one.
+          workdir: folder of the run.
+          keep: number of newest checkpoints to keep, besides the best one.
         """
-        self.directory = _directory(workdir)
+        self.directory = integrity.checkpoints_folder(workdir)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
@@ -82,20 +70,20 @@ class Checkpoints:
             with silence_orbax():
                 self._checkpointer.close()
         except (OSError, RuntimeError, ValueError):
-            if error is None:  # otherwise it is what went wrong before, once more
+            if error is None:  # otherwise Orbax only repeats the earlier error
                 raise
 
     def save(self, step: int, state: TrainState, metrics: Mapping[str, float] | None) -> None:
         """Writes a checkpoint, unless there is one of this step.
 
         Args:
-          step: training steps done.
-          state: on the devices.
-          metrics: with BEST_METRIC, if this step was evaluated on the validation part.
+          step: number of training steps done.
+          state: the state, on the devices.
+          metrics: BEST_METRIC, if this step was evaluated on the validation part.
 
         Raises:
           CheckpointNotSavedError: the disk is full, or the folder cannot be written to.
-          RuntimeError: another process of the job is lost.
+          RuntimeError: another process of the job was lost.
         """
         newest = self.latest()
         if step == newest:
@@ -108,13 +96,13 @@ class Checkpoints:
         except (OSError, RuntimeError, ValueError) as error:
             if is_peer_failure(error):
                 raise
-            good = "there is none" if newest is None else f"the newest good one is {newest}"
+            good = "there is none yet" if newest is None else f"the newest good one is {newest}"
             raise CheckpointNotSavedError(
                 f"checkpoint {step} could not be written to {self.directory}, {good}: "
-                f"{str(error).splitlines()[0]}. Once that is mended, the same command goes on from there"
+                f"{str(error).splitlines()[0]}. Fix this and run the same command to resume"
             ) from error
-        if jax.process_index() == 0 and _is_local(self.directory):
-            _write_sums(self._path(step))
+        if jax.process_index() == 0 and integrity.is_local(self.directory):
+            integrity.write_sums(self._path(step))
 
     def _path(self, step: int) -> epath.Path:
         return next(epath.Path(c.path) for c in self._checkpointer.checkpoints if c.step == step)
@@ -124,29 +112,29 @@ class Checkpoints:
 
         Args:
           step: one of steps().
-          abstract_state: shapes, types and shardings to restore to.
+          abstract_state: shapes, types and shardings of the state.
 
         Raises:
-          DamagedCheckpointError: its files are not those that were written.
+          DamagedCheckpointError: the files have changed since they were written.
         """
-        if (what := damage(self._path(step))) is not None:
+        if (problem := integrity.damage(self._path(step))) is not None:
             others = [other for other in self.steps() if other != step]
             raise DamagedCheckpointError(
-                f"checkpoint {step} in {self.directory} is damaged: {what}. "
-                + (f"There are others: {others}" if others else "There is no other")
+                f"checkpoint {step} in {self.directory} is damaged: {problem}. "
+                + (f"Other checkpoints: {others}" if others else "There is no other checkpoint")
             )
         return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, rising."""
+        """Returns the steps of all checkpoints, in ascending order."""
         return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
+        """Returns the step of the newest checkpoint, or None."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """Step of the checkpoint with the highest WAR on the validation part, or None."""
+        """Returns the step of the checkpoint with the highest WAR on the validation part, or None."""
         scored = {
             c.step: c.metrics[BEST_METRIC]
             for c in self._checkpointer.checkpoints
@@ -155,118 +143,49 @@ class Checkpoints:
         return max(scored, key=lambda step: (scored[step], step), default=None)
 
     def find(self, which: str) -> int:
-        """Returns the step that "last", "best" or a number stands for.
+        """Returns the step of the checkpoint named "last" or "best", or given by its number.
 
         Raises:
-          CheckpointNotFoundError: there is none; the message lists those there are.
-          ValueError: it is neither of these words nor a number.
+          CheckpointNotFoundError: there is no such checkpoint; the message lists the existing ones.
+          ValueError: `which` is neither of these names nor a number.
         """
         if which not in ("last", "best") and not which.isdigit():
-            raise ValueError(f"checkpoint {which!r}: say last, best or a step")
-        known = self.steps()
-        if not known:
+            raise ValueError(f"checkpoint {which!r}: expected last, best or a step")
+        steps = self.steps()
+        if not steps:
             raise CheckpointNotFoundError(f"{self.directory} holds no checkpoint: train first")
         if which == "best":
             if (best := self.best()) is None:
                 raise CheckpointNotFoundError(
-                    f"no checkpoint in {self.directory} was evaluated on a validation part, so none "
-                    "is the best: set config.data.validation_percent in training, or take last"
+                    f"no checkpoint in {self.directory} was evaluated on a validation part, so there is "
+                    "no best one. Train with config.data.validation_percent, or use the last checkpoint"
                 )
             return best
-        step = known[-1] if which == "last" else int(which)
-        if step not in known:
+        step = steps[-1] if which == "last" else int(which)
+        if step not in steps:
             raise CheckpointNotFoundError(
-                f"{self.directory} holds no checkpoint of step {step}, only of {known}"
+                f"{self.directory} holds no checkpoint of step {step}, only of {steps}"
             )
         return step
 
 
-def quarantine_damaged(workdir: epath.PathLike) -> list[int]:
-    """Moves damaged checkpoints that are newer than every good one out of the way, and says so.
-
-    To be called by one process, before the checkpoints are opened to go on from the newest. Orbax, which
-    would wait for the other processes, is not asked.
-
-    Args:
-      workdir: of the run.
-
-    Returns:
-      Their steps, falling.
-    """
-    directory, moved = _directory(workdir), []
-    if not directory.exists() or not _is_local(directory):
-        return []
-    # An unfinished one has a longer name.
-    known = {int(path.name): path for path in directory.iterdir() if path.name.isdigit()}
-    for step, path in sorted(known.items(), reverse=True):
-        if (what := damage(path)) is None:
-            break
-        target = directory.parent / DAMAGED / path.name
-        target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            target.rmtree()
-        path.rename(target)
-        log.warning("checkpoint %d is damaged: %s; moved to %s", step, what, target)
-        moved.append(step)
-    return moved
-
-
-def damage(path: epath.Path) -> str | None:
-    """Says what is wrong with a checkpoint's files, or returns None.
-
-    A checkpoint without sums, of an object store or of a process that was killed just before it wrote
-    them, cannot be looked at, and passes.
-
-    Args:
-      path: the checkpoint's folder.
-    """
-    if not (path / SUMS).exists():
-        return None
-    try:
-        sums = json.loads((path / SUMS).read_text())
-        for name, wanted in sums.items():
-            if not (path / name).exists():
-                return f"{name} is missing"
-            if _sum(path / name) != wanted:
-                return f"{name} has other bytes than were written"
-    except (ValueError, AttributeError):
-        return f"{SUMS} is no list of sums"
-    return None
-
-
-def _write_sums(path: epath.Path) -> None:
-    # etils has no "**", which would cost many requests on an object store.
-    files = sorted(file for file in pathlib.Path(path).rglob("*") if file.is_file())
-    sums = {file.relative_to(path).as_posix(): _sum(file) for file in files}
-    beside = path.parent.parent / f".{SUMS}.new"  # not in a folder that Orbax looks at
-    beside.write_text(json.dumps(sums, indent=2) + "\n")
-    beside.replace(path / SUMS)
-
-
-def _sum(path: os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_local(path: epath.Path) -> bool:
-    return "://" not in str(path)
-
-
 def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
-    """Reads the network of any run, whatever its settings, and leaves its folder as it is.
+    """Reads the network of any run, with any settings, and leaves its folder unchanged.
 
     Args:
-      workdir: of the run, which may still be going on.
+      workdir: folder of the run, which may still be training.
 
     Returns:
       The step of the last checkpoint, and its params and batch_stats, nested dicts of NumPy arrays.
 
     Raises:
-      CheckpointNotFoundError: there is none.
+      CheckpointNotFoundError: there is no checkpoint.
     """
-    directory = _directory(workdir)
+    directory = integrity.checkpoints_folder(workdir)
     if not directory.exists():
-        raise CheckpointNotFoundError(f"{directory}: no such folder, so {workdir} is no run")
+        raise CheckpointNotFoundError(
+            f"{directory}: no such folder, so {workdir} is not the folder of a run"
+        )
     with ocp.training.Checkpointer(directory) as checkpointer:
         if (last := checkpointer.latest) is None:
             raise CheckpointNotFoundError(f"{directory} holds no checkpoint: train first")
@@ -276,15 +195,9 @@ def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
         for name in ("params", "batch_stats")
     }
     context = ocp.Context()
-    context.pytree.loading.partial_load = True  # the rest of the state stays on the disk
+    context.pytree.loading.partial_load = True  # do not read the rest of the state
     with context:
         return last.step, ocp.load(last.path, wanted, checkpointable_name="state")
-
-
-def _directory(workdir: epath.PathLike) -> epath.Path:
-    path = epath.Path(workdir)
-    # Orbax takes absolute paths only.
-    return (path.resolve() if _is_local(path) else path) / "checkpoints"
 
 
 def _metric(metrics: Any) -> float:

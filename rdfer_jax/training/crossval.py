@@ -1,7 +1,7 @@
-"""Cross-validation: every clip predicted by a network that has not learned from it.
+"""Cross-validation: every clip is predicted by a network that was not trained on it.
 
-Enters: a configuration. Leaves: a run for each fold, in fold1/, fold2/ ... of the folder; predictions.npz
-with the predictions of all clips out of their folds; results.json and crossval.md, one table.
+Input: a configuration. Output: a run for each fold, in fold1/, fold2/ ... of the folder; predictions.npz
+with the out-of-fold predictions for all clips; results.json; and crossval.md, a table.
 """
 
 import json
@@ -27,15 +27,17 @@ from rdfer_jax.training.predictions import (
 
 log = logging.getLogger(__name__)
 
-#: Arrays of the saved predictions that the folds must have.
+#: Arrays that the saved predictions of a fold must have.
 NEEDED = ("clip_id", "logits", "clip_logits")
+
+_REDO = "Delete {} and run the same command: it only evaluates this fold again"
 
 
 def folds(config: Config, number: int) -> dict[str, Config]:
-    """Returns the settings of each fold by its name.
+    """Returns the settings of each fold, by name.
 
-    A data set that is stored in folds (splits fold1, fold2 ...) is tested on each of these in turn. Of
-    another one, the training split is cut into `number` parts, see source.assign_folds.
+    A data set that is stored in folds (splits fold1, fold2 ...) is tested on each of them in turn. The
+    training split of any other data set is divided into `number` folds, see source.assign_folds.
 
     Raises:
       DatasetNotFoundError: the data set has not been built.
@@ -43,8 +45,8 @@ def folds(config: Config, number: int) -> dict[str, Config]:
     """
     if config.data.fold:
         raise ValueError(
-            f"config.data.fold = {config.data.fold!r} asks for one fold; --mode=crossval runs all of them. "
-            "Leave it empty"
+            f"config.data.fold = {config.data.fold!r} selects one fold, but cross-validation "
+            "runs all of them. Leave it empty"
         )
     names = source.stored_folds(source.find(config.data))
     if names:
@@ -53,7 +55,7 @@ def folds(config: Config, number: int) -> dict[str, Config]:
             for name in names
         }
     elif number < 2:
-        raise ValueError(f"--folds={number}: at least two")
+        raise ValueError(f"--folds={number}: expected at least two")
     else:
         changes = {f"fold{i}": {"fold": f"{i}/{number}"} for i in range(1, number + 1)}
     settings = config_lib.to_dict(config)
@@ -64,46 +66,55 @@ def folds(config: Config, number: int) -> dict[str, Config]:
 
 
 def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[str, Any]:
-    """Trains and tests every fold, or goes on where it was stopped, and gathers the results.
+    """Trains and tests every fold and collects the results; resumes where it was stopped.
 
     Args:
-      config: of every fold, except for its splits.
-      workdir: for everything.
-      number: folds of a data set that is not stored in folds.
+      config: settings of every fold, except for its splits.
+      workdir: folder of all output.
+      number: number of folds, for a data set that is not stored in folds.
 
     Returns:
-      What results.json holds.
+      The content of results.json.
 
     Raises:
-      ValueError: as in train.train; or the folder holds folds of other settings.
+      ValueError: as in train.train; or the folder holds folds with other settings.
     """
     workdir = epath.Path(workdir)
-    chosen = folds(config, number)
-    found = {}
-    for name, fold_config in chosen.items():
-        results_file = workdir / name / "results.json"
-        if results_file.exists():  # what training writes last
-            log.info("%s of %d: has finished", name, len(chosen))
-            run_dir.check_config(workdir / name, fold_config)
-            found[name] = json.loads(results_file.read_text())
-        else:
-            tested = fold_config.data.fold or fold_config.data.test_split
-            log.info("%s of %d: tested on %s", name, len(chosen), tested)
-            found[name] = train.train(fold_config, workdir / name)
-    results = summary(found)
+    settings = folds(config, number)
+    results_of = {
+        name: _run_fold(workdir / name, fold_config, f"{name} of {len(settings)}")
+        for name, fold_config in settings.items()
+    }
+    results = summary(results_of)
     if jax.process_index() == 0:
-        gather(workdir, list(chosen)).save(workdir / TEST_FILE)
-        # Settings and classes of the whole, for --mode=audit.
+        gather(workdir, list(settings)).save(workdir / TEST_FILE)
+        # Settings and classes of the whole cross-validation, for the audit.
         run_dir.write_config(workdir, config)
-        known = run_dir.read(workdir / next(iter(chosen)))
-        run_dir.write_data(workdir, config.data.name, known.classes, known.num_train)
+        first = run_dir.read(workdir / next(iter(settings)))
+        run_dir.write_data(workdir, config.data.name, first.classes, first.num_train)
         (workdir / "crossval.md").write_text(table(results) + "\n")
         run_dir.write_json(workdir / "results.json", results)
     return results
 
 
+def _run_fold(folder: epath.Path, config: Config, title: str) -> dict[str, Any]:
+    """Returns the results of a fold, which is trained unless it has finished."""
+    results_file = folder / "results.json"
+    if results_file.exists():  # the last file that training writes
+        log.info("%s: already finished", title)
+        run_dir.check_config(folder, config)
+        try:
+            return json.loads(results_file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{results_file}: not JSON ({error}). {_REDO.format(results_file)}"
+            ) from None
+    log.info("%s: tested on %s", title, config.data.fold or config.data.test_split)
+    return train.train(config, folder)
+
+
 def gather(workdir: epath.Path, names: Sequence[str]) -> Predictions:
-    """Puts the predictions of the folds' last checkpoints together, with the fold of each clip.
+    """Returns the predictions of all folds by their last checkpoints, with the fold of each clip.
 
     Raises:
       FileNotFoundError: a fold has no predictions.
@@ -111,8 +122,7 @@ def gather(workdir: epath.Path, names: Sequence[str]) -> Predictions:
     """
     parts = []
     for number, name in enumerate(names, 1):
-        results = workdir / name / "results.json"
-        advice = f"Delete {results} and run the same command: it only evaluates this fold again"
+        advice = _REDO.format(workdir / name / "results.json")
         saved = read_predictions(workdir / name / TEST_FILE, NEEDED, advice)
         parts.append(saved.arrays | {"fold": np.full(len(saved["label"]), number, np.int32)})
     shared = set(parts[0]).intersection(*parts)
@@ -123,30 +133,30 @@ def gather(workdir: epath.Path, names: Sequence[str]) -> Predictions:
     return Predictions(OUT_OF_FOLD, saved.classes, arrays)
 
 
-def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Each fold's results, and mean and standard deviation; the best on validation apart."""
-    results: dict[str, Any] = {"folds": dict(found)}
-    results["last"] = _mean(list(found.values()))
-    if all("best_on_validation" in fold for fold in found.values()):
-        results["best_on_validation"] = _mean([f["best_on_validation"] for f in found.values()])
+def summary(folds_: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the results of each fold, and their mean and standard deviation."""
+    results: dict[str, Any] = {"folds": dict(folds_)}
+    results["last"] = _mean(list(folds_.values()))
+    if all("best_on_validation" in fold for fold in folds_.values()):
+        results["best_on_validation"] = _mean([f["best_on_validation"] for f in folds_.values()])
     return results
 
 
 def _mean(folds_: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over the folds, as papers give them: each fold counts the same."""
-    found: dict[str, Any] = {}
+    """Returns mean and standard deviation over the folds, each with the same weight, as papers do."""
+    scores: dict[str, Any] = {}
     for name in ("war", "uar"):
         values = np.array([fold[name] for fold in folds_], float)
         spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-        found[name] = {
+        scores[name] = {
             "mean": metrics.finite_or_none(float(values.mean())),
             "std": metrics.finite_or_none(spread),
         }
-    return found
+    return scores
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A Markdown table, in percent: a row for each fold, then mean and standard deviation."""
+    """Returns a Markdown table in percent: a row for each fold, then mean and standard deviation."""
     kinds = [kind for kind in ("last", "best_on_validation") if kind in results]
     heads = [
         f"{score.upper()}, {kind.replace('_', ' ')}" for kind in kinds for score in ("war", "uar")

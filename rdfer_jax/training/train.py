@@ -19,8 +19,9 @@ from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
 from rdfer_jax.training import run_dir
-from rdfer_jax.training.checkpoint import Checkpoints, last_variables, quarantine_damaged
+from rdfer_jax.training.checkpoint import Checkpoints, last_variables
 from rdfer_jax.training.evaluate import Evaluator, evaluate_and_save, summary
+from rdfer_jax.training.integrity import quarantine_damaged
 from rdfer_jax.training.loop import Loop, MetricLogger
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.training.setup import Setup

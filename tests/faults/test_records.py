@@ -1,15 +1,18 @@
-"""Files of a built data set that are missing, cut short or damaged."""
+"""Data sets with files that are missing, truncated or damaged, or that differ from those of the run."""
 
 import dataclasses
 import os
 import shutil
 
 import pytest
+import tiny
 from etils import epath
 
+from rdfer_jax import config as config_lib
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.records import RecordError
 from rdfer_jax.pipeline.source import open_split
+from rdfer_jax.training import evaluate, run_dir, train
 
 
 @pytest.fixture
@@ -29,31 +32,63 @@ def flip(path):
     path.write_bytes(content)
 
 
-HURTS = {
+DAMAGES = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: os.truncate(path, 0),
-    "cut": lambda path: os.truncate(path, path.stat().length // 2),
+    "truncated": lambda path: os.truncate(path, path.stat().length // 2),
 }
 
 
-@pytest.mark.parametrize("hurt", HURTS)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_hurt_file_is_named_before_any_work(directory, tiny_data, split, hurt):
+def test_a_damaged_file_is_named_when_the_splits_are_opened(directory, tiny_data, split, damage):
     path = shard(directory, split)
-    HURTS[hurt](path)
+    DAMAGES[damage](path)
     with pytest.raises(
         RecordError, match=rf"{path.name}: record 0 cannot be read: .*build it again"
     ):
         source.open_splits(directory, dataclasses.replace(tiny_data, fold=""))
 
 
-def test_a_whole_data_set_opens(directory, tiny_data):
-    train, test = source.open_splits(directory, tiny_data)
-    assert len(train) and len(test)
+@pytest.fixture
+def config(directory, tmp_path):
+    """Settings that train on the copy of the data set."""
+    folder = tmp_path / "tfds" / "tiny_faces" / "default"
+    folder.mkdir(parents=True)
+    (folder / "1.0.0").symlink_to(directory)
+    return tiny.config(data={"dir": str(tmp_path / "tfds")}, train={"tensorboard": False})
+
+
+@pytest.mark.parametrize("command", [train.train, evaluate.evaluate])
+def test_training_and_evaluation_stop_before_any_work(config, directory, tmp_path, command):
+    path = shard(directory)
+    DAMAGES["truncated"](path)
+    with pytest.raises(RecordError, match=rf"{path.name}: record 0 cannot be read"):
+        command(config, tmp_path / "run")
+    files = (tmp_path / "run").glob("*") if (tmp_path / "run").exists() else ()
+    assert {file.name for file in files} <= {".lock", ".lock.holder"}
+
+
+def test_training_on_other_data_than_before_is_refused(config, tmp_path):
+    run = epath.Path(tmp_path) / "run"
+    run_dir.write_config(run, config)
+    run_dir.write_data(run, "tiny_faces/default/1.0.0", tiny.CLASSES, 11, fingerprint="0" * 16)
+    with pytest.raises(
+        ValueError, match=r"run on other data: tiny_faces/default/1.0.0 with .* 0{16}"
+    ):
+        train.train(config, run)
+    other = config_lib.resolve(config_lib.to_dict(config) | {"optim": {"learning_rate": 0.5}})
+    with pytest.raises(ValueError, match=r"config.optim.learning_rate = .*, now 0.5"):
+        train.train(other, run)
+
+
+def test_an_undamaged_data_set_opens(directory, tiny_data):
+    splits = source.open_splits(directory, tiny_data)
+    assert all(len(split) for split in splits)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_hurt_later_is_named_when_it_is_read(directory, tiny_data, workers):
+def test_later_damage_is_named_when_the_record_is_read(directory, tiny_data, workers):
     split = open_split(directory, "train")
     flip(shard(directory))
     data = dataclasses.replace(tiny_data, num_workers=workers)
@@ -62,7 +97,7 @@ def test_what_is_hurt_later_is_named_when_it_is_read(directory, tiny_data, worke
         list(batches)
 
 
-def test_the_fingerprint_tells_data_from_other_data(directory, tmp_path):
+def test_the_fingerprint_identifies_data_and_labels(directory, tmp_path):
     whole = source.fingerprint(directory)
     assert len(whole) == 16 and source.fingerprint(directory) == whole
     moved = shutil.copytree(directory, tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""Whole runs that are hurt: each ends with a clear message, and goes on as if nothing had been."""
+"""Whole programs with a fault: each ends with a clear message and resumes with the same result."""
 
 import os
 import pathlib
@@ -45,14 +45,14 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(settings, tmp_path_factory):
-    """The checkpoint of a run that was left alone."""
+    """The last checkpoint of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     jobs.run(CONFIG, settings, workdir=workdir)
     return jobs.checkpoint(workdir, STEPS)
 
 
 def assert_finishes(settings, workdir, whole):
-    """Starts the run again; it has to end as the one that was left alone."""
+    """Resumes a run, which must end bit-identical to the uninterrupted one; returns its output."""
     printed = jobs.run(CONFIG, settings, workdir=workdir)
     found = jobs.checkpoint(workdir, STEPS)
     assert found.keys() == whole.keys()
@@ -71,12 +71,12 @@ def wait_for(step, workdir, *processes):
 
 
 def assert_clear(printed):
-    """One line that says what is wrong, and no stack of calls."""
+    """Checks that the output has an error line and no stack trace."""
     assert "Traceback" not in printed, printed
     assert re.search(r"^error: ", printed, re.MULTILINE), printed
 
 
-def test_asked_to_end_it_saves_within_a_step_and_says_so(settings, whole, tmp_path):
+def test_sigterm_saves_within_a_step_and_says_so(settings, whole, tmp_path):
     process = jobs.start(CONFIG, settings | {"train.save_every": "1000 steps"}, workdir=tmp_path)
     wait_for(3, tmp_path, process)
     process.send_signal(signal.SIGTERM)
@@ -90,7 +90,7 @@ def test_asked_to_end_it_saves_within_a_step_and_says_so(settings, whole, tmp_pa
     assert f"resuming from step {step}" in assert_finishes(settings, tmp_path, whole)
 
 
-def test_a_damaged_newest_checkpoint_costs_only_its_steps(settings, whole, tmp_path):
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(settings, whole, tmp_path):
     process = jobs.start(CONFIG, settings, workdir=tmp_path)
     jobs.kill_at(process, tmp_path, 7)
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
@@ -102,13 +102,15 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(settings, whole, tmp_p
 
 
 @pytest.mark.parametrize("workers", [(2, 0), (0, 1)])
-def test_another_number_of_workers_changes_nothing(settings, whole, tmp_path, workers):
+def test_resuming_with_another_number_of_workers_gives_the_same_result(
+    settings, whole, tmp_path, workers
+):
     before, after = ({"data.num_workers": number} for number in workers)
     jobs.kill_at(jobs.start(CONFIG, settings | before, workdir=tmp_path), tmp_path, 5)
     assert_finishes(settings | after, tmp_path, whole)
 
 
-def test_ctrl_c_where_there_is_nothing_to_save(tmp_path):
+def test_ctrl_c_during_a_build(tmp_path):
     built = {"data.dir": tmp_path, "build.num_train": 50_000}
     process = jobs.start(CONFIG, jobs.SMALL | jobs.DRAWN | built, mode="build")
     deadline = time.monotonic() + 60
@@ -121,7 +123,7 @@ def test_ctrl_c_where_there_is_nothing_to_save(tmp_path):
     assert printed.splitlines()[-1] == "stopped by Ctrl-C" and "Traceback" not in printed
 
 
-def test_decoded_frames_change_nothing(settings, whole, tmp_path):
+def test_resuming_with_a_frame_cache_gives_the_same_result(settings, whole, tmp_path):
     run = tmp_path / "run"
     jobs.kill_at(jobs.start(CONFIG, settings, workdir=run), run, 5)
     printed = assert_finishes(settings | {"data.frame_cache": str(tmp_path / "frames")}, run, whole)
@@ -129,7 +131,7 @@ def test_decoded_frames_change_nothing(settings, whole, tmp_path):
 
 
 @pytest.mark.skipif(not workarounds.SHARED_MEMORY.is_dir(), reason="no folder of shared memory")
-def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path):
+def test_no_worker_process_or_shared_memory_is_left_behind(settings, tmp_path):
     with_workers = settings | {"data.num_workers": 2, "train.duration": "5000 steps"}
     killed = jobs.start(CONFIG, with_workers, workdir=tmp_path / "killed")
     wait_for(3, tmp_path / "killed", killed)
@@ -139,7 +141,7 @@ def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path
     assert len(readers) >= 2 and soak.segments(killed.pid)
     deadline = time.monotonic() + 30
     while any(pathlib.Path(f"/proc/{reader}").exists() for reader in readers):
-        assert time.monotonic() < deadline, "a reading process lives on"
+        assert time.monotonic() < deadline, "a worker process is still running"
         time.sleep(0.1)
     asked = jobs.start(CONFIG, with_workers, workdir=tmp_path / "asked")
     wait_for(3, tmp_path / "asked", asked)
@@ -152,7 +154,7 @@ def test_no_reading_process_and_no_shared_memory_stays_behind(settings, tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
-def test_a_killed_reading_process_is_told_of(settings, whole, tmp_path):
+def test_a_killed_worker_process_is_reported(settings, whole, tmp_path):
     process = jobs.start(
         CONFIG, settings | {"data.num_workers": 1, "train.duration": "5000 steps"}, workdir=tmp_path
     )
@@ -171,19 +173,19 @@ def test_a_killed_reading_process_is_told_of(settings, whole, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a few megabytes, or a skip where none may be mounted."""
+    """A file system of a few megabytes; skips where none can be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("no file system may be mounted here")
+        pytest.skip("cannot mount a file system")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_leaves_the_older_checkpoints(settings, whole, small_disk):
+def test_a_full_disk_leaves_older_checkpoints(settings, whole, small_disk):
     process = jobs.start(CONFIG, settings, workdir=small_disk)
     printed = process.communicate(timeout=200)[0]
     assert process.returncode == 1
@@ -194,7 +196,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(settings, whole, small_disk):
     assert f"resuming from step {good}" in assert_finishes(settings, small_disk, whole)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_of_before_any_work(settings, small_disk, whole):
+def test_a_read_only_folder_is_reported_before_any_work(settings, small_disk, whole):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     process = jobs.start(CONFIG, settings, workdir=small_disk)
     printed = process.communicate(timeout=100)[0]
@@ -204,7 +206,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_of_before_any_work(settings,
     assert "videos to train on" not in printed
 
 
-def test_two_runs_in_one_folder_do_not_mix(settings, whole, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused(settings, whole, tmp_path):
     first = jobs.start(CONFIG, settings | {"train.duration": "5000 steps"}, workdir=tmp_path)
     wait_for(2, tmp_path, first)
     second = jobs.start(CONFIG, settings | {"train.duration": "5000 steps"}, workdir=tmp_path)
@@ -234,15 +236,15 @@ def start_two(settings, workdir):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_within_a_minute_and_both_go_on(settings, tmp_path, victim):
+def test_a_killed_process_ends_its_peer_and_both_resume(settings, tmp_path, victim):
     alone = tmp_path / "alone"
-    if victim == 1:  # once is enough: that they end as if nothing had been
+    if victim == 1:  # comparing with an uninterrupted run once is enough
         for process in start_two(settings, alone):
             printed = process.communicate(timeout=200)[0]
             assert process.returncode == 0, printed
-    hurt = tmp_path / "hurt"
-    pair = start_two(settings, hurt)
-    wait_for(5, hurt, *pair)
+    interrupted = tmp_path / "interrupted"
+    pair = start_two(settings, interrupted)
+    wait_for(5, interrupted, *pair)
     pair[victim].kill()
     began = time.monotonic()
     printed = pair[1 - victim].communicate(timeout=60)[0]
@@ -251,17 +253,17 @@ def test_a_killed_process_ends_the_other_within_a_minute_and_both_go_on(settings
     assert pair[1 - victim].returncode not in (0, None)
     assert "another process of this job ended" in printed or "another task died" in printed
     if victim == 1:
-        for process in start_two(settings, hurt):
+        for process in start_two(settings, interrupted):
             printed = process.communicate(timeout=200)[0]
             assert process.returncode == 0, printed
             assert "resuming from step" in printed or "error" not in printed
-        one, other = (last_variables(folder) for folder in (alone, hurt))
+        one, other = (last_variables(folder) for folder in (alone, interrupted))
         jax.tree.map(np.testing.assert_array_equal, one, other)
         assert one[0] == STEPS
 
 
-def test_the_other_process_says_at_once_that_one_is_lost(settings, tmp_path):
-    """While both step. While they save, one waits for the other until JAX misses its heartbeat."""
+def test_a_lost_peer_is_reported_at_once(settings, tmp_path):
+    """During steps. During a save, a process waits for its peer until JAX misses the heartbeat."""
     steps = {"train.duration": "5000 steps", "train.save_every": "5000 steps"}
     pair = start_two(settings | steps, tmp_path)
     wait_for(5, tmp_path, *pair)

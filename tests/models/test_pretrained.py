@@ -626,7 +626,7 @@ def test_the_last_variables_of_a_run_are_read_and_its_folder_is_left_alone(other
 
 
 def test_a_folder_that_is_no_run_is_refused_and_nothing_is_made_in_it(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match="is no run"):
+    with pytest.raises(CheckpointNotFoundError, match="is not the folder of a run"):
         last_variables(tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / "checkpoints").mkdir()

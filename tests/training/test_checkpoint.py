@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, bit for bit, and findable."""
+"""Checkpoints: atomic, bit-identical, and found by name."""
 
 import dataclasses
 import shutil
@@ -24,7 +24,7 @@ def filled(workdir, scores, keep=2):
     return Checkpoints(workdir, keep=keep)
 
 
-def test_a_state_comes_back_as_it_was(tmp_path):
+def test_a_state_is_restored_bit_for_bit(tmp_path):
     state = make_state(3)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, state, None)
@@ -32,7 +32,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
         assert_equal(checkpoints.restore(3, shapes(state)), state)
 
 
-def test_a_state_without_teacher_and_memory_comes_back_too(tmp_path):
+def test_a_state_without_teacher_and_memory_is_restored(tmp_path):
     state = dataclasses.replace(make_state(1), teacher=None, memory=None)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, None)
@@ -41,7 +41,7 @@ def test_a_state_without_teacher_and_memory_comes_back_too(tmp_path):
     assert_equal(found, state)
 
 
-def test_a_state_moves_from_one_device_to_eight(tmp_path):
+def test_a_state_from_one_device_is_restored_to_eight(tmp_path):
     state, mesh = make_state(1), sharding.make_mesh()
     assert mesh.size == 8
     with Checkpoints(tmp_path) as checkpoints:
@@ -60,12 +60,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert_equal(checkpoints.restore(2, shapes(make_state(2))), make_state(2))
 
 
-def test_a_better_one_takes_the_place_of_the_best(tmp_path):
+def test_a_better_checkpoint_replaces_the_best(tmp_path):
     with filled(tmp_path, [0.5, 0.4, 0.6, None, None], keep=1) as checkpoints:
         assert checkpoints.steps() == [3, 5] and checkpoints.best() == 3
 
 
-def test_a_step_is_saved_once(tmp_path):
+def test_a_step_is_saved_only_once(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_state(1), None)
         checkpoints.save(1, make_state(2), None)
@@ -81,19 +81,19 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
                 checkpoints.find(which)
 
 
-def test_what_is_asked_for_but_not_there_is_named(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     with filled(tmp_path, [None, None]) as checkpoints:
         with pytest.raises(
             CheckpointNotFoundError, match=r"no checkpoint of step 7, only of \[1, 2\]"
         ):
             checkpoints.find("7")
-        with pytest.raises(ValueError, match="'newest': say last, best or a step"):
+        with pytest.raises(ValueError, match="'newest': expected last, best or a step"):
             checkpoints.find("newest")
         with pytest.raises(CheckpointNotFoundError, match=r"config.data.validation_percent"):
             checkpoints.find("best")
 
 
-def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path):
+def test_test_scores_do_not_choose_the_best_checkpoint(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, make_state(1), {"test_war": 0.9})
         assert checkpoints.best() is None
@@ -101,7 +101,7 @@ def test_scores_on_the_test_split_make_no_checkpoint_the_best(tmp_path):
             checkpoints.find("best")
 
 
-def test_what_was_interrupted_while_being_written_is_no_checkpoint(tmp_path):
+def test_a_partly_written_checkpoint_is_ignored(tmp_path):
     filled(tmp_path, [None, None]).__exit__(None, None, None)
     folder = tmp_path / "checkpoints"
     (whole,) = [path for path in folder.iterdir() if path.name == "2"]

@@ -1,4 +1,4 @@
-"""Cross-validation: who is tested where, what is gathered, and how it goes on."""
+"""Cross-validation: folds, collected predictions, the table, and resuming."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("clips", "parts"), [(100, 5), (103, 4), (7, 7), (11, 2)])
-def test_parts_are_equal_and_hold_equally_many_of_each_class(clips, parts):
+def test_folds_are_equal_in_size_and_stratified(clips, parts):
     labels = np.random.default_rng(0).integers(0, 3, clips)
     found = source.assign_folds(labels, parts)
     assert set(found) == set(range(1, parts + 1))
@@ -36,12 +36,12 @@ def test_parts_are_equal_and_hold_equally_many_of_each_class(clips, parts):
 
 
 @pytest.mark.parametrize("fold", ["0/5", "6/5", "1/1", "1", "a/b", "1/5/2", "-1/5"])
-def test_a_fold_that_is_none_is_refused(fold):
+def test_an_invalid_fold_is_rejected(fold):
     with pytest.raises(ValueError, match=r"config.data.fold: expected a fold such as"):
         tiny.config(data={"fold": fold})
 
 
-def test_what_is_tested_on_is_not_trained_on(tmp_path):
+def test_test_clips_are_not_trained_on(tmp_path):
     tiny.build(tmp_path)
     directory = source.find(tiny.data(tmp_path))
     tested = []
@@ -60,7 +60,7 @@ def test_what_is_tested_on_is_not_trained_on(tmp_path):
         source.open_splits(directory, tiny.data(tmp_path, fold="12/12"))
 
 
-def test_a_set_that_is_stored_in_folds_is_tested_on_each_of_them(tmp_path):
+def test_stored_folds_are_tested_in_turn(tmp_path):
     from data import builder
 
     raw_trees.make_dfew(tmp_path / "raw")
@@ -73,13 +73,13 @@ def test_a_set_that_is_stored_in_folds_is_tested_on_each_of_them(tmp_path):
     assert not any(fold.data.fold for fold in found.values())
 
 
-def test_another_set_is_cut_into_parts(tmp_path):
+def test_a_data_set_without_folds_is_divided(tmp_path):
     tiny.build(tmp_path)
     config = tiny.config(data={"dir": str(tmp_path)})
     found = crossval.folds(config, 3)
     assert [fold.data.fold for fold in found.values()] == ["1/3", "2/3", "3/3"]
     assert all(fold.optim == config.optim for fold in found.values())
-    with pytest.raises(ValueError, match="--folds=1: at least two"):
+    with pytest.raises(ValueError, match="--folds=1: expected at least two"):
         crossval.folds(config, 1)
     one = dataclasses.replace(config, data=dataclasses.replace(config.data, fold="1/3"))
     with pytest.raises(ValueError, match="runs all of them"):
@@ -91,7 +91,7 @@ def fold_results(war, best=None):
     return found if best is None else found | {"best_on_validation": fold_results(best)}
 
 
-def test_the_table_has_mean_and_standard_deviation_last_and_best_apart():
+def test_the_table_has_mean_and_standard_deviation_for_last_and_best():
     found = {"fold1": fold_results(0.6, 0.7), "fold2": fold_results(0.8, 0.7)}
     results = crossval.summary(found)
     assert results["last"]["war"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.02**0.5)}
@@ -105,7 +105,7 @@ def test_the_table_has_mean_and_standard_deviation_last_and_best_apart():
     assert "| 60.00 | 50.00 |" in crossval.table(alone)
 
 
-def test_a_clip_that_two_folds_predicted_is_an_error(tmp_path):
+def test_a_clip_predicted_by_two_folds_is_an_error(tmp_path):
     for name in ("fold1", "fold2"):
         (tmp_path / name).mkdir()
         arrays = {"clip_id": np.array(["a", name]), "label": np.zeros(2, int)}
@@ -114,7 +114,7 @@ def test_a_clip_that_two_folds_predicted_is_an_error(tmp_path):
         crossval.gather(tmp_path, ["fold1", "fold2"])
 
 
-def test_a_fold_that_was_killed_before_its_end_is_trained_on(tmp_path, monkeypatch):
+def test_an_unfinished_fold_is_resumed(tmp_path, monkeypatch):
     tiny.build(tmp_path)
     config, asked = tiny.config(data={"dir": str(tmp_path)}), []
 
@@ -149,7 +149,9 @@ def fast(tmp_path, monkeypatch):
             yield
 
 
-def test_an_interrupted_crossval_goes_on_and_gives_the_same(tmp_path, monkeypatch, caplog, fast):
+def test_an_interrupted_cross_validation_resumes_with_the_same_results(
+    tmp_path, monkeypatch, caplog, fast
+):
     # Twelve clips: three folds of equal size, so that they share their programs. Of unknown truth, so that
     # only the tested part is predicted.
     clips = [tiny.record("train", i, 1 + i) for i in range(12)]

@@ -1,4 +1,4 @@
-"""Evaluation of a network that is no more than a rule, and numbers from made-up predictions."""
+"""Evaluation of a network with a fixed rule, and scores of made-up predictions."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def stub(clips, with_key):
 
 
 @pytest.mark.parametrize("with_key", [True, False])
-def test_a_network_that_looks_for_no_key_expression_is_evaluated_too(tiny_data, with_key):
+def test_networks_with_and_without_key_instants_are_evaluated(tiny_data, with_key):
     config = tiny.config(
         data={"dir": tiny_data.dir, "eval_batch_size": 4}, augment={"size": 16, "crop_area": (1, 1)}
     )
@@ -62,8 +62,8 @@ def test_a_network_that_looks_for_no_key_expression_is_evaluated_too(tiny_data, 
 
 
 @pytest.fixture
-def watching(tiny_data):
-    """An evaluator, the state, and the split that it watches, whose last batch is not full."""
+def evaluator_of_a_split(tiny_data):
+    """An evaluator, a state, and the evaluator's eval_split, whose last batch is not full."""
     config = tiny.config(
         data={"dir": tiny_data.dir, "eval_batch_size": 4}, augment={"size": 16, "crop_area": (1, 1)}
     )
@@ -76,8 +76,8 @@ def watching(tiny_data):
         yield evaluator, state, split
 
 
-def test_a_split_that_is_watched_is_read_by_one_reader_round_after_round(watching, monkeypatch):
-    evaluator, state, split = watching
+def test_the_eval_split_is_read_by_a_single_endless_loader(evaluator_of_a_split, monkeypatch):
+    evaluator, state, split = evaluator_of_a_split
     started, eval_loader = [], loader.eval_loader
     monkeypatch.setattr(
         loader, "eval_loader", lambda *a, **k: started.append(k["rounds"]) or eval_loader(*a, **k)
@@ -91,8 +91,8 @@ def test_a_split_that_is_watched_is_read_by_one_reader_round_after_round(watchin
     assert started == [1, None]
 
 
-def test_an_evaluation_after_one_that_failed_is_whole(watching, monkeypatch):
-    evaluator, state, split = watching
+def test_an_evaluation_after_a_failed_one_is_complete(evaluator_of_a_split, monkeypatch):
+    evaluator, state, split = evaluator_of_a_split
     whole = evaluator(state, split)
     predict, calls = evaluator._predict, iter(range(9))
 
@@ -119,7 +119,7 @@ def predictions(**known):
     return Predictions("train", ("a", "b"), arrays | known)
 
 
-def test_hard_clips_are_looked_for_by_their_disagreement_among_those_with_true_labels():
+def test_hard_clips_are_detected_by_disagreement_among_clips_with_true_labels():
     hard = np.array([False, True, True, False, True])
     found = evaluate.noise_detection(predictions(is_hard=hard))
     # Hard are 0.5 and 0.8 of agreement, easy 0.9 and 0.4: two of four pairs are in order.

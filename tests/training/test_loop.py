@@ -1,4 +1,4 @@
-"""The loop around the train step: when it evaluates, saves, stops, and what it tells."""
+"""The training loop: when it evaluates, saves and stops, and what it logs."""
 
 import dataclasses
 import gzip
@@ -107,7 +107,7 @@ def run(
     return checkpoints, rows
 
 
-def test_evaluates_saves_and_tells_when_due(tmp_path):
+def test_evaluates_saves_and_logs_on_schedule(tmp_path):
     due = {"eval_every": "3 steps", "save_every": "2 steps"}
     checkpoints, rows = run(tmp_path, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], **due)
     scores = {"validation_war": 1.0, "validation_uar": 1.0}
@@ -119,14 +119,14 @@ def test_evaluates_saves_and_tells_when_due(tmp_path):
     assert rows[0]["learning_rate"] == pytest.approx(0.1)
 
 
-def test_a_score_on_the_test_split_goes_with_no_checkpoint(tmp_path):
+def test_a_test_score_is_not_saved_with_a_checkpoint(tmp_path):
     due = {"eval_every": "1 steps", "save_every": "2 steps"}
     checkpoints, rows = run(tmp_path, [1.0, 1.0, 1.0, 1.0], eval_split="test", **due)
     assert checkpoints.saved == {2: None, 4: None}
     assert [row["test_war"] for row in rows] == [1.0] * 4
 
 
-def test_records_after_whole_epochs_and_only_if_asked(tmp_path):
+def test_records_predictions_after_whole_epochs_if_enabled(tmp_path):
     recorded = []
 
     def record(epoch, state):
@@ -141,7 +141,7 @@ def test_records_after_whole_epochs_and_only_if_asked(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_stops_on_a_loss_that_is_no_number_before_saving_it(tmp_path, bad):
+def test_a_non_finite_loss_stops_the_run_before_it_is_saved(tmp_path, bad):
     due = {"eval_every": "9 steps", "save_every": "2 steps"}
     losses = [1.0, 1.0, 1.0, bad, 1.0, 1.0]
     with pytest.raises(
@@ -155,7 +155,7 @@ def test_stops_on_a_loss_that_is_no_number_before_saving_it(tmp_path, bad):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_saves_and_ends_when_it_is_asked_to(tmp_path, number, status):
+def test_a_signal_saves_the_state_and_stops_the_run(tmp_path, number, status):
     due = {"eval_every": "9 steps", "save_every": "9 steps"}
     before = signal.getsignal(number)
     asks = [lambda: None, lambda: None, lambda: signal.raise_signal(number)] + 5 * [lambda: None]
@@ -167,7 +167,27 @@ def test_saves_and_ends_when_it_is_asked_to(tmp_path, number, status):
     assert signal.getsignal(number) is before
 
 
-def test_saves_the_step_that_was_under_way_when_it_was_asked_to_end(tmp_path):
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    saved = []
+
+    def two_signals():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    steps = [lambda: None, two_signals, lambda: None]
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tmp_path,
+            [1.0] * 3,
+            during=steps,
+            keep=saved,
+            save_every="9 steps",
+            eval_every="9 steps",
+        )
+    assert saved[0].saved == {}
+
+
+def test_a_signal_saves_the_current_step_even_if_no_save_is_due(tmp_path):
     found = []
     asks = 2 * [lambda: None] + [lambda: signal.raise_signal(signal.SIGTERM)] + 2 * [lambda: None]
     with pytest.raises(PreemptedError):
@@ -177,18 +197,18 @@ def test_saves_the_step_that_was_under_way_when_it_was_asked_to_end(tmp_path):
     assert found[0].saved == {2: None, 3: None}  # 3 was not due
 
 
-def test_a_run_that_is_asked_to_end_in_its_last_step_is_done(tmp_path):
+def test_a_signal_in_the_last_step_lets_the_run_finish(tmp_path):
     asks = [lambda: None, lambda: signal.raise_signal(signal.SIGTERM)]
     checkpoints, _ = run(tmp_path, [1.0] * 2, during=asks)
     assert max(checkpoints.saved) == 2
 
 
-def test_says_so_when_there_is_no_good_checkpoint(tmp_path):
+def test_a_non_finite_loss_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(NonFiniteLossError, match="There is no checkpoint yet in"):
         run(tmp_path, [np.nan, 1.0, 1.0], **{"save_every": "9 steps"})
 
 
-def test_the_share_of_time_that_waits_for_data(tmp_path, monkeypatch):
+def test_input_wait_is_the_share_of_time_waiting_for_data(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(loop_lib.time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(FakeIterator, "__next__", clock.after(3.0, FakeIterator.__next__))
@@ -214,7 +234,7 @@ class Clock:
         return late
 
 
-def test_a_clock_that_jumps_changes_nothing_but_the_times_that_are_written(tmp_path, monkeypatch):
+def test_a_clock_jump_changes_only_the_written_times(tmp_path, monkeypatch):
     due = {"eval_every": "3 steps", "save_every": "2 steps"}
     losses = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     calm, expected = run(tmp_path / "calm", losses, **due)

@@ -1,9 +1,10 @@
-"""What training reads, and how often."""
+"""Whole runs of training and evaluation: which splits are predicted, and how often."""
 
 import pytest
 import tiny
 
 from rdfer_jax.training import evaluate, train
+from rdfer_jax.training.checkpoint import DamagedCheckpointError
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,13 @@ def test_a_split_is_not_predicted_twice_by_the_same_state(tmp_path, monkeypatch,
     trained = train.train(config, tmp_path / "run")
     assert predicted == expected
     trained.pop("best_on_validation", None)
-    # A restored checkpoint is predicted again, and says the same.
+    # The restored checkpoint is predicted again, with the same results.
     assert evaluate.evaluate(config, tmp_path / "run") == trained
     assert predicted == [*expected, "test", "train"]
+    # Evaluation does not use a damaged checkpoint.
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("2")
+    (checkpoint / "state" / "_METADATA").write_text("{}")
+    with pytest.raises(
+        DamagedCheckpointError, match=r"checkpoint 2 in .* is damaged: state/_METADATA"
+    ):
+        evaluate.evaluate(config, tmp_path / "run")
