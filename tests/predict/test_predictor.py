@@ -187,11 +187,11 @@ def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tm
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(MediaError, match="none of the 1 videos could be read"):
         predict_lib.predict(root / "run", tmp_path / "bad.mp4", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"config.json: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such file"):
         predict_lib.Predictor(tmp_path)
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "data.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"config.json: not the JSON"):
+    with pytest.raises(ValueError, match=r"config.json: expected JSON as written"):
         run_dir.read(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="does not fit this version"):
