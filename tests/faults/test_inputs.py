@@ -214,7 +214,9 @@ def test_a_vote_that_is_no_number_of_votes_is_named(tmp_path, cell, column):
     row = ["7", "3", "0", "0", "0", "0", "0", "3", "1"]
     row[column] = cell
     text = PARSERS["dfew votes"][1] + ",".join(row) + "\n"
-    with pytest.raises(ValueError, match=rf"annotation.csv:4: '{cell}' is not a number of 0 or more"):
+    with pytest.raises(
+        ValueError, match=rf"annotation.csv:4: '{cell}' is not a number of 0 or more"
+    ):
         parsed(tmp_path, "dfew votes", text.encode())
 
 
