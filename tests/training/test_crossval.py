@@ -109,6 +109,7 @@ def test_a_clip_predicted_by_two_folds_is_an_error(tmp_path):
     for name in ("fold1", "fold2"):
         (tmp_path / name).mkdir()
         arrays = {"clip_id": np.array(["a", name]), "label": np.zeros(2, int)}
+        arrays |= {"logits": np.zeros((2, 1)), "clip_logits": np.zeros((2, 3, 1))}
         Predictions("test", ("x",), arrays).save(tmp_path / name / "predictions.npz")
     with pytest.raises(ValueError, match="clip 'a' is in two folds"):
         crossval.gather(tmp_path, ["fold1", "fold2"])
