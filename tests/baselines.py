@@ -20,7 +20,7 @@ PER_INSTANCE, HIDDEN, HEADS = 4, 6, 3
 
 
 class ToyTrunk(nn.Module):
-    """The mean colour of each few frames, through one layer."""
+    """The mean color of each few frames, through one layer."""
 
     frames_per_feature: int
 

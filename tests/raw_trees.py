@@ -1,7 +1,7 @@
 """Small made-up copies of the data sets, in the exact layout in which each is distributed.
 
 Every make_* function writes a tree below `root` and returns what it should be read as:
-`{split: {clip_id: class}}`. The frames are drawn: the top quarter is a plain grey that gets lighter
+`{split: {clip_id: class}}`. The frames are drawn: the top quarter is a plain gray that gets lighter
 from frame to frame, so that a test can prove the order; below is a figure that depends on the class.
 """
 
@@ -31,9 +31,9 @@ def draw_frame(index: int, total: int, label: int, size: int) -> np.ndarray:
     """Returns frame `index` of `total`, uint8 [size, size, 3], blue first."""
     image = np.full((size, size, 3), 40, np.uint8)
     image[: size // 4] = 20 + round(210 * index / max(total - 1, 1))
-    colour = [int(c) for c in np.random.default_rng(label).integers(80, 255, 3)]
-    centre = (size // 4 + (label * size // 14) % (size // 2), size * 5 // 8)
-    cv2.ellipse(image, centre, (size // 6 + label % 3, size // 4), 15.0 * label, 0, 360, colour, -1)
+    color = [int(c) for c in np.random.default_rng(label).integers(80, 255, 3)]
+    center = (size // 4 + (label * size // 14) % (size // 2), size * 5 // 8)
+    cv2.ellipse(image, center, (size // 6 + label % 3, size // 4), 15.0 * label, 0, 360, color, -1)
     return image
 
 

@@ -202,7 +202,7 @@ def test_with_everything_off_it_is_the_evaluation_transform(side):
     np.testing.assert_allclose(out, evaluate(frames, OFF), atol=1e-5)
 
 
-def test_evaluation_at_equal_size_only_normalises():
+def test_evaluation_at_equal_size_only_normalizes():
     options = dataclasses.replace(OFF, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
     frames = videos(2, 3, 24, 24)
     expected = (frames / 255.0 - np.array(options.mean)) / np.array(options.std)

@@ -428,8 +428,8 @@ def test_scn_gives_new_labels_once_it_acts(progress):
     for video in range(B):
         expected = slow_hierarchical(outputs, slow_targets(labels[video], 0.2), SETTINGS, video)
         np.testing.assert_allclose(found[video], expected, rtol=1e-5)
-    relabelled = make_evidence(label=np.int32(labels))
-    expected = gradient(outputs, relabelled, of("cross_entropy"))
+    relabeled = make_evidence(label=np.int32(labels))
+    expected = gradient(outputs, relabeled, of("cross_entropy"))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         gradient(outputs, evidence, of("scn")),

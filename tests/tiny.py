@@ -1,6 +1,6 @@
 """A data set and a configuration as small as they can be.
 
-The clips of the data set are plain colours that say what they are: red is the number of the clip and
+The clips of the data set are plain colors that say what they are: red is the number of the clip and
 green the number of the frame, in steps that survive JPEG.
 """
 
@@ -27,7 +27,7 @@ _STEP = 12
 
 
 def picture(red: int, green: int, size: tuple[int, int] = (16, 16)) -> bytes:
-    """Returns a frame of one colour, as JPEG; size is height and width."""
+    """Returns a frame of one color, as JPEG; size is height and width."""
     bgr = np.full((*size, 3), (0, green, red), np.uint8)
     done, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 100])
     assert done
@@ -36,8 +36,8 @@ def picture(red: int, green: int, size: tuple[int, int] = (16, 16)) -> bytes:
 
 def numbers(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Reads frames [..., H, W, 3] back: the numbers of the clip and of the frame, int [...]."""
-    colour = frames.astype(np.float64).mean(axis=(-3, -2))
-    found = np.rint(colour[..., :2] / _STEP).astype(int)
+    color = frames.astype(np.float64).mean(axis=(-3, -2))
+    found = np.rint(color[..., :2] / _STEP).astype(int)
     return found[..., 0], found[..., 1]
 
 

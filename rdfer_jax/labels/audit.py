@@ -103,7 +103,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def _shown(doubtful: int) -> str:
-    """Says which clips are on the page."""
+    """Returns a sentence about which clips the page shows."""
     if doubtful <= MAX_CARDS:
         return " This page shows mislabeled and hard clips; issues.csv has all clips."
     return f" This page shows the {MAX_CARDS} most suspicious clips; issues.csv has all clips."
@@ -113,23 +113,23 @@ def _read(workdir: epath.Path, force: bool) -> Predictions:
     """Reads the predictions to audit."""
     path = workdir / TEST_FILE
     if path.exists():
-        saved = read_predictions(path, NEEDED, "Run --mode=crossval, or --mode=eval, again")
+        saved = read_predictions(path, NEEDED, "Run `rdfer crossval` or `rdfer eval` again")
         if saved.split == OUT_OF_FOLD:
             return saved
     if not force:
         raise ValueError(
             f"{workdir} holds no out-of-fold predictions. A network that has learned from a wrong "
             "label tends to agree with it, so its own training clips cannot be audited. Run "
-            "--mode=crossval with this --workdir first, or accept this with --force"
+            "`rdfer crossval` with this --workdir first, or accept this with --force"
         )
     path = workdir / TRAIN_FILE
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file; only runs on data with known flipped labels write it. Run "
-            "--mode=crossval first"
+            "`rdfer crossval` first"
         )
     log.warning("%s: these clips were trained on; wrong labels that were learned stay hidden", path)
-    return read_predictions(path, NEEDED, "Run --mode=eval again")
+    return read_predictions(path, NEEDED, "Run `rdfer eval` again")
 
 
 def _measured(findings: Findings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_a_wrong_folder_of_clips_is_an_error(tmp_path, wrong):
         plan(tmp_path, frames_dir=wrong)
 
 
-def test_labels_counted_from_zero_are_recognised(tmp_path):
+def test_labels_counted_from_zero_are_recognized(tmp_path):
     truth = raw_trees.make_dfew(tmp_path, label_base=0, **SMALL)
     with pytest.raises(
         ValueError, match=r"set_1\.csv: labels are 0 to 6, but DFEW's are 1 to 7.*label_base=0"
@@ -114,7 +114,7 @@ def test_labels_counted_from_zero_are_recognised(tmp_path):
     assert raw_trees.truth_of(plan(tmp_path, label_base=0)) == truth
 
 
-def test_labels_counted_from_one_are_recognised(tmp_path):
+def test_labels_counted_from_one_are_recognized(tmp_path):
     raw_trees.make_dfew(tmp_path, **SMALL)
     with pytest.raises(ValueError, match=r"label 7 occurs.*label_base=1"):
         plan(tmp_path, label_base=0)

@@ -77,9 +77,9 @@ def test_a_small_baseline_jpeg_keeps_its_bytes(height, width):
         _encoded(30, 60, ".png"),
         _encoded()[:2] + b"\xff\xe1\x00\x08Exif\x00\x00" + _encoded()[2:],
     ],
-    ids=["progressive", "grey", "png", "small", "exif"],
+    ids=["progressive", "gray", "png", "small", "exif"],
 )
-def test_other_pictures_are_encoded_as_baseline_colour(data):
+def test_other_pictures_are_encoded_as_baseline_color(data):
     stored = frames.store_picture(data, "x", short_side=40, jpeg_quality=95)
     header = images.read_header(io.BytesIO(stored), "x")
     assert stored != data
@@ -96,7 +96,7 @@ def test_a_large_picture_shrinks_by_its_short_side(height, width, expected):
 
 def test_shrinking_averages_over_areas():
     image = np.zeros((160, 160, 3), np.uint8)
-    image[::4] = 200  # lines one pixel high: a filter that looks at neighbours only misses them
+    image[::4] = 200  # lines one pixel high: a filter that looks at neighbors only misses them
     stored = frames.store_frame(image, short_side=40, jpeg_quality=100)
     shrunk = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(shrunk.astype(int) - 50).max() <= 2

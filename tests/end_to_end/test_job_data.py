@@ -70,20 +70,20 @@ def test_the_decisions_of_an_audit_are_built_in(folder):
     frames = folder / "whole/Clip/clip_224x224/00035"
     shutil.copy(frames / "00035_00001.jpg", frames / "00035_00002.jpg")
     source = f"--config.build.source_dir={folder / 'whole'}"
-    (folder / "mended.csv").write_text(
-        "clip_id,label,decision\n00001,fear,relabelled\n00002,happy,\n"
+    (folder / "corrected.csv").write_text(
+        "clip_id,label,decision\n00001,fear,relabeled\n00002,happy,\n"
     )
-    mended = f"--config.build.labels={folder / 'mended.csv'}"
+    corrected = f"--config.build.labels={folder / 'corrected.csv'}"
 
     assert rdfer("build", folder, source)[0] == 0
-    status, said = rdfer("build", folder, source, mended)
+    status, said = rdfer("build", folder, source, corrected)
     assert status == 1 and "was built with other options" in said and "labels" in said
-    status, said = rdfer("build", folder, source, mended, "--config.data.variant=mended")
+    status, said = rdfer("build", folder, source, corrected, "--config.data.variant=corrected")
     assert (
         status == 0
         and "labels: 2 from config.build.labels, 1 of them differ from the lists" in said
     )
-    before, after = labels(folder, "default"), labels(folder, "mended")
+    before, after = labels(folder, "default"), labels(folder, "corrected")
     assert before["00001"] == "happy" and after == before | {"00001": "fear"}
 
     (folder / "wrong.csv").write_text("clip_id,label\n00001,fearful\n")

@@ -75,7 +75,7 @@ def test_without_the_data_set_or_the_truth_there_is_still_an_audit(tmp_path, cap
 
 def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, caplog):
     save(tmp_path / "run", tmp_path, split="test")
-    with pytest.raises(ValueError, match=r"no out-of-fold predictions.*--mode=crossval"):
+    with pytest.raises(ValueError, match=r"no out-of-fold predictions.*rdfer crossval"):
         audit.run(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"predictions_train.npz: no such file"):
         audit.run(tmp_path / "run", force=True)

@@ -76,13 +76,13 @@ def test_dmin_with_all_weight_on_one_kind_of_statistics():
     x *= np.arange(1, 7, dtype=np.float32)
     params = {"scale": np.ones(6), "bias": np.zeros(6)}
 
-    def normalised(mix):
+    def normalized(mix):
         return np.asarray(DMIN().apply({"params": params | {"mean_mix": mix, "var_mix": mix}}, x))
 
-    channels = normalised(np.array([50.0, -50.0]))
+    channels = normalized(np.array([50.0, -50.0]))
     np.testing.assert_allclose(channels.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(channels.var(axis=0, ddof=1), 1, atol=1e-3)
-    whole = normalised(np.array([-50.0, 50.0]))
+    whole = normalized(np.array([-50.0, 50.0]))
     assert abs(whole.mean()) < 1e-5
     assert np.abs(whole.mean(axis=0)).min() > 0.01
     # Linear over the whole bag: channels keep their order and proportions.
@@ -91,7 +91,7 @@ def test_dmin_with_all_weight_on_one_kind_of_statistics():
     )
 
 
-def test_dmin_starts_with_equal_shares_and_as_a_plain_normalisation():
+def test_dmin_starts_with_equal_shares_and_as_a_plain_normalization():
     params = DMIN().init(jax.random.key(0), np.zeros((4, 6)))["params"]
     x = np.random.default_rng(0).normal(3, 2, (4, 6))
     expected = slow_dmin(

@@ -677,7 +677,7 @@ def test_training_starts_from_another_run_and_resumes_without_it(
         train.train(settings(tiny_data.dir), workdir)
 
 
-def test_the_teacher_and_the_optimiser_begin_with_the_weights(other_run, one_device, tmp_path):
+def test_the_teacher_and_the_optimizer_begin_with_the_weights(other_run, one_device, tmp_path):
     given, theirs = other_run
     config = settings(tmp_path)
     network = models.create(config, 4, "cpu")  # one class more

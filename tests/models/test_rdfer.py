@@ -29,7 +29,7 @@ KEY = config_lib.KeyClips(number=M, frames=3, min_gap=0.2)
 
 
 class ToyTrunk(nn.Module):
-    """The mean colour of each frame, or of each few frames, through one layer."""
+    """The mean color of each frame, or of each few frames, through one layer."""
 
     frames_per_feature: int = 1
 
@@ -169,8 +169,8 @@ def slow_forward(module, variables, frames, clips, key_class):
             probs[None, :, key_class[video]], instants[None], key.number, key.min_gap * F
         )[0]
         shorts = []
-        for centre in np.asarray(best):
-            start = min(max(centre - key.frames // 2, 0), len(features) - key.frames)
+        for center in np.asarray(best):
+            start = min(max(center - key.frames // 2, 0), len(features) - key.frames)
             window = features[start : start + key.frames]
             shorts.append(bound.short(window, first[1] if model.gate else None))
         key_logits = classify(np.mean(shorts, axis=0), first[0])

@@ -60,12 +60,12 @@ def test_evaluation_views_take_the_middle_of_equal_parts():
 
 
 @pytest.mark.parametrize("number", range(1, 13))
-def test_evaluation_windows_are_neighbouring_frames_spread_over_the_video(number):
+def test_evaluation_windows_are_neighboring_frames_spread_over_the_video(number):
     clips = resampling.eval_clips(dataclasses.replace(WINDOWS, number=number), F)
     np.testing.assert_array_equal(np.diff(clips), 1)
-    centre = clips.mean(axis=1)
-    np.testing.assert_allclose(centre, F - 1 - centre[::-1], atol=1)  # symmetric in time
-    np.testing.assert_allclose(np.diff(centre), (F - 8) / number, atol=1)
+    center = clips.mean(axis=1)
+    np.testing.assert_allclose(center, F - 1 - center[::-1], atol=1)  # symmetric in time
+    np.testing.assert_allclose(np.diff(center), (F - 8) / number, atol=1)
 
 
 def test_training_views():
@@ -206,11 +206,11 @@ def test_no_gradient_flows_through_the_choice():
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 8])
-def test_key_clips_are_neighbours_around_the_centre_shifted_inward(frames):
-    centres = np.arange(8)[None]
-    clips = np.asarray(resampling.key_clips(centres, frames, 8))
+def test_key_clips_are_neighbors_around_the_center_shifted_inward(frames):
+    centers = np.arange(8)[None]
+    clips = np.asarray(resampling.key_clips(centers, frames, 8))
     assert clips.shape == (1, 8, frames) and clips.dtype == np.int32
-    for centre in range(8):
-        start = min(max(centre - frames // 2, 0), 8 - frames)
-        assert clips[0, centre].tolist() == list(range(start, start + frames))
-        assert centre in clips[0, centre]
+    for center in range(8):
+        start = min(max(center - frames // 2, 0), 8 - frames)
+        assert clips[0, center].tolist() == list(range(start, start + frames))
+        assert center in clips[0, center]

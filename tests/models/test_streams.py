@@ -47,7 +47,7 @@ def before_pooling(module, found, x):
 
 
 @pytest.mark.parametrize(("layers", "kernel"), [(1, 1), (1, 3), (2, 3), (1, 5)])
-def test_the_short_term_stream_sees_neighbours_only(layers, kernel):
+def test_the_short_term_stream_sees_neighbors_only(layers, kernel):
     module, x = short(layers, kernel), rand(S, D)
     found = variables(module, x, None)
     reach = layers * (kernel // 2)
@@ -82,7 +82,7 @@ def test_a_gate_of_ones_is_no_gate_and_of_zeros_silence():
     assert not np.any(run(module, found, x, np.zeros((2, W), np.float32)))
 
 
-def test_movement_is_told_from_the_differences_of_neighbours():
+def test_movement_is_told_from_the_differences_of_neighbors():
     module, x = short(), rand(S, D)
     found = variables(module, x, None)
 

@@ -36,7 +36,7 @@ def batch(name, seed=0):
 def fill(module, x):
     """Variables with nothing left at 0 or 1: a forgotten mean or scale must show.
 
-    In NumPy, since compiling the random initialisation takes longer than most tests.
+    In NumPy, since compiling the random initialization takes longer than most tests.
     """
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, False), x)
     rng = np.random.default_rng(1)

@@ -35,7 +35,7 @@ def test_training_draws_one_frame_of_each_part(n, buffer, seed):
 @given(st.integers(1, 20), st.integers(0, 20), st.booleans())
 def test_a_short_video_repeats_all_of_its_frames(n, more, draws):
     found = frame_indices(n, n + more, np.random.default_rng(0) if draws else None)
-    # Parts are no longer than a frame, so two neighbours are at most one frame apart in the middle of
+    # Parts are no longer than a frame, so two neighbors are at most one frame apart in the middle of
     # their parts, and at most two where they are drawn.
     assert np.diff(found).max(initial=0) <= (2 if draws else 1)
     if not draws:

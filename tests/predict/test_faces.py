@@ -23,7 +23,7 @@ def box(x, y=10.0, side=20.0):
 
 
 def in_scene(face, at=(20, 60), size=(240, 320)):
-    """A drawn face in a grey picture; returns it and where the face is."""
+    """A drawn face in a gray picture; returns it and where the face is."""
     scene = np.full((*size, 3), 120, np.uint8)
     scene[at[0] : at[0] + len(face), at[1] : at[1] + len(face)] = face
     return scene, Box(at[1], at[0], len(face), len(face))
@@ -186,7 +186,7 @@ def test_no_frames_no_faces():
     assert faces.track([], []) == []
 
 
-def test_boxes_are_smoothed_over_their_neighbours_only():
+def test_boxes_are_smoothed_over_their_neighbors_only():
     boxes = [[box(10.0 if i == 15 else 4.0)] for i in range(30)]
     (found,) = faces.track(boxes, TENTHS)
     np.testing.assert_allclose(found.boxes[13:18, 0], [4, 6, 6, 6, 4])

@@ -275,8 +275,8 @@ def test_an_annotated_video_has_the_box_where_the_face_is(tmp_path):
     annotate.write(Array(images, 25.0), record, tmp_path / "a.mp4")
     drawn = np.stack([f.image for f in VideoFile(tmp_path / "a.mp4").frames()])
     assert drawn.shape == images.shape
-    colour = drawn[:, 20, 5].astype(int)  # the left side of the box
-    assert (np.ptp(colour[2:8], axis=-1) > 60).all() and (np.ptp(colour[[0, 1, 8, 9]]) < 40).all()
+    color = drawn[:, 20, 5].astype(int)  # the left side of the box
+    assert (np.ptp(color[2:8], axis=-1) > 60).all() and (np.ptp(color[[0, 1, 8, 9]]) < 40).all()
 
 
 def test_videos_of_one_name_get_folders_of_their_own():

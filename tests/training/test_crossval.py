@@ -30,7 +30,7 @@ def test_folds_are_equal_in_size_and_stratified(clips, parts):
     for label in range(3):
         assert np.ptp(np.bincount(found[labels == label], minlength=parts + 1)[1:]) <= 1
     np.testing.assert_array_equal(found, source.assign_folds(labels, parts))
-    # Dealt out in shuffled order: neighbours do not go to neighbouring parts in turn.
+    # Dealt out in shuffled order: neighbors do not go to neighboring parts in turn.
     alike = source.assign_folds(np.zeros(clips, int), parts)
     assert clips < 20 or (alike != np.arange(clips) % parts + 1).any()
 
