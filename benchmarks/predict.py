@@ -157,7 +157,7 @@ def predicted(output: epath.Path) -> dict[str, int]:
     """Returns the numbers of frames from the only prediction below a folder."""
     (path,) = output.glob("*/prediction.json")
     record = json.loads(path.read_text())
-    return {name: record[name] for name in ("analysed_frames", "frames_with_face")}
+    return {name: record[name] for name in ("analyzed_frames", "frames_with_face")}
 
 
 def parts(stats: pstats.Stats) -> dict[str, float]:
@@ -181,11 +181,11 @@ def table(report: Mapping[str, Any]) -> str:
     films = report["films"]
     rows = {
         "film, seconds": [f"{f['film_seconds']:.0f}" for f in films],
-        "frames analyzed": [str(f["analysed_frames"]) for f in films],
+        "frames analyzed": [str(f["analyzed_frames"]) for f in films],
         "of these with a face": [str(f["frames_with_face"]) for f in films],
         "seconds to predict it": [f"{f['seconds']:.1f}" for f in films],
         "CPU seconds": [f"{f['cpu_seconds']:.1f}" for f in films],
-        "frames per second": [f"{f['analysed_frames'] / f['seconds']:.1f}" for f in films],
+        "frames per second": [f"{f['analyzed_frames'] / f['seconds']:.1f}" for f in films],
         "times real time": [f"{f['film_seconds'] / f['seconds']:.2f}" for f in films],
         "peak memory, MiB": [f"{f['peak_bytes'] / 2**20:.0f}" for f in films],
         "peak memory / shortest": [

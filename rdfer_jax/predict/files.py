@@ -16,7 +16,7 @@ from rdfer_jax.predict.timeline import timeline
 #: Columns of summary.csv.
 COLUMNS = (
     "video", "folder", "expression", "probability", "agreement", "key_start", "key_end",
-    "analysed_frames", "frames_with_face", "faces", "problem",
+    "analyzed_frames", "frames_with_face", "faces", "problem",
 )  # fmt: skip
 #: A line of summary.csv, by column.
 Row = dict[str, Any]
@@ -73,7 +73,7 @@ def summary(prediction: VideoPrediction, folder: str) -> Row:
     row: Row = {
         "video": prediction.name,
         "folder": folder,
-        "analysed_frames": len(prediction.numbers),
+        "analyzed_frames": len(prediction.numbers),
         "frames_with_face": prediction.with_face,
         "faces": len(prediction.faces) + prediction.other_faces + prediction.faces_too_brief,
         "problem": prediction.problem,

@@ -147,7 +147,7 @@ class VideoPrediction:
             "width": self.size[1],
             "model": self.model,
             "classes": list(self.classes),
-            "analysed_frames": len(self.numbers),
+            "analyzed_frames": len(self.numbers),
             "frames_with_face": self.with_face,
             "seconds": _time(self.times[-1]) if len(self.times) else 0.0,
             "other_faces": self.other_faces,

@@ -82,7 +82,7 @@ def test_a_profile_is_cut_into_parts(source):
 def made_film(seconds, took, peak):
     return {
         "film_seconds": seconds, "seconds": took, "cpu_seconds": 1.5 * took, "peak_bytes": peak << 20,
-        "analysed_frames": 10 * seconds, "frames_with_face": 9 * seconds,
+        "analyzed_frames": 10 * seconds, "frames_with_face": 9 * seconds,
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
         length = len(list(VideoFile(epath.Path(flags["--input"])).frames())) / 20
         place = epath.Path(flags["--output"]) / "film"
         place.mkdir(parents=True, exist_ok=True)
-        record = {"analysed_frames": round(10 * length), "frames_with_face": 1, "more": 0}
+        record = {"analyzed_frames": round(10 * length), "frames_with_face": 1, "more": 0}
         (place / "prediction.json").write_text(json.dumps(record))
         if "cProfile" in arguments:
             cProfile.run("sum(range(10))", arguments[arguments.index("-o") + 1])
@@ -118,7 +118,7 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
     settings, size = ["--config=c.py", "--config.predict.fps=5"], (32, 64)
     found = benchmark.run(source, tmp_path / "run", tmp_path, [2.0, 1.0], settings, size)
     assert [f["film_seconds"] for f in found["films"]] == [1.0, 2.0]
-    assert [f["analysed_frames"] for f in found["films"]] == [10, 20]
+    assert [f["analyzed_frames"] for f in found["films"]] == [10, 20]
     assert ["cProfile" in arguments for arguments in ran] == [False, False, True]
     assert ran[2][-7:] == ran[0][-7:] != ran[1][-7:]
     assert {f"--workdir={tmp_path / 'run'}", "--mode=predict", *settings} < set(ran[0])
