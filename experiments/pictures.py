@@ -1,6 +1,6 @@
 """Takes a screenshot of an HTML page, such as the report of a run or an audit, for the documentation.
 
-    python -m experiments.pictures --page=runs/demo/report.html --output=docs/images/report.png
+    python -m experiments.pictures --page=runs/demo/report.html --output=report.png
     python -m experiments.pictures --page=runs/demo/report.html --at='#agreement' --output=agreement.png
 
 Writes a PNG of a window of --width by --height pixels, in seconds. Needs the extra `browser`

@@ -285,7 +285,7 @@ def test_pictures_are_decoded_only_where_there_are_no_votes(tmp_path, monkeypatc
 
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     tiny.build(tmp_path, without((), votes=np.zeros(3, np.float32), frames=[b"no image"]))
-    with pytest.raises(ValueError, match=r"clip 'train-\d+': frame 0: 8 bytes are not an image"):
+    with pytest.raises(ValueError, match=r"clip 'train-\d+': frame 0: 8 bytes are not a JPEG"):
         inject.write_flips(tiny.data(tmp_path), "instance", 0.5, 0, tmp_path / "flips.csv")
 
 
