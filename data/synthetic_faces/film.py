@@ -1,6 +1,6 @@
 """Renders a film to try prediction on: faces in a larger picture, one after the other, with pauses.
 
-    python -m data.synthetic_faces.film --output=film.mp4 [--clips=3,4,1] [--seconds=6] [--pause=1]
+    python -m data.synthetic_faces.film --output=film.mp4 [--clips=7,4,2] [--seconds=6] [--pause=1]
 
 Writes the film, and film.json with its expressions and times next to it. Deterministic.
 """
@@ -104,7 +104,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", "film.mp4", "The .mp4 file to write.")
-    flags.DEFINE_list("clips", "3,4,1", "Clips of the test split to show.")
+    flags.DEFINE_list("clips", "7,4,2", "Clips of the test split to show.")
     flags.DEFINE_float("seconds", 6.0, "Length of a clip.", lower_bound=0.4, upper_bound=40)
     flags.DEFINE_float("pause", 1.0, "Length of a pause.", lower_bound=0)
     app.run(main)
