@@ -28,6 +28,7 @@ FOLDERS = ("benchmarks", "configs", "data", "docs", "experiments", "rdfer_jax", 
 EXAMPLES = {
     "configs/plays.py",
     "data/plays/plays_dataset_builder.py",
+    "rdfer_jax/losses/mae.py",
     "rdfer_jax/models/patch_mean.py",
 }
 SECTIONS = {name: {f.name for f in dataclasses.fields(s)} for name, s in config.SECTIONS.items()}

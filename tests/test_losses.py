@@ -17,7 +17,7 @@ from sklearn import metrics as sklearn_metrics
 from rdfer_jax import agreement, losses
 from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Partition, Verdict
-from rdfer_jax.losses import Evidence
+from rdfer_jax.losses import Evidence, baselines, criteria, robust
 from rdfer_jax.types import Outputs
 
 B, K, INSTANTS, N = 6, 3, 4, 5
@@ -169,7 +169,7 @@ def slow_hierarchical(outputs, targets, settings, video, criterion=slow_cross_en
 
 def test_cross_entropy_is_that_of_scikit_learn():
     logits = make_outputs().video_logits
-    found = losses.cross_entropy(logits, np.eye(N)[LABEL])
+    found = criteria.cross_entropy(logits, np.eye(N)[LABEL])
     probs = np.exp(logits.astype(np.float64))
     probs /= probs.sum(-1, keepdims=True)
     for video in range(B):
@@ -182,12 +182,12 @@ def test_cross_entropy_is_that_of_scikit_learn():
 def test_cross_entropy_with_soft_targets_is_the_formula():
     logits, targets = make_outputs().video_logits, make_verdict().probs
     expected = [slow_cross_entropy(x, t) for x, t in zip(logits, targets, strict=True)]
-    np.testing.assert_allclose(losses.cross_entropy(logits, targets), expected, rtol=1e-5)
+    np.testing.assert_allclose(criteria.cross_entropy(logits, targets), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 def test_smoothed_labels_sum_to_one_and_keep_the_rest_on_the_label(smoothing):
-    found = np.asarray(losses.smooth_labels(LABEL, N, smoothing))
+    found = np.asarray(criteria.smooth_labels(LABEL, N, smoothing))
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
     for video in range(B):
         for n in range(N):
@@ -198,14 +198,14 @@ def test_smoothed_labels_sum_to_one_and_keep_the_rest_on_the_label(smoothing):
 def test_weights_of_the_three_kinds():
     verdict = make_verdict()
     a = verdict.agreement
-    found = losses.robust_weights(verdict, MIXED, SETTINGS)
+    found = robust.robust_weights(verdict, MIXED, SETTINGS)
     expected = [1, 0.4, 1 + 2 * (1 - a[2]), 0.4, 1 + 2 * (1 - a[4]), 1]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_targets_of_the_three_kinds():
     verdict = make_verdict()
-    found = np.asarray(losses.robust_targets(LABEL, verdict, MIXED, SETTINGS))
+    found = np.asarray(robust.robust_targets(LABEL, verdict, MIXED, SETTINGS))
     smooth = 0.8 * np.eye(N)[LABEL] + 0.2 / N
     for video in range(B):
         blend = 0.25 * smooth[video] + 0.75 * verdict.probs[video]
@@ -216,13 +216,13 @@ def test_targets_of_the_three_kinds():
 
 def test_all_targets_can_be_blended_by_the_square_of_the_noise_score():
     verdict, every = make_verdict(), dataclasses.replace(SETTINGS, refurbish="all")
-    found = np.asarray(losses.robust_targets(LABEL, verdict, MIXED, every))
+    found = np.asarray(robust.robust_targets(LABEL, verdict, MIXED, every))
     smooth = 0.8 * np.eye(N)[LABEL] + 0.2 / N
     for video in range(B):
         share = 0.75 * verdict.noise_score[video] ** 2
         expected = (1 - share) * smooth[video] + share * verdict.probs[video]
         np.testing.assert_allclose(found[video], expected, rtol=1e-6)
-    before = losses.robust_targets(LABEL, verdict, MIXED, every, np.bool_(False))
+    before = robust.robust_targets(LABEL, verdict, MIXED, every, np.bool_(False))
     np.testing.assert_allclose(before, smooth, rtol=1e-6)
 
 
@@ -231,9 +231,9 @@ def test_the_loss_blends_all_targets_only_once_the_method_acts(done):
     outputs = make_outputs()
     evidence = dataclasses.replace(make_evidence(), progress=np.float32(done))
     every = dataclasses.replace(of("agreement"), refurbish="all")
-    targets = losses.robust_targets(LABEL, evidence.verdict, MIXED, every, np.bool_(done == 1))
-    weights = losses.robust_weights(evidence.verdict, MIXED, every)
-    expected = weights * losses.hierarchical_loss(outputs, targets, every)
+    targets = robust.robust_targets(LABEL, evidence.verdict, MIXED, every, np.bool_(done == 1))
+    weights = robust.robust_weights(evidence.verdict, MIXED, every)
+    expected = weights * criteria.hierarchical_loss(outputs, targets, every)
     np.testing.assert_allclose(losses.per_video(outputs, evidence, every), expected, rtol=1e-6)
 
 
@@ -242,7 +242,7 @@ def test_no_gradient_flows_into_the_targets(refurbish):
     def total(probs, noise):
         verdict = dataclasses.replace(make_verdict(), probs=probs, noise_score=noise)
         settings = dataclasses.replace(SETTINGS, refurbish=refurbish)
-        return losses.robust_targets(LABEL, verdict, MIXED, settings)[:, 0].sum()
+        return robust.robust_targets(LABEL, verdict, MIXED, settings)[:, 0].sum()
 
     verdict = make_verdict()
     for found in jax.grad(total, argnums=(0, 1))(verdict.probs, verdict.noise_score):
@@ -254,8 +254,8 @@ def test_the_loss_by_agreement_is_the_formula():
     found = losses.per_video(outputs, evidence, of("agreement"))
     assert found.shape == (B,)
     verdict = evidence.verdict
-    targets = np.asarray(losses.robust_targets(LABEL, verdict, MIXED, SETTINGS))
-    weights = np.asarray(losses.robust_weights(verdict, MIXED, SETTINGS))
+    targets = np.asarray(robust.robust_targets(LABEL, verdict, MIXED, SETTINGS))
+    weights = np.asarray(robust.robust_weights(verdict, MIXED, SETTINGS))
     for video in range(B):
         expected = weights[video] * slow_hierarchical(outputs, targets[video], SETTINGS, video)
         np.testing.assert_allclose(found[video], expected, rtol=1e-5)
@@ -273,19 +273,19 @@ def test_a_term_of_weight_zero_is_off(term):
     other = dataclasses.replace(outputs, **{field: getattr(outputs, field) + np.arange(N)})
     targets = np.eye(N, dtype=np.float32)[LABEL]
     off = dataclasses.replace(SETTINGS, **{term: 0.0})
-    one, two = (losses.hierarchical_loss(o, targets, off) for o in (outputs, other))
+    one, two = (criteria.hierarchical_loss(o, targets, off) for o in (outputs, other))
     np.testing.assert_array_equal(one, two)
-    assert np.all(losses.hierarchical_loss(outputs, targets, SETTINGS) != one)
+    assert np.all(criteria.hierarchical_loss(outputs, targets, SETTINGS) != one)
 
 
 def test_only_the_key_instants_count():
     outputs, targets = make_outputs(), np.eye(N, dtype=np.float32)[LABEL]
-    before = losses.hierarchical_loss(outputs, targets, SETTINGS)
+    before = criteria.hierarchical_loss(outputs, targets, SETTINGS)
     for instant in range(INSTANTS):
         logits = outputs.instant_logits.copy()
         logits[:, instant] += np.arange(N)
         other = dataclasses.replace(outputs, instant_logits=logits)
-        after = losses.hierarchical_loss(other, targets, SETTINGS)
+        after = criteria.hierarchical_loss(other, targets, SETTINGS)
         assert np.all((after != before) == (instant in (0, 2)))
 
 
@@ -294,8 +294,8 @@ def test_a_key_instant_that_was_picked_twice_counts_once():
     once = dataclasses.replace(outputs, key_instants=outputs.instants[:, [1]])
     twice = dataclasses.replace(outputs, key_instants=outputs.instants[:, [1, 1, 1]])
     np.testing.assert_array_equal(
-        losses.hierarchical_loss(once, targets, SETTINGS),
-        losses.hierarchical_loss(twice, targets, SETTINGS),
+        criteria.hierarchical_loss(once, targets, SETTINGS),
+        criteria.hierarchical_loss(twice, targets, SETTINGS),
     )
 
 
@@ -314,7 +314,7 @@ def test_a_criterion_goes_through_all_heads(method, smoothing):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_a_label_is_equation_4(gamma):
     logits = make_outputs(scale=3.0).video_logits
-    found = losses.focal(logits, np.eye(N, dtype=np.float32)[LABEL], gamma)
+    found = criteria.focal(logits, np.eye(N, dtype=np.float32)[LABEL], gamma)
     for video in range(B):
         p = slow_probs(logits[video])[LABEL[video]]
         np.testing.assert_allclose(found[video], -((1 - p) ** gamma) * math.log(p), rtol=1e-4)
@@ -323,7 +323,7 @@ def test_focal_loss_of_a_label_is_equation_4(gamma):
 @pytest.mark.parametrize("q", [0.01, 0.3, 0.7])
 def test_generalized_cross_entropy_of_a_label_is_equation_6(q):
     logits = make_outputs(scale=3.0).video_logits
-    found = losses.generalized_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], q)
+    found = criteria.generalized_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], q)
     for video in range(B):
         p = slow_probs(logits[video])[LABEL[video]]
         np.testing.assert_allclose(found[video], (1 - p**q) / q, rtol=1e-4)
@@ -331,16 +331,16 @@ def test_generalized_cross_entropy_of_a_label_is_equation_6(q):
 
 def test_generalized_cross_entropy_lies_between_cross_entropy_and_mean_absolute_error():
     logits, targets = make_outputs(scale=3.0).video_logits, np.eye(N, dtype=np.float32)[LABEL]
-    almost_zero = losses.generalized_cross_entropy(logits, targets, 1e-6)
-    np.testing.assert_allclose(almost_zero, losses.cross_entropy(logits, targets), rtol=1e-4)
-    one = losses.generalized_cross_entropy(logits, targets, 1.0)
+    almost_zero = criteria.generalized_cross_entropy(logits, targets, 1e-6)
+    np.testing.assert_allclose(almost_zero, criteria.cross_entropy(logits, targets), rtol=1e-4)
+    one = criteria.generalized_cross_entropy(logits, targets, 1.0)
     miss = [1 - slow_probs(x)[y] for x, y in zip(logits, LABEL, strict=True)]
     np.testing.assert_allclose(one, miss, rtol=1e-5)
 
 
 def test_symmetric_cross_entropy_of_a_label_counts_what_is_missing_from_it():
     logits = make_outputs(scale=3.0).video_logits
-    found = losses.symmetric_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], 0.1, 1.5)
+    found = criteria.symmetric_cross_entropy(logits, np.eye(N, dtype=np.float32)[LABEL], 0.1, 1.5)
     for video in range(B):
         p = slow_probs(logits[video])[LABEL[video]]
         expected = 0.1 * -math.log(p) - 1.5 * -4 * (1 - p)
@@ -362,7 +362,7 @@ def test_elr_pulls_towards_what_was_believed_and_no_gradient_flows_into_the_past
     logits = np.zeros((1, N), np.float32)
     past = np.eye(N, dtype=np.float32)[[3]]
     by_logits, by_past = jax.grad(
-        lambda *inputs: losses.early_learning_penalty(*inputs).sum(), argnums=(0, 1)
+        lambda *inputs: baselines.early_learning_penalty(*inputs).sum(), argnums=(0, 1)
     )(logits, past)
     assert np.argmin(by_logits[0]) == 3 and by_logits[0, 3] < 0
     assert not np.any(by_past)
@@ -393,7 +393,7 @@ def test_small_loss_is_the_mean_over_the_smallest(progress):
         np.testing.assert_array_equal(np.flatnonzero(moved), np.sort(kept), err_msg=name)
 
 
-CHOOSE = jax.jit(losses.small_loss_choice)
+CHOOSE = jax.jit(baselines.small_loss_choice)
 
 
 @given(st.sampled_from([1, 20, 32]), st.integers(0, 10**6))
@@ -437,7 +437,7 @@ def test_scn_gives_new_labels_once_it_acts(progress):
     )
 
 
-RELABEL = jax.jit(losses.relabel)
+RELABEL = jax.jit(baselines.relabel)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1, width=32))

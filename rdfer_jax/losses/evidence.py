@@ -1,0 +1,40 @@
+"""What a method knows about the videos of a batch, in addition to the network's outputs."""
+
+from typing import TypeVar
+
+import jax
+from flax import struct
+
+from rdfer_jax import config
+from rdfer_jax.agreement import Partition, Verdict
+
+T = TypeVar("T")
+
+
+@struct.dataclass
+class Evidence:
+    """What a method may use in addition to the network's outputs.
+
+    Attributes:
+      label: int32 [B], the given labels.
+      verdict: agreement, consensus and noise score of each video.
+      partition: which videos are clean, noisy and hard.
+      progress: float32 in [0, 1], 1 from config.loss.robust_from on.
+      past: float32 [B, N], the memory of each video's prediction, whose sum is below 1 in the first
+        epochs; None without a memory.
+      flipped: bool [B], which labels are known to be wrong; None if unknown. For the oracle only.
+    """
+
+    label: jax.Array
+    verdict: Verdict
+    partition: Partition
+    progress: jax.Array
+    past: jax.Array | None = None
+    flipped: jax.Array | None = None
+
+
+def required(value: T | None, settings: config.Loss, what: str) -> T:
+    """Returns the value; raises a ValueError that says what the method needs if it is None."""
+    if value is None:
+        raise ValueError(f"config.loss.method = {settings.method!r} needs {what}")
+    return value

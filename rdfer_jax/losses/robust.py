@@ -1,0 +1,48 @@
+"""Our method: reinforce the hard videos, mitigate the noisy ones."""
+
+import jax
+import jax.numpy as jnp
+
+from rdfer_jax import config
+from rdfer_jax.agreement import Partition, Verdict
+from rdfer_jax.losses.criteria import hierarchical_loss, smooth_labels
+from rdfer_jax.losses.evidence import Evidence
+from rdfer_jax.types import Outputs
+
+
+def robust_weights(verdict: Verdict, partition: Partition, settings: config.Loss) -> jax.Array:
+    """Returns the weight of each video, float32 [B]: 1 if clean, 1 + gamma (1 - A) if hard, w if noisy."""
+    hard_B = 1 + settings.hard * (1 - verdict.agreement)
+    weight_B = jnp.where(partition.hard, hard_B, 1.0)
+    return jnp.where(partition.noisy, settings.noisy_weight, weight_B)
+
+
+def robust_targets(
+    label_B: jax.Array,
+    verdict: Verdict,
+    partition: Partition,
+    settings: config.Loss,
+    active: jax.Array | bool = True,
+) -> jax.Array:
+    """Returns the targets of each video, float32 [B, N]: a blend of its smoothed label and p_mean.
+
+    The blend is (1 - b) label + b p_mean. settings.refurbish chooses the videos: "noisy" blends the noisy
+    ones with b = beta; "all" blends all of them with b = beta s^2, s the noise score, once `active`.
+    """
+    label_BN = smooth_labels(label_B, verdict.probs.shape[-1], settings.label_smoothing)
+    if settings.refurbish == "all":
+        share_B = jnp.where(active, verdict.noise_score**2, 0.0)
+    else:
+        share_B = partition.noisy.astype(jnp.float32)
+    share_B1 = settings.noisy_target * share_B[:, None]
+    targets_BN = (1 - share_B1) * label_BN + share_B1 * verdict.probs
+    return jax.lax.stop_gradient(targets_BN)
+
+
+def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    """Cross-entropy with `robust_targets`, times `robust_weights`."""
+    targets_BN = robust_targets(
+        evidence.label, evidence.verdict, evidence.partition, settings, evidence.progress >= 1
+    )
+    weights_B = robust_weights(evidence.verdict, evidence.partition, settings)
+    return weights_B * hierarchical_loss(outputs, targets_BN, settings)
