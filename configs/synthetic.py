@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
         "flip_kind": "confusion",
         "hard_share": 0.3,
         "imbalance": False,
+        "balanced_test": False,
         "seed": 0,
         "labels": "",
         "jpeg_quality": 95,

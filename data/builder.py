@@ -125,6 +125,8 @@ def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool
         )
     metadata = directory / "metadata.json"
     stored = json.loads(metadata.read_text()).get("options", {}) if metadata.exists() else {}
+    # An option that is newer than the data set had its default.
+    stored = content(type(config)(name=config.name)) | stored if stored else stored
     wanted = content(config)
     lines = [
         f"  {field}: built with {_show(stored, field)}, now {_show(wanted, field)}"

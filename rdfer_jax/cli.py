@@ -126,7 +126,9 @@ COMMANDS = {
             _output("CSV file with the labels; may be gs://", required=True),
             Flag("rate", "expected share of wrong labels, in [0, 1)", float, required=True),
             Flag(
-                "kind", "symmetric, confusion or instance; see data/README.md", default="confusion"
+                "kind",
+                "symmetric, confusion, fer2013, crema_d or instance; see data/README.md",
+                default="confusion",
             ),
             Flag("seed", "seed of the random choice of labels", int, 0),
         ),

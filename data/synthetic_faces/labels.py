@@ -9,28 +9,13 @@ import functools
 import numpy as np
 
 from . import parameters as parameters_lib
+from .confusions import CONFUSION, MATRICES
 from .parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters, Stream
 
 NUM_CLASSES = len(CLASSES)
 NUM_ANNOTATORS = 10
 #: With `flip_kind='instance'`, the flip rate of hard clips relative to easy ones.
 HARD_FLIP_RATIO = 3.0
-
-#: Probability of each wrong class (column) for each true class (row). Our own numbers, modeled on the
-#: confusions that studies of human judgment report: fear with surprise, disgust with anger, sadness with
-#: neutral; happiness is rarely confused, and then with neutral or surprise.
-CONFUSION = np.array(
-    [
-        # happy  sad   neutral angry surpr. disgust fear
-        [0.00, 0.05, 0.45, 0.05, 0.35, 0.05, 0.05],  # happy
-        [0.03, 0.00, 0.45, 0.20, 0.02, 0.15, 0.15],  # sad
-        [0.20, 0.45, 0.00, 0.20, 0.08, 0.04, 0.03],  # neutral
-        [0.03, 0.15, 0.25, 0.00, 0.09, 0.40, 0.08],  # angry
-        [0.15, 0.04, 0.12, 0.06, 0.00, 0.03, 0.60],  # surprise
-        [0.04, 0.20, 0.15, 0.50, 0.03, 0.00, 0.08],  # disgust
-        [0.02, 0.15, 0.05, 0.10, 0.60, 0.08, 0.00],  # fear
-    ]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +103,7 @@ def _true_label(parameters: Parameters, split: str, index: int) -> int:
     """Returns the class of a clip: the sequence of classes, shuffled in blocks of NUM_CLASSES clips."""
     block, place = divmod(index, NUM_CLASSES)
     num_blocks = -(-parameters.num_clips(split) // NUM_CLASSES)
-    sequence = _class_sequence(num_blocks * NUM_CLASSES, parameters.imbalance)
+    sequence = _class_sequence(num_blocks * NUM_CLASSES, parameters.is_imbalanced(split))
     order = parameters_lib.rng(parameters, split, block, Stream.LABEL).permutation(NUM_CLASSES)
     return int(sequence[block * NUM_CLASSES + order[place]])
 
@@ -154,8 +139,8 @@ def _given_label(
         return true
     if parameters.flip_kind == "symmetric":
         weights = np.ones(NUM_CLASSES)
-    elif parameters.flip_kind == "confusion":
-        weights = CONFUSION[true].copy()
+    elif parameters.flip_kind in MATRICES:
+        weights = MATRICES[parameters.flip_kind][true].copy()
     else:  # instance: the votes of this clip, and common confusions
         weights = CONFUSION[true] + votes / NUM_ANNOTATORS
     weights[true] = 0

@@ -16,7 +16,7 @@ from ..schema import DFEW_CLASSES as CLASSES
 
 NEUTRAL = CLASSES.index("neutral")
 SPLITS = ("train", "test")
-FLIP_KINDS = ("confusion", "symmetric", "instance")
+FLIP_KINDS = ("confusion", "symmetric", "instance", "fer2013", "crema_d")
 
 #: Clips per class in DFEW, which give the class shares of an imbalanced data set.
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)
@@ -54,10 +54,12 @@ class Parameters:
       num_frames: frames of every clip.
       image_size: side of the square frames, in pixels.
       flip_rate: probability that a training label is wrong.
-      flip_kind: `confusion` (wrong classes as people confuse them), `symmetric` (any other class) or
-        `instance` (hard clips three times as often as easy ones).
+      flip_kind: `confusion` (wrong classes by a matrix of our own), `symmetric` (any other class),
+        `instance` (hard clips three times as often as easy ones), `fer2013` or `crema_d` (wrong classes
+        as people confuse them, counted in these data sets).
       hard_share: probability that a clip is hard.
       imbalance: whether classes have DFEW's shares instead of equal ones.
+      balanced_test: whether the test split has equal shares nevertheless.
       seed: seed of all random numbers.
       jpeg_quality: JPEG quality of the stored frames.
 
@@ -73,6 +75,7 @@ class Parameters:
     flip_kind: str = "confusion"
     hard_share: float = 0.3
     imbalance: bool = False
+    balanced_test: bool = False
     seed: int = 0
     jpeg_quality: int = 95
 
@@ -99,13 +102,10 @@ class Parameters:
         _require(
             self.flip_kind in FLIP_KINDS, "flip_kind", self.flip_kind, "one of " + str(FLIP_KINDS)
         )
-        _require(
-            isinstance(self.imbalance, bool | np.bool_),
-            "imbalance",
-            self.imbalance,
-            "True or False",
-        )
-        self.imbalance = bool(self.imbalance)
+        for field in ("imbalance", "balanced_test"):
+            value = getattr(self, field)
+            _require(isinstance(value, bool | np.bool_), field, value, "True or False")
+            setattr(self, field, bool(value))
 
     def num_clips(self, split: str) -> int:
         """Returns the number of clips in the split.
@@ -115,6 +115,10 @@ class Parameters:
         """
         split_id(split)
         return self.num_train if split == "train" else self.num_test
+
+    def is_imbalanced(self, split: str) -> bool:
+        """Returns whether the classes of the split have DFEW's shares."""
+        return self.imbalance and not (split == "test" and self.balanced_test)
 
 
 def split_id(split: str) -> int:

@@ -19,7 +19,9 @@ from rdfer_jax.labels import csv_file
 from rdfer_jax.media.files import MediaError
 from rdfer_jax.pipeline import decode, source
 
-KINDS = ("symmetric", "confusion", "instance")
+#: Kinds whose wrong classes come from a matrix for DFEW's seven classes.
+MATRICES = ("confusion", "fer2013", "crema_d")
+KINDS = ("symmetric", *MATRICES, "instance")
 COLUMNS = ("clip_id", "label", "true_label", "is_flipped")
 
 #: Added to the annotators' disagreement, in [0, 1], before it is scaled to probabilities, so that unanimous
@@ -44,7 +46,8 @@ def flip(
     """Replaces labels by wrong ones, independently for each clip.
 
     symmetric: with probability `rate`, by any other class with equal probability.
-    confusion: with probability `rate`, by a class sampled from the label's row of `confusion`.
+    confusion, fer2013, crema_d: with probability `rate`, by a class sampled from the label's row of
+      `confusion`, by default our own matrix or one counted in that data set, see `default_confusion`.
     instance, with votes: with probability min(1, s (0.1 + h)), where h in [0, 1] is the normalized
       entropy of the clip's votes and s makes `rate` the mean; by a class sampled from the label's row of
       `confusion` plus the shares of the votes. Ours.
@@ -63,7 +66,7 @@ def flip(
       rate: expected share of flipped labels, in [0, 1).
       seed: seed of all samples, at least 0.
       confusion: weights [C, C], rows are labels, columns wrong classes; zero diagonal, rows of any
-        scale. By default `default_confusion(num_classes)`.
+        scale. By default `default_confusion(num_classes, kind)`.
       votes: [N, C], annotators' votes. A clip without votes counts as one of average disagreement; if
         no clip has any, there are no votes. Used by kind instance.
       thumbnails: [N, ...], a small picture of each clip, of any scale. Used by kind instance without
@@ -78,13 +81,13 @@ def flip(
     _check(kind, rate)
     labels_N = _checked_labels(labels_N, num_classes)
     confusion_CC = _checked_confusion(
-        default_confusion(num_classes) if confusion is None else confusion, num_classes
+        default_confusion(num_classes, kind) if confusion is None else confusion, num_classes
     )
     whether_N, which_N, how_N = np.random.default_rng(seed).random((len(labels_N), 3)).T
     rate_N = np.full(len(labels_N), float(rate))
     if kind == "symmetric":
         weights_NC = np.ones((len(labels_N), num_classes))
-    elif kind == "confusion":
+    elif kind in MATRICES:
         weights_NC = confusion_CC[labels_N]
     elif votes is not None and np.any(votes):
         shares_NC = _shares(_checked_table("votes", votes, (len(labels_N), num_classes)))
@@ -98,27 +101,37 @@ def flip(
     return np.where(whether_N < rate_N, wrong_N, labels_N)
 
 
-def default_confusion(classes: Sequence[str] | int) -> np.ndarray:
+def default_confusion(classes: Sequence[str] | int, kind: str = "confusion") -> np.ndarray:
     """Returns the weights of the wrong classes of each label: float [C, C], zero diagonal, rows sum to 1.
 
-    For the seven classes of DFEW and FERV39k, in any order: those that people confuse them with, see
-    data/synthetic_faces/labels.py. For other classes: the next class, and the first after the last, as
+    For the seven classes of DFEW and FERV39k, in any order: kinds fer2013 and crema_d have the confusions
+    of people, counted in these data sets; other kinds have a matrix of our own; see
+    data/synthetic_faces/confusions.py. For other classes: the next class, and the first after the last, as
     the pair flips of Han et al. 2018 (Co-teaching).
 
     Args:
       classes: names of the C classes; or C, where 7 stands for DFEW's classes in DFEW's order.
+      kind: one of KINDS.
+
+    Raises:
+      ValueError: kind is fer2013 or crema_d, and the classes are not DFEW's.
     """
-    synthetic = build.datasets("synthetic_faces.labels")
+    synthetic = build.datasets("synthetic_faces.confusions")
     if isinstance(classes, int):
         classes = (
             synthetic.CLASSES
             if classes == len(synthetic.CLASSES)
             else [str(i) for i in range(classes)]
         )
-    if sorted(classes) != sorted(synthetic.CLASSES):
-        return np.roll(np.eye(len(classes)), 1, axis=1)
-    place = [synthetic.CLASSES.index(name) for name in classes]
-    return synthetic.CONFUSION[np.ix_(place, place)]
+    if sorted(classes) == sorted(synthetic.CLASSES):
+        place = [synthetic.CLASSES.index(name) for name in classes]
+        return synthetic.MATRICES.get(kind, synthetic.CONFUSION)[np.ix_(place, place)]
+    if kind in ("fer2013", "crema_d"):
+        raise ValueError(
+            f"kind {kind!r}: expected the classes {', '.join(synthetic.CLASSES)}, got "
+            f"{', '.join(classes)}. Use another kind"
+        )
+    return np.roll(np.eye(len(classes)), 1, axis=1)
 
 
 def write_flips(
@@ -150,7 +163,7 @@ def write_flips(
     true_N, votes_NC = stored[truth], stored["votes"]
     label_N = flip(
         true_N, len(split.classes), kind, rate, seed,
-        confusion=default_confusion(split.classes),
+        confusion=default_confusion(split.classes, kind),
         votes=votes_NC,
         thumbnails=_thumbnails(split, data.fit) if kind == "instance" and not votes_NC.any() else None,
     )  # fmt: skip

@@ -1,3 +1,4 @@
+import json
 import os
 import pathlib
 import shutil
@@ -138,8 +139,21 @@ def test_option_unknown_to_the_stored_build(built, tmp_path):
     shutil.copytree(built, tmp_path / "synthetic_faces/default/1.0.0")
     metadata = tmp_path / "synthetic_faces/default/1.0.0/metadata.json"
     metadata.write_text(metadata.read_text().replace('"seed"', '"grain"'))
-    with pytest.raises(ValueError, match=r"grain: built with 0, now nothing(.|\n)*seed"):
-        build("synthetic_faces", tmp_path, options=SMALL)
+    with pytest.raises(
+        ValueError, match=r"seed: built with 0, now 1(.|\n)*grain: built with 0, now nothing"
+    ):
+        build("synthetic_faces", tmp_path, options=SMALL | {"seed": 1})
+
+
+def test_option_newer_than_the_build_had_its_default(built, tmp_path):
+    shutil.copytree(built, tmp_path / "synthetic_faces/default/1.0.0")
+    metadata = tmp_path / "synthetic_faces/default/1.0.0/metadata.json"
+    stored = json.loads(metadata.read_text())
+    del stored["options"]["balanced_test"]
+    metadata.write_text(json.dumps(stored))
+    build("synthetic_faces", tmp_path, options=SMALL)
+    with pytest.raises(ValueError, match="balanced_test: built with False, now True"):
+        build("synthetic_faces", tmp_path, options=SMALL | {"balanced_test": True})
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,18 @@ import cv2
 import numpy as np
 import pytest
 
-from data.synthetic_faces import clips, expressions
+from data.synthetic_faces import clips, confusions, expressions
 from data.synthetic_faces import labels as labels_lib
 from data.synthetic_faces.features import upper_face
 from data.synthetic_faces.identity import sample_identity
 from data.synthetic_faces.mouth import lower_face
-from data.synthetic_faces.parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters
+from data.synthetic_faces.parameters import (
+    CLASSES,
+    DFEW_COUNTS,
+    FLIP_KINDS,
+    NEUTRAL,
+    Parameters,
+)
 from data.synthetic_faces.synthetic_faces_dataset_builder import Options, shards, summary
 
 HAPPY, SAD, ANGRY = (CLASSES.index(name) for name in ("happy", "sad", "angry"))
@@ -62,7 +68,7 @@ def default_labels():
 
 
 class TestLabels:
-    @pytest.mark.parametrize("kind", ["confusion", "symmetric", "instance"])
+    @pytest.mark.parametrize("kind", FLIP_KINDS)
     def test_flip_rate(self, kind):
         given = all_labels(num_train=1200, flip_rate=0.3, flip_kind=kind)
         assert_rate([x.is_flipped for x in given], 0.3)
@@ -106,12 +112,13 @@ class TestLabels:
         for true, wrong in ((FEAR, SURPRISE), (SURPRISE, FEAR), (DISGUST, ANGRY), (SAD, NEUTRAL)):
             assert matrix[true].argmax() == wrong
 
-    def test_confusion_flips_follow_the_matrix(self):
-        given = all_labels(num_train=2100, flip_rate=1)
-        for true in (FEAR, DISGUST):
+    @pytest.mark.parametrize("kind", ["confusion", "fer2013", "crema_d"])
+    def test_confusion_flips_follow_the_matrix(self, kind):
+        given = all_labels(num_train=2100, flip_rate=1, flip_kind=kind)
+        for true in (FEAR, SURPRISE):
             wrong = [x.label for x in given if x.true_label == true]
             for label in range(7):
-                share = labels_lib.CONFUSION[true, label]
+                share = confusions.MATRICES[kind][true, label]
                 assert_rate([w == label for w in wrong], share)
 
     def test_symmetric_flips_are_uniform(self):
@@ -160,6 +167,18 @@ class TestLabels:
         clips_of = np.bincount([x.true_label for x in all_labels(num_train=2000, imbalance=True)])
         expected = 2000 * np.array(DFEW_COUNTS) / sum(DFEW_COUNTS)
         np.testing.assert_allclose(clips_of, expected, atol=6)
+
+    def test_balanced_test(self):
+        options = {"num_train": 500, "num_test": 500, "imbalance": True}
+        for split, balanced, same in (
+            ("test", {"balanced_test": True}, {"imbalance": False}),
+            ("test", {"balanced_test": False}, {"imbalance": True}),
+            ("train", {"balanced_test": True}, {"imbalance": True}),
+        ):
+            one, two = all_labels(split, **options | balanced), all_labels(split, **options | same)
+            assert [x.true_label for x in one] == [x.true_label for x in two]
+        clips_of = np.bincount([x.true_label for x in all_labels("test", **options)])
+        assert clips_of[DISGUST] == round(500 * 145 / sum(DFEW_COUNTS))
 
     def test_fewer_clips_are_a_prefix(self):
         for imbalance in (False, True):
@@ -439,6 +458,7 @@ class TestParameters:
             ("jpeg_quality", 101, "from 1 to 100"),
             ("flip_kind", "random", "'symmetric'"),
             ("imbalance", "yes", "True or False"),
+            ("balanced_test", 1, "True or False"),
         ],
     )
     def test_bad_values(self, field, value, allowed):

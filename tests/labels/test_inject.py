@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.schema import DFEW_CLASSES
-from data.synthetic_faces.labels import CONFUSION
+from data.synthetic_faces.confusions import CONFUSION, CREMA_D, FER2013
 from rdfer_jax.labels import inject
 from rdfer_jax.pipeline import decode, source
 from rdfer_jax.training import evaluate, train
@@ -33,6 +33,8 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4)).astype(np.ui
 WAYS = {
     "symmetric": {"kind": "symmetric"},
     "confusion": {"kind": "confusion"},
+    "fer2013": {"kind": "fer2013"},
+    "crema_d": {"kind": "crema_d"},
     "votes": {"kind": "instance", "votes": VOTES},
     "pictures": {"kind": "instance", "thumbnails": PICTURES},
 }
@@ -73,6 +75,8 @@ def test_as_many_labels_are_flipped_as_asked(way, rate):
     [
         ("symmetric", (1 - np.eye(CLASSES)) / (CLASSES - 1)),
         ("confusion", CONFUSION),
+        ("fer2013", FER2013),
+        ("crema_d", CREMA_D),
     ],
 )
 def test_the_wrong_classes_come_as_often_as_in_the_matrix(way, matrix):
@@ -108,6 +112,17 @@ def test_the_usual_confusion():
     np.testing.assert_array_equal(inject.default_confusion(other), np.roll(np.eye(7), 1, axis=1))
 
 
+def test_the_confusion_of_people():
+    np.testing.assert_array_equal(inject.default_confusion(7, "fer2013"), FER2013)
+    names = sorted(DFEW_CLASSES)
+    matrix = inject.default_confusion(names, "crema_d")
+    assert matrix[names.index("sad"), names.index("neutral")] == CREMA_D[1, 2]
+    with pytest.raises(
+        ValueError, match=r"kind 'fer2013': expected the classes happy, .*, got a, b"
+    ):
+        inject.default_confusion(("a", "b"), "fer2013")
+
+
 @ways
 def test_a_higher_rate_flips_the_same_labels_and_more(way):
     before = draw(way, 0.0)
@@ -136,7 +151,7 @@ def test_further_clips_change_nothing(way):
 
 @given(
     st.lists(st.integers(0, 2), min_size=1, max_size=40),
-    st.sampled_from(inject.KINDS),
+    st.sampled_from(("symmetric", "confusion", "instance")),
     st.floats(0, 0.999),
     st.integers(0, 2**32),
 )
@@ -193,7 +208,10 @@ def test_rates_of_clips_differ_as_in_the_paper():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "symetric"}, "kind 'symetric': choose from symmetric, confusion, instance"),
+        (
+            {"kind": "symetric"},
+            "kind 'symetric': choose from symmetric, confusion, fer2013, crema_d, instance",
+        ),
         ({"rate": 1.0}, r"rate 1.0: must lie in \[0, 1\)"),
         ({"rate": -0.1}, "rate -0.1"),
         ({"rate": float("nan")}, "rate nan"),
