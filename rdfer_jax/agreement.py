@@ -152,37 +152,6 @@ def all_clean(num: int) -> Partition:
     return Partition(clean=true_B, noisy=~true_B, hard=~true_B)
 
 
-def update_memory(
-    memory_MN: jax.Array, index_B: jax.Array, probs_BN: jax.Array, decay: float
-) -> jax.Array:
-    """Updates the memory, an exponential moving average of the predictions of each training video.
-
-    Args:
-      memory_MN: float32 [M, N], a row for each training video; all zero before its first visit. After
-        v visits a row sums to 1 - decay^v.
-      index_B: int [B], the rows of these videos. A video that occurs twice, as it may at the end of an
-        epoch, counts once, with the mean of its predictions.
-      probs_BN: float32 [B, N], the current predictions.
-      decay: weight of the old row.
-
-    Returns:
-      float32 [M, N]; rows index_B are decay * old + (1 - decay) * new.
-    """
-    total_MN = jnp.zeros_like(memory_MN).at[index_B].add(probs_BN)
-    count_M1 = jnp.zeros((len(memory_MN), 1)).at[index_B].add(1)
-    new_MN = total_MN / jnp.maximum(count_M1, 1)
-    new_MN = decay * memory_MN + (1 - decay) * new_MN
-    return jnp.where(count_M1 > 0, new_MN, memory_MN)
-
-
-def remembered(memory_BN: jax.Array) -> jax.Array:
-    """Returns visited rows of the memory as distributions: divided by their sum, float32 [B, N].
-
-    This removes the bias towards the initial zeros, as Adam's bias correction does.
-    """
-    return memory_BN / jnp.maximum(jnp.sum(memory_BN, axis=-1, keepdims=True), 1e-30)
-
-
 def stop(verdict: Verdict, settings: config.Agreement) -> Verdict:
     """Stops the gradient through the verdict, unless settings.gradient is on."""
     return verdict if settings.gradient else jax.lax.stop_gradient(verdict)

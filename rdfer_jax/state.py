@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from rdfer_jax import memory as memory_lib
 from rdfer_jax import optim
 from rdfer_jax.config import Config
+from rdfer_jax.memory import Memory
 from rdfer_jax.models import Network
 
 
@@ -24,8 +26,7 @@ class TrainState:
       batch_stats: running means and variances of the batch normalization.
       opt_state: state of the optimizer.
       teacher: params and batch_stats, averaged over the steps; None without a teacher.
-      memory: float32 [M, N], running average of the class probabilities that the clips of each training
-        video predict; None without a memory.
+      memory: what the clips of each training video predicted over the epochs; None without a memory.
     """
 
     seed: jax.Array
@@ -34,7 +35,7 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     teacher: Any
-    memory: jax.Array | None
+    memory: Memory | None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def create(
         teacher = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     memory = None
     if config.agreement.memory_decay:
-        memory = jnp.zeros((num_train, num_classes), jnp.float32)
+        memory = memory_lib.create(num_train, num_classes)
     return TrainState(
         seed=seed,
         step=jnp.zeros((), jnp.int32),

@@ -10,8 +10,10 @@ import optax
 
 from rdfer_jax import agreement, augment, losses
 from rdfer_jax import config as config_lib
+from rdfer_jax import memory as memory_lib
 from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.config import Config
+from rdfer_jax.memory import Memory
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.models import Network, resampling
 from rdfer_jax.state import TrainState, update_teacher
@@ -103,7 +105,9 @@ def make_grad_fn(
                 progress=jnp.minimum(state.step / robust_from, 1.0)
                 if robust_from
                 else jnp.ones(()),
-                past=None if memory is None else memory[batch.index],
+                past=None if memory is None else memory.probs[batch.index],
+                memory=memory,
+                index=batch.index,
                 flipped=batch.flipped,
             )
             loss_B = losses.per_video(forward.outputs, evidence, config.loss)
@@ -148,19 +152,28 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
 
 def _judge(
     config: Config, state: TrainState, batch: Batch, logits_BKN: jax.Array
-) -> tuple[Verdict, jax.Array | None]:
+) -> tuple[Verdict, Memory | None]:
     """Judges the batch by the clips' predictions, averaged over the epochs if there is a memory.
 
     Returns:
       The verdict, and the updated memory.
     """
     settings = config.agreement
-    memory, probs_BN = state.memory, None
+    verdict = agreement.judge(logits_BKN, batch.label, settings)
+    memory = state.memory
     if memory is not None:
-        now_BN = jax.lax.stop_gradient(agreement.mean_probs(logits_BKN))
-        memory = agreement.update_memory(memory, batch.index, now_BN, settings.memory_decay)
-        probs_BN = agreement.remembered(memory[batch.index])
-    verdict = agreement.judge(logits_BKN, batch.label, settings, probs_BN)
+        now = jax.lax.stop_gradient(verdict)
+        memory = memory_lib.update(
+            memory,
+            batch.index,
+            batch.label,
+            now.probs,
+            now.agreement,
+            decay=settings.memory_decay,
+            threshold_decay=settings.running_decay,
+        )
+        probs_BN = memory_lib.remembered(memory_lib.rows(memory, batch.index))
+        verdict = agreement.judge(logits_BKN, batch.label, settings, probs_BN)
     return agreement.stop(verdict, settings), memory
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import optim, sharding
+from rdfer_jax.memory import Memory
 from rdfer_jax.state import TrainState, abstract
 
 
@@ -24,7 +25,12 @@ def make_state(step, mesh=None):
         batch_stats=stats,
         opt_state=opt_state,
         teacher={"params": params, "batch_stats": stats},
-        memory=jnp.float32(rng.random((8, 3))),
+        memory=Memory(
+            probs=jnp.float32(rng.random((8, 3))),
+            label=jnp.int32(rng.integers(-1, 3, 8)),
+            agreement=jnp.float32(rng.random(8)),
+            threshold=jnp.float32(rng.random(8)),
+        ),
     )
     return jax.device_put(state, sharding.replicated(mesh or one_device()))
 

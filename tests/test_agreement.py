@@ -1,4 +1,4 @@
-"""Agreement, verdict, partition and memory against slow references, and what must hold for any input."""
+"""Agreement, verdict and partition against slow references, and what must hold for any input."""
 
 import functools
 import math
@@ -310,50 +310,6 @@ def test_the_partition_of_any_logits_is_exclusive_and_exhaustive(
 def test_all_clean_calls_every_video_clean():
     found = agreement.all_clean(5)
     assert found.clean.all() and not found.noisy.any() and not found.hard.any()
-
-
-UPDATE = jax.jit(agreement.update_memory)
-
-
-def slow_memory(memory, index, probs, decay):
-    new = memory.copy()
-    for row in set(index.tolist()):
-        mean = probs[index == row].mean(axis=0)
-        new[row] = decay * memory[row] + (1 - decay) * mean
-    return new
-
-
-@given(
-    st.lists(st.integers(0, 7), min_size=5, max_size=5),
-    st.integers(0, 10**6),
-    st.sampled_from([0.0, 0.5, 0.9]),
-)
-def test_memory_blends_first_visits_repeats_and_duplicates(index, seed, decay):
-    rng = np.random.default_rng(seed)
-    index = np.array(index)
-    memory = rng.dirichlet(np.ones(3), 8).astype(np.float32)
-    memory[::2] = 0  # never visited
-    probs = rng.dirichlet(np.ones(3), 5).astype(np.float32)
-    found = np.asarray(UPDATE(memory, index, probs, decay))
-    np.testing.assert_allclose(found, slow_memory(memory, index, probs, decay), atol=1e-6)
-    others = np.setdiff1d(np.arange(8), index)
-    np.testing.assert_array_equal(found[others], memory[others])
-
-
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 0.9]))
-def test_what_is_remembered_is_the_weighted_mean_of_all_visits(seed, decay):
-    rng = np.random.default_rng(seed)
-    visits = rng.dirichlet(np.ones(3), (4, 2)).astype(np.float32)
-    memory = np.zeros((3, 3), np.float32)
-    for count, probs in enumerate(visits, 1):
-        memory = UPDATE(memory, np.array([2, 0]), probs, decay)
-        found = np.asarray(agreement.remembered(memory))
-        np.testing.assert_allclose(np.sum(memory[2]), 1 - decay**count, rtol=1e-5)
-        weights = [decay ** (count - 1 - visit) for visit in range(count)]
-        for row, video in ((2, 0), (0, 1)):
-            expected = np.average(visits[:count, video], axis=0, weights=weights)
-            np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-6)
-        np.testing.assert_array_equal(found[1], 0)  # never visited
 
 
 @pytest.mark.parametrize("flows", [False, True])

@@ -11,6 +11,7 @@ import optax
 import pytest
 import tiny
 
+from rdfer_jax import memory as memory_lib
 from rdfer_jax import models, optim, sharding, steps
 from rdfer_jax import state as state_lib
 from rdfer_jax.types import Batch, Outputs
@@ -38,6 +39,11 @@ DEVICES = (1, 8)
 #: What is remembered of the training videos; a quarter of them was never seen.
 MEMORY = np.random.default_rng(1).dirichlet(np.ones(N), ROWS).astype(np.float32)
 MEMORY[::4] = 0
+
+
+def remember(probs):
+    """A memory of these averages; its other parts are those of a start."""
+    return dataclasses.replace(memory_lib.create(ROWS, N), probs=jnp.float32(probs))
 
 
 def noise_batch(size=B):
@@ -79,7 +85,7 @@ def first_state():
 
 def make_state(step=5, head=None):
     """A state in training, from memory on; `head` is what the last layer is multiplied by."""
-    state = dataclasses.replace(first_state(), step=np.int32(step), memory=MEMORY)
+    state = dataclasses.replace(first_state(), step=np.int32(step), memory=remember(MEMORY))
     return scale_head(state, np.float32(spread()[0] if head is None else head))
 
 
@@ -180,9 +186,11 @@ def test_a_step_moves_every_part_of_the_state():
     expected = jax.tree.map(lambda t, s: keep * t + (1 - keep) * s, state.teacher, new.variables)
     assert_close(expected, new.teacher, 1e-5)
     others = np.setdiff1d(np.arange(ROWS), batch.index)
-    np.testing.assert_array_equal(new.memory[others], state.memory[others])
-    assert np.all(np.any(new.memory[batch.index] != state.memory[batch.index], axis=1))
-    past, now = state.memory[batch.index], new.memory[batch.index]
+    for before, after in zip(*map(jax.tree.leaves, (state.memory, new.memory)), strict=True):
+        np.testing.assert_array_equal(after[others], before[others])
+        assert np.all(after[batch.index] != before[batch.index])
+    np.testing.assert_array_equal(new.memory.label[batch.index], batch.label)
+    past, now = state.memory.probs[batch.index], new.memory.probs[batch.index]
     assert set(past.any(axis=1)) == {True, False}  # some were seen before, some not
     np.testing.assert_allclose(now.sum(-1), 0.5 * past.sum(-1) + 0.5, rtol=1e-5)
     believed = now / now.sum(-1, keepdims=True)
@@ -281,7 +289,7 @@ def test_nothing_breaks_where_all_videos_are_of_one_kind(kind):
     state, batch = make_state(head=0.0), noise_batch()
     batch = dataclasses.replace(batch, label=np.full(B, 1, np.int32))
     believed = np.eye(N, dtype=np.float32)[[2]] if kind == "noisy" else np.zeros((1, N), np.float32)
-    state = dataclasses.replace(state, memory=np.repeat(believed, ROWS, axis=0))
+    state = dataclasses.replace(state, memory=remember(np.repeat(believed, ROWS, axis=0)))
     (grads, aux, new), numbers = run(1, state, batch)
     assert kinds(aux["partition"])[kind] == B
     for tree in (grads, aux["loss"], new, dict(numbers)):
@@ -343,7 +351,7 @@ def judged(student, label, teacher=None, *, step=0, memory=None, flipped=None, *
         state, params={"logits": jnp.float32(student)}, step=jnp.int32(step)
     )
     if memory is not None:
-        state = dataclasses.replace(state, memory=jnp.float32(memory))
+        state = dataclasses.replace(state, memory=remember(memory))
     if teacher is not None:
         believed = {"params": {"logits": jnp.float32(teacher)}, "batch_stats": {}}
         state = dataclasses.replace(state, teacher=believed)
@@ -427,7 +435,7 @@ def test_early_learning_regularisation_holds_on_to_the_memory():
     losses, slopes = [], []
     for row, y in zip(rows, label, strict=True):
         past = 0.7 * memory[row] + 0.3 * probs  # also on a first visit, from zero
-        np.testing.assert_allclose(aux["memory"][row], past, rtol=1e-5)
+        np.testing.assert_allclose(aux["memory"].probs[row], past, rtol=1e-5)
         losses.append(-np.log(probs[y]) + 2 * np.log(1 - probs @ past))
         # The gradient that the paper gives in its lemma 2; none flows into the past.
         slope = probs - np.eye(N)[y] + 2 * probs * (probs @ past - past) / (1 - probs @ past)

@@ -253,6 +253,12 @@ class Agreement(Section):
         low=0,
         high=0.999,
     )
+    running_decay: float = _field(
+        0.9,
+        "m: decay of each video's running threshold, per visit; see threshold_kind",
+        low=0,
+        high=0.999,
+    )
     teacher_decay: float = _field(
         0.0,
         "decay of the moving average of the weights (teacher), per step; 0: no teacher",

@@ -7,6 +7,7 @@ from flax import struct
 
 from rdfer_jax import config
 from rdfer_jax.agreement import Partition, Verdict
+from rdfer_jax.memory import Memory
 
 T = TypeVar("T")
 
@@ -20,8 +21,10 @@ class Evidence:
       verdict: agreement, consensus and noise score of each video.
       partition: which videos are clean, noisy and hard.
       progress: float32 in [0, 1], 1 from config.loss.robust_from on.
-      past: float32 [B, N], the memory of each video's prediction, whose sum is below 1 in the first
+      past: float32 [B, N], memory.probs of this batch, whose rows sum to less than 1 in the first
         epochs; None without a memory.
+      memory: of all training videos, after the visit of this batch; None without a memory.
+      index: int32 [B], the rows of this batch in the memory.
       flipped: bool [B], which labels are known to be wrong; None if unknown. For the oracle only.
     """
 
@@ -30,6 +33,8 @@ class Evidence:
     partition: Partition
     progress: jax.Array
     past: jax.Array | None = None
+    memory: Memory | None = None
+    index: jax.Array | None = None
     flipped: jax.Array | None = None
 
 

@@ -3,6 +3,7 @@
 The step of a state gives its position in the data, so a checkpoint is all that is needed to resume.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,10 @@ class CheckpointNotFoundError(FileNotFoundError):
 
 class DamagedCheckpointError(ValueError):
     """The files of a checkpoint have changed since they were written."""
+
+
+class OtherLayoutError(ValueError):
+    """A checkpoint of an earlier version, which stored other parts of the state."""
 
 
 class CheckpointNotSavedError(OSError):
@@ -116,6 +121,7 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpointError: the files have changed since they were written.
+          OtherLayoutError: an earlier version wrote the checkpoint, whose memory holds other values.
         """
         if (problem := integrity.damage(self._path(step))) is not None:
             others = [other for other in self.steps() if other != step]
@@ -123,7 +129,21 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is damaged: {problem}. "
                 + (f"Other checkpoints: {others}" if others else "There is no other checkpoint")
             )
+        self._check_memory(step, abstract_state)
         return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+
+    def _check_memory(self, step: int, abstract_state: TrainState) -> None:
+        if abstract_state.memory is None:
+            return
+        stored = ocp.metadata(self._path(step), checkpointable_name="state").metadata["memory"]
+        wanted = {field.name for field in dataclasses.fields(abstract_state.memory)}
+        found = set(stored) if isinstance(stored, Mapping) else {"one array"}
+        if found != wanted:
+            raise OtherLayoutError(
+                f"checkpoint {step} in {self.directory} has another layout of the memory: expected "
+                f"{', '.join(sorted(wanted))}, got {', '.join(sorted(found))}. An earlier version wrote "
+                "it: use that version, or start a new run from its weights with config.init_from"
+            )
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, in ascending order."""

@@ -52,5 +52,5 @@ def test_two_devices_exchange_the_gradients_once_and_little_else():
     (kind, eight), (_, sixteen) = (*exchanged(8).items(), *exchanged(16).items())
     assert kind == "all-reduce"
     assert gradients <= eight["bytes"] <= 1.05 * gradients
-    # With it grows only the memory, here of as many videos: 7 classes and a count, twice.
-    assert sixteen["bytes"] - eight["bytes"] == 8 * (7 + 1) * 4 * 2
+    # With it grows only the memory, here of as many videos: 7 classes, agreement, peak, label and a count.
+    assert sixteen["bytes"] - eight["bytes"] == 8 * (7 + 4) * 4 * 2

@@ -12,6 +12,7 @@ from rdfer_jax.training.checkpoint import (
     BEST_METRIC,
     CheckpointNotFoundError,
     Checkpoints,
+    OtherLayoutError,
 )
 
 
@@ -39,6 +40,14 @@ def test_a_state_without_teacher_and_memory_is_restored(tmp_path):
         found = checkpoints.restore(1, shapes(state))
     assert found.teacher is None and found.memory is None
     assert_equal(found, state)
+
+
+def test_a_memory_of_another_layout_is_an_error_that_says_what_to_do(tmp_path):
+    state = make_state(1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, dataclasses.replace(state, memory=state.memory.probs), None)
+        with pytest.raises(OtherLayoutError, match=r"got one array\. .* config.init_from"):
+            checkpoints.restore(1, shapes(state))
 
 
 def test_a_state_from_one_device_is_restored_to_eight(tmp_path):
