@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from rdfer_jax import config as config_lib
 from rdfer_jax import memory as memory_lib
 from rdfer_jax import optim
 from rdfer_jax.config import Config
@@ -27,6 +28,8 @@ class TrainState:
       opt_state: state of the optimizer.
       teacher: params and batch_stats, averaged over the steps; None without a teacher.
       memory: what the clips of each training video predicted over the epochs; None without a memory.
+      average: params and batch_stats, their mean over the last steps, see `update_average`; None if it is
+        not what is evaluated.
     """
 
     seed: jax.Array
@@ -36,6 +39,7 @@ class TrainState:
     opt_state: optax.OptState
     teacher: Any
     memory: Memory | None
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -70,6 +74,9 @@ def create(
     teacher = None
     if config.agreement.teacher_decay:
         teacher = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
+    average = None
+    if config.optim.evaluate == "average":
+        average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     memory = None
     if config.agreement.memory_decay:
         memory = memory_lib.create(num_train, num_classes)
@@ -81,6 +88,7 @@ def create(
         opt_state=optimizer.init(params),
         teacher=teacher,
         memory=memory,
+        average=average,
     )
 
 
@@ -100,3 +108,21 @@ def update_teacher(state: TrainState, decay: float) -> Any:
         return None
     keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
     return jax.tree.map(lambda t, s: keep * t + (1 - keep) * s, state.teacher, state.variables)
+
+
+def update_average(state: TrainState, start: int) -> Any:
+    """Returns the mean of the variables after each step from step `start` on, or the newest before.
+
+    Izmailov et al. (2018), "Averaging weights leads to wider optima and better generalization"; the running
+    statistics are averaged, too, in place of another pass over the data.
+    """
+    if state.average is None:
+        return None
+    share = 1 / jnp.maximum(state.step - start, 1)
+    return jax.tree.map(lambda a, v: (1 - share) * a + share * v, state.average, state.variables)
+
+
+def evaluated(state: TrainState, settings: config_lib.Optim) -> Any:
+    """Returns the variables that are evaluated and predict, see settings.evaluate."""
+    choices = {"last": state.variables, "average": state.average, "teacher": state.teacher}
+    return choices[settings.evaluate]

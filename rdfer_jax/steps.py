@@ -16,7 +16,7 @@ from rdfer_jax.config import Config
 from rdfer_jax.memory import Memory
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.models import Network, resampling
-from rdfer_jax.state import TrainState, update_teacher
+from rdfer_jax.state import TrainState, evaluated, update_average, update_teacher
 from rdfer_jax.types import Batch, Outputs, Prediction
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]
@@ -39,6 +39,9 @@ def make_train_step(
     grad_fn = make_grad_fn(
         config, network, total_steps=total_steps, steps_per_epoch=steps_per_epoch
     )
+    average_from = config_lib.steps(
+        config.optim.average_from, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
         grads, aux = grad_fn(state, batch)
@@ -52,7 +55,8 @@ def make_train_step(
             memory=aux["memory"],
         )
         teacher = update_teacher(state, config.agreement.teacher_decay)
-        state = dataclasses.replace(state, teacher=teacher)
+        average = update_average(state, average_from)
+        state = dataclasses.replace(state, teacher=teacher, average=average)
         return state, _metrics(batch, aux, optax.tree.norm(grads))
 
     return train_step
@@ -132,10 +136,11 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
     def predict_step(state: TrainState, batch: Batch) -> Prediction:
         frames = augment.eval_transform(batch.frames, config.augment, network.dtype)
         clips_BKT = jnp.broadcast_to(clips_KT, (len(batch.label), *clips_KT.shape))
-        forward = network.read_clips(state.variables, frames, clips_BKT, False)
+        variables = evaluated(state, config.optim)
+        forward = network.read_clips(variables, frames, clips_BKT, False)
         verdict = agreement.judge(forward.outputs.clip_logits, batch.label, config.agreement)
         if network.read_key_clips is not None:
-            forward = network.read_key_clips(state.variables, forward, verdict.consensus, False)
+            forward = network.read_key_clips(variables, forward, verdict.consensus, False)
         return Prediction(
             index=batch.index,
             mask=batch.mask,

@@ -222,6 +222,11 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             {"loss": {"method": "elr"}, "agreement": {"memory_decay": 0.0}},
             "config.agreement.memory_decay: config.loss.method = 'elr' needs .*, got 0",
         ),
+        (
+            {"optim": {"evaluate": "teacher"}},
+            "config.optim.evaluate = 'teacher': expected config.agreement.teacher_decay above 0",
+        ),
+        ({"optim": {"average_from": "soon"}}, "config.optim.average_from: expected a duration"),
         ({"model": {"streams": "short"}}, "config.model.streams = 'short': .*key.enabled to False"),
         ({"model": {"streams": "long"}}, "config.model.streams = 'long': .*key.enabled to False"),
         ({"clips": {"kind": "windows"}}, "config.clips.kind = 'windows': .*key.enabled to False"),

@@ -531,3 +531,25 @@ def test_the_noise_score_is_the_configured_one():
     batch = noise_batch(size=4)
     found = jax.jit(steps.make_predict_step(config, stub(config)))(state, batch)
     np.testing.assert_allclose(found.noise_score, 1 - softmax([0, 3, 1])[batch.label], rtol=1e-5)
+
+
+@pytest.mark.parametrize("evaluate", ["last", "average", "teacher"])
+def test_the_weights_that_are_evaluated_are_those_of_the_settings(evaluate):
+    config = tiny.config(
+        optim={"evaluate": evaluate, "average_from": "3 steps"}, agreement={"teacher_decay": 0.5}
+    )
+    network, params, expected = stub(config), [], None
+    state = state_lib.create(config, network, OPTIMIZER, num_classes=N, num_train=ROWS)
+    train_step = jax.jit(steps.make_train_step(config, network, OPTIMIZER, **LENGTHS))
+    predict_step = jax.jit(steps.make_predict_step(config, network))
+    teacher = state.params["logits"]
+    for step in range(1, 7):
+        state, _ = train_step(state, noise_batch())
+        params.append(state.params["logits"])
+        keep = min(0.5, (1 + step) / (10 + step))
+        teacher = keep * teacher + (1 - keep) * params[-1]
+        mean = np.mean(params[3:] or params[-1:], axis=0)
+        expected = {"last": params[-1], "average": mean, "teacher": teacher}[evaluate]
+        found = predict_step(state, noise_batch()).logits[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(mean - params[-1]).min() > 1e-4 and np.abs(mean - teacher).min() > 1e-4

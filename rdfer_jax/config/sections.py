@@ -333,10 +333,20 @@ class Optim(Section):
     weight_decay: float = _field(0.05, "weight decay, of matrices and kernels only", low=0)
     clip_norm: float = _field(1.0, "largest gradient norm; 0: no clipping", low=0)
     beta2: float = _field(0.999, "decay of the second moment", low=0, high=1)
+    evaluate: Literal["last", "average", "teacher"] = _field(
+        "last",
+        "which weights are evaluated and predict; last: those of the last step; average: their mean "
+        "over the steps from average_from on; teacher: their moving average, see "
+        "agreement.teacher_decay",
+    )
+    average_from: str = _field(
+        "80 %", "duration after which the average of the weights begins, for evaluate = average"
+    )
 
     def check(self) -> None:
-        """Checks `warmup`; see Section."""
+        """Checks the durations; see Section."""
         check_duration("optim.warmup", self.warmup)
+        check_duration("optim.average_from", self.average_from)
 
 
 @dataclasses.dataclass(frozen=True)

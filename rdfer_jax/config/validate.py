@@ -124,6 +124,11 @@ def _check_together(config: Config) -> None:
             "config.agreement.memory_decay: config.loss.method = 'elr' needs the memory of earlier "
             "predictions; expected a value above 0, such as 0.7 as in the ELR paper, got 0"
         )
+    if config.optim.evaluate == "teacher" and not config.agreement.teacher_decay:
+        raise ValueError(
+            "config.optim.evaluate = 'teacher': expected config.agreement.teacher_decay above 0, such as "
+            "0.99, got 0, so there is no teacher"
+        )
     if uses_key and key.enabled and model.streams != "both":
         raise ValueError(
             f"config.model.streams = {model.streams!r}: re-sampling needs both streams; set "

@@ -142,11 +142,12 @@ def _initialize(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
         log.info("%s", line)
     replicated = sharding.replicated(mesh)
     variables = jax.device_put(variables, replicated)
-    teacher = None
-    if state.teacher is not None:  # starts as a copy of the student; buffers must not be shared
-        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated)
-        teacher = copy(variables)
-    return dataclasses.replace(state, teacher=teacher, **variables)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated)
+    # Teacher and average start as copies of the student; buffers must not be shared.
+    copies = {
+        name: copy(variables) for name in ("teacher", "average") if getattr(state, name) is not None
+    }
+    return dataclasses.replace(state, **copies, **variables)
 
 
 def _describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
