@@ -20,6 +20,7 @@ from rdfer_jax.workarounds import silence_orbax
 
 #: Name of the metric that chooses the best checkpoint.
 BEST_METRIC = "validation_war"
+_FIELDS = dataclasses.fields(TrainState)
 
 
 class CheckpointNotFoundError(FileNotFoundError):
@@ -130,7 +131,13 @@ class Checkpoints:
                 + (f"Other checkpoints: {others}" if others else "There is no other checkpoint")
             )
         self._check_memory(step, abstract_state)
-        return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+        stored = ocp.metadata(self._path(step), checkpointable_name="state").metadata
+        wanted = {field.name: getattr(abstract_state, field.name) for field in _FIELDS}
+        # Earlier versions had not all parts; those that this run does not use may be missing.
+        wanted = {name: part for name, part in wanted.items() if name in stored or part is not None}
+        return TrainState(
+            **self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]
+        )
 
     def _check_memory(self, step: int, abstract_state: TrainState) -> None:
         if abstract_state.memory is None:
@@ -196,7 +203,8 @@ def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
       workdir: folder of the run, which may still be training.
 
     Returns:
-      The step of the last checkpoint, and its params and batch_stats, nested dicts of NumPy arrays.
+      The step of the last checkpoint, and its params and batch_stats, nested dicts of NumPy arrays: their
+      average over the last steps, if the run evaluates it.
 
     Raises:
       CheckpointNotFoundError: there is no checkpoint.
@@ -210,14 +218,16 @@ def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
         if (last := checkpointer.latest) is None:
             raise CheckpointNotFoundError(f"{directory} holds no checkpoint: train first")
     shapes = ocp.metadata(last.path, checkpointable_name="state").metadata
-    wanted = {
-        name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes[name])
-        for name in ("params", "batch_stats")
-    }
+    names = ("params", "batch_stats")
+    averaged = bool(shapes.get("average"))
+    shapes = shapes["average"] if averaged else {name: shapes[name] for name in names}
+    wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
     context = ocp.Context()
     context.pytree.loading.partial_load = True  # do not read the rest of the state
     with context:
-        return last.step, ocp.load(last.path, wanted, checkpointable_name="state")
+        tree = {"average": wanted} if averaged else wanted
+        loaded = ocp.load(last.path, tree, checkpointable_name="state")
+    return last.step, loaded["average"] if averaged else loaded
 
 
 def _metric(metrics: Any) -> float:

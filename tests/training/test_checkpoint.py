@@ -13,6 +13,7 @@ from rdfer_jax.training.checkpoint import (
     CheckpointNotFoundError,
     Checkpoints,
     OtherLayoutError,
+    last_variables,
 )
 
 
@@ -48,6 +49,23 @@ def test_a_memory_of_another_layout_is_an_error_that_says_what_to_do(tmp_path):
         checkpoints.save(1, dataclasses.replace(state, memory=state.memory.probs), None)
         with pytest.raises(OtherLayoutError, match=r"got one array\. .* config.init_from"):
             checkpoints.restore(1, shapes(state))
+
+
+def test_a_checkpoint_of_a_version_without_averages_is_restored(tmp_path):
+    state = make_state(1)
+    parts = {name: part for name, part in vars(state).items() if name != "average"}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, parts, None)
+        assert_equal(checkpoints.restore(1, shapes(state)), state)
+
+
+def test_the_last_variables_are_the_average_if_the_run_has_one(tmp_path):
+    state = make_state(1)
+    mean = jax.tree.map(lambda x: x + 1, state.variables)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, dataclasses.replace(state, average=mean), None)
+        assert_equal(checkpoints.restore(1, shapes(state.replace(average=mean))).average, mean)
+    assert_equal(last_variables(tmp_path)[1], mean)
 
 
 def test_a_state_from_one_device_is_restored_to_eight(tmp_path):
