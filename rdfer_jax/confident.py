@@ -9,6 +9,9 @@ M is the number of training videos here, N that of the classes.
 import jax
 import jax.numpy as jnp
 
+#: Videos with a right label that are added to each class, so that few videos do not make a matrix far
+#: from that of right labels.
+PRIOR = 10.0
 #: By rounding, the mean of equal numbers may exceed them.
 _ROUNDING = 1e-6
 
@@ -37,14 +40,13 @@ def joint_counts(labels_MN: jax.Array, probs_MN: jax.Array) -> jax.Array:
     return count_NN / jnp.sum(count_NN, axis=1, keepdims=True) * given_N[:, None]
 
 
-def noise_matrix(label_M: jax.Array, probs_MN: jax.Array, prior: float = 0.0) -> jax.Array:
+def noise_matrix(label_M: jax.Array, probs_MN: jax.Array, prior: float = PRIOR) -> jax.Array:
     """Returns P(given = column | true = row), float32 [N, N]; its rows sum to 1.
 
     Args:
       label_M: int32 [M], the given labels; -1 for videos that do not count.
       probs_MN: as in `joint_counts`.
-      prior: videos with a right label that are added to each class, so that few videos do not make a
-        matrix far from that of right labels.
+      prior: videos with a right label that are added to each class.
     """
     num_classes = probs_MN.shape[-1]
     count_NN = joint_counts(jax.nn.one_hot(label_M, num_classes), probs_MN).T

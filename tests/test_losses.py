@@ -17,7 +17,9 @@ from sklearn import metrics as sklearn_metrics
 from rdfer_jax import agreement, losses
 from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Partition, Verdict
-from rdfer_jax.losses import Evidence, baselines, criteria, robust
+from rdfer_jax.labels import noise_matrix
+from rdfer_jax.losses import Evidence, baselines, criteria, forward, robust
+from rdfer_jax.memory import Memory
 from rdfer_jax.types import Outputs
 
 B, K, INSTANTS, N = 6, 3, 4, 5
@@ -80,6 +82,22 @@ MIXED = make_partition(["clean", "noisy", "hard", "noisy", "hard", "clean"])
 FLIPPED = np.array([False, True, False, False, True, True])
 
 
+#: Rows of the training videos in the memory, of which the last was never visited.
+ROWS = 30
+
+
+def make_memory():
+    rng = np.random.default_rng(8)
+    true = rng.integers(0, N, ROWS)
+    label = np.where(rng.random(ROWS) < 0.3, (true + 1) % N, true).astype(np.int32)
+    probs = (0.6 * np.eye(N)[true] + 0.4 * rng.dirichlet(np.ones(N), ROWS)) * rng.random((ROWS, 1))
+    label[-1], probs[-1] = -1, 0
+    values = rng.random((2, ROWS)).astype(np.float32)
+    return Memory(
+        probs=probs.astype(np.float32), label=label, agreement=values[0], threshold=values[1]
+    )
+
+
 def make_evidence(**changes):
     past = np.random.default_rng(7).dirichlet(np.ones(N), B).astype(np.float32)
     evidence = Evidence(
@@ -88,6 +106,8 @@ def make_evidence(**changes):
         partition=MIXED,
         progress=np.float32(1),
         past=past,
+        memory=make_memory(),
+        index=np.arange(B, dtype=np.int32),
         flipped=FLIPPED,
     )
     return dataclasses.replace(evidence, **changes)
@@ -371,6 +391,47 @@ def test_elr_pulls_towards_what_was_believed_and_no_gradient_flows_into_the_past
     np.testing.assert_allclose(by_logits[0], expected, atol=1e-6)
 
 
+def slow_forward(noise):
+    """Theorem 2: the cross-entropy of the given label's probability."""
+
+    def criterion(logits, targets):
+        probs = slow_probs(logits)
+        chance = [sum(probs[c] * noise[c, n] for c in range(N)) for n in range(N)]
+        return -sum(t * math.log(chance[n]) for n, t in enumerate(targets))
+
+    return criterion
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("progress", [0.99, 1.0])
+def test_forward_correction_leads_the_prediction_to_the_given_label(progress, smoothing):
+    outputs, evidence = make_outputs(), make_evidence(progress=np.float32(progress))
+    visited = evidence.memory.label >= 0
+    label, probs = evidence.memory.label[visited], evidence.memory.probs[visited]
+    found = noise_matrix.noise_matrix(label, probs / probs.sum(axis=1, keepdims=True))
+    counts = found.joint.T * len(label) + 10 * np.eye(N)
+    noise = counts / counts.sum(axis=1, keepdims=True)
+    assert np.trace(noise) < N - 0.4
+    criterion = slow_forward(noise if progress == 1 else np.eye(N))
+    loss = per_video(outputs, evidence, of("forward", label_smoothing=smoothing))
+    for video in range(B):
+        targets = slow_targets(LABEL[video], smoothing)
+        expected = slow_hierarchical(outputs, targets, SETTINGS, video, criterion)
+        np.testing.assert_allclose(loss[video], expected, rtol=2e-5)
+
+
+def test_forward_correction_by_right_labels_is_cross_entropy():
+    logits, targets = make_outputs(scale=1e4).video_logits, np.eye(N, dtype=np.float32)[LABEL]
+
+    def corrected(logits):
+        return forward.corrected_cross_entropy(logits, targets, np.eye(N, dtype=np.float32)).sum()
+
+    value, slope = jax.value_and_grad(corrected)(logits)
+    plain = jax.value_and_grad(lambda x: criteria.cross_entropy(x, targets).sum())(logits)
+    np.testing.assert_allclose(value, plain[0], rtol=1e-6)
+    np.testing.assert_allclose(slope, plain[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.3, 0.5, 1.0])
 def test_small_loss_is_the_mean_over_the_smallest(progress):
     outputs = make_outputs()
@@ -476,6 +537,7 @@ def test_nothing_is_learned_where_all_labels_are_wrong():
     ("method", "missing", "message"),
     [
         ("elr", "past", "'elr' needs .*memory_decay"),
+        ("forward", "memory", "'forward' needs .*memory_decay"),
         ("oracle", "flipped", "'oracle' needs .*wrong"),
     ],
 )
@@ -485,6 +547,14 @@ def test_a_method_without_what_it_needs_is_an_error(method, missing, message):
         losses.per_video(make_outputs(), evidence, of(method))
     for other in set(METHODS) - {method}:
         assert per_video(make_outputs(), evidence, of(other)).shape == (B,)
+
+
+def of_batch(function, outputs, evidence):
+    """Applies a function to all that has a row for each video of the batch."""
+    whole = {"progress": evidence.progress, "memory": evidence.memory}
+    part = dataclasses.replace(evidence, **dict.fromkeys(whole))
+    outputs, part = jax.tree.map(function, (outputs, part))
+    return outputs, dataclasses.replace(part, **whole)
 
 
 def test_what_a_network_does_not_have_is_left_out():
@@ -503,9 +573,7 @@ def test_the_loss_of_a_video_depends_on_that_video_alone(method):
     outputs, evidence = make_outputs(), make_evidence()
     whole = per_video(outputs, evidence, of(method))
     for video in range(B):
-        batch = outputs, dataclasses.replace(evidence, progress=None)
-        one, known = jax.tree.map(lambda x, at=video: x[at : at + 1], batch)
-        known = dataclasses.replace(known, progress=evidence.progress)
+        one, known = of_batch(lambda x, at=video: x[at : at + 1], outputs, evidence)
         np.testing.assert_allclose(
             per_video(one, known, of(method)), whole[video : video + 1], rtol=1e-5
         )
@@ -521,12 +589,15 @@ def test_neither_names_of_classes_nor_order_of_videos_matter(method):
     def rename(logits):
         return logits[order][..., where]
 
-    other_outputs = jax.tree.map(lambda x: x[order], outputs)
+    other_outputs, other = of_batch(lambda x: x[order], outputs, evidence)
     other_outputs = dataclasses.replace(
         other_outputs, **{name: rename(getattr(outputs, name)) for name in HEADS}
     )
-    progress = evidence.progress
-    other = jax.tree.map(lambda x: x[order], dataclasses.replace(evidence, progress=None))
+    memory = dataclasses.replace(
+        evidence.memory,
+        probs=evidence.memory.probs[:, where],
+        label=np.append(new_name, -1)[evidence.memory.label],
+    )
     verdict = dataclasses.replace(
         other.verdict,
         probs=rename(evidence.verdict.probs),
@@ -537,7 +608,7 @@ def test_neither_names_of_classes_nor_order_of_videos_matter(method):
         label=new_name[other.label],
         verdict=verdict,
         past=rename(evidence.past),
-        progress=progress,
+        memory=memory,
     )
     np.testing.assert_allclose(
         per_video(other_outputs, other, of(method)),

@@ -273,9 +273,20 @@ class Loss(Section):
     """The loss: that of the method, or one it is compared with."""
 
     method: Literal[
-        "agreement", "cross_entropy", "focal", "gce", "sce", "elr", "small_loss", "scn", "oracle"
+        "agreement",
+        "cross_entropy",
+        "focal",
+        "gce",
+        "sce",
+        "elr",
+        "small_loss",
+        "scn",
+        "forward",
+        "oracle",
     ] = _field(
-        "agreement", "how wrong labels are handled; oracle: drop the labels known to be wrong"
+        "agreement",
+        "how wrong labels are handled; forward: forward correction by a noise matrix that is estimated "
+        "from the memory; oracle: drop the labels known to be wrong",
     )
     label_smoothing: float = _field(
         0.1, "label smoothing: probability spread over all classes", low=0, high=0.9
@@ -296,7 +307,7 @@ class Loss(Section):
     robust_from: str = _field(
         "30 %",
         "duration after which the method starts to act: the partition in agreement, relabeling in "
-        "scn; small_loss reaches its final keep rate by then",
+        "scn, the noise matrix in forward; small_loss reaches its final keep rate by then",
     )
     focal_gamma: float = _field(2.0, "focal loss: exponent of 1 - p", low=0)
     gce_q: float = _field(0.7, "generalized cross-entropy: q", low=0.01, high=1)

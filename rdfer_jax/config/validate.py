@@ -11,6 +11,8 @@ from ml_collections import config_dict
 from rdfer_jax import hints
 from rdfer_jax.config.sections import CLIP_TRUNKS, Config, Section
 
+#: Methods that need the memory.
+MEMORY_METHODS = ("elr", "forward")
 #: The sections of Config, by name.
 SECTIONS: dict[str, type[Section]] = {
     field.name: field.type
@@ -119,10 +121,10 @@ def _check_together(config: Config) -> None:
     """Raises a ValueError if settings of different sections contradict each other."""
     clips, key, model, buffer = config.clips, config.key, config.model, config.data.frames
     uses_key = model.name == "rdfer"
-    if config.loss.method == "elr" and not config.agreement.memory_decay:
+    if config.loss.method in MEMORY_METHODS and not config.agreement.memory_decay:
         raise ValueError(
-            "config.agreement.memory_decay: config.loss.method = 'elr' needs the memory of earlier "
-            "predictions; expected a value above 0, such as 0.7 as in the ELR paper, got 0"
+            f"config.agreement.memory_decay: config.loss.method = {config.loss.method!r} needs the memory "
+            "of earlier predictions; expected a value above 0, such as 0.7 as in the ELR paper, got 0"
         )
     if config.optim.evaluate == "teacher" and not config.agreement.teacher_decay:
         raise ValueError(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 
 from rdfer_jax import config
-from rdfer_jax.losses import baselines, robust
+from rdfer_jax.losses import baselines, forward, robust
 from rdfer_jax.losses.evidence import Evidence
 from rdfer_jax.types import Outputs
 
@@ -33,6 +33,7 @@ METHODS: dict[str, Method] = {
     "elr": baselines.elr,
     "small_loss": baselines.small_loss,
     "scn": baselines.scn,
+    "forward": forward.forward,
     "oracle": baselines.oracle,
 }
 
