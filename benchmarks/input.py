@@ -102,7 +102,7 @@ def _load(directory: str, data: Data) -> None:
     rng = np.random.default_rng(0)
     for record in source.open_split(epath.Path(directory), "train"):
         jpegs = record["frames"]
-        _loaded.append((jpegs, frame_indices(len(jpegs), data.frames, rng), data))
+        _loaded.append((jpegs, frame_indices(len(jpegs), data.frames, rng, data.snippet), data))
 
 
 def _decode(_: int) -> int:

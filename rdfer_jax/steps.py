@@ -81,7 +81,7 @@ def make_grad_fn(
             batch.frames, _keys(rng_augment, batch.index), config.augment, network.dtype
         )
         clips_BKT = resampling.train_clips(
-            _keys(rng_clips, batch.index), config.clips, config.data.frames
+            _keys(rng_clips, batch.index), config.clips, config.data.frames, config.data.snippet
         )
         teacher_BKN = None
         if state.teacher is not None:
@@ -131,7 +131,7 @@ def make_grad_fn(
 
 def make_predict_step(config: Config, network: Network) -> PredictStep:
     """Returns a pure, deterministic function to jit: (state, batch) -> prediction."""
-    clips_KT = resampling.eval_clips(config.clips, config.data.frames)
+    clips_KT = resampling.eval_clips(config.clips, config.data.frames, config.data.snippet)
 
     def predict_step(state: TrainState, batch: Batch) -> Prediction:
         frames = augment.eval_transform(batch.frames, config.augment, network.dtype)

@@ -296,6 +296,23 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             {"data": {"fold": "0/5"}},
             "config.data.fold: expected a fold such as 1/5 or 5/5, got '0/5'",
         ),
+        (
+            {"data": {"frames": 30, "snippet": 4}},
+            "config.data.frames: expected a multiple of config.data.snippet = 4, got 30",
+        ),
+        (
+            {"data": {"snippet": 4}, "clips": {"frames": 6}},
+            "config.clips.frames: expected a multiple of config.data.snippet = 4.*, got 6",
+        ),
+        (
+            {"data": {"snippet": 8}},
+            "config.key.frames: expected a multiple of config.data.snippet = 8.*, got 4",
+        ),
+        (
+            {"data": {"snippet": 2}, "model": {"trunk": "r3d_18"}},
+            "config.data.snippet: expected 1 or a multiple of 4.*'r3d_18'.*, got 2",
+        ),
+        ({"predict": {"fps": 0.1}}, "config.predict.fps: expected 0 or a value in"),
         ({"train": {"record_every": "0 steps"}}, "config.train.record_every: expected a positive"),
     ],
 )

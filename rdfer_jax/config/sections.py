@@ -66,6 +66,12 @@ class Data(Section):
         high=50,
     )
     frames: int = _field(64, "F, number of frames decoded per video", low=1)
+    snippet: int = _field(
+        1,
+        "r, consecutive frames of the video in each part of the buffer: frames / r snippets at the "
+        "video's own rate are spread over the video; 1: single frames",
+        low=1,
+    )
     image_size: int = _field(128, "height and width of a decoded frame, pixels", low=8)
     fit: Literal["crop", "stretch"] = _field(
         "crop", "how to make a frame square: center-crop or stretch it"
@@ -94,7 +100,12 @@ class Data(Section):
     )
 
     def check(self) -> None:
-        """Checks `fold` and `frame_cache`; see Section."""
+        """Checks `fold`, `frame_cache` and `snippet`; see Section."""
+        if self.frames % self.snippet:
+            raise ValueError(
+                f"config.data.frames: expected a multiple of config.data.snippet = {self.snippet}, got "
+                f"{self.frames}"
+            )
         if self.fold:
             try:
                 parse_fold(self.fold)
@@ -190,6 +201,11 @@ class Model(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _field(
         "auto", "compute dtype; auto: bfloat16 on TPU and GPU, float32 on CPU"
+    )
+    shift: bool = _field(
+        True,
+        "temporal shift: the blocks of a frame trunk see neighboring frames; without it, or in "
+        "resnet_lstm, each frame is read by itself",
     )
     remat: bool = _field(
         False,
@@ -421,11 +437,24 @@ class Predict(Section):
     margin: float = _field(
         0.1, "margin added on each side of a face, as a fraction of its size", low=0, high=1
     )
-    fps: float = _field(10.0, "highest number of frames read per second", low=0.5, high=240)
+    fps: float = _field(
+        0.0,
+        "highest number of frames read per second; 0: 10, or 30 if data.snippet is above 1, because its "
+        "frames are neighbors at the video's own rate",
+        low=0,
+        high=240,
+    )
     window: float = _field(3.0, "length of a prediction window, seconds", low=0.2)
     stride: float = _field(1.0, "step between the starts of two windows, seconds", low=0.05)
     batch_size: int = _field(8, "windows per prediction step", low=1)
     annotate: bool = _field(False, "also write the video with face boxes and expressions drawn in")
+
+    def check(self) -> None:
+        """Checks `fps`; see Section."""
+        if 0 < self.fps < 0.5:
+            raise ValueError(
+                f"config.predict.fps: expected 0 or a value in [0.5, 240], got {self.fps}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,6 +120,7 @@ def _checked(kind: type, key: str, value: Any, path: str) -> Any:
 def _check_together(config: Config) -> None:
     """Raises a ValueError if settings of different sections contradict each other."""
     clips, key, model, buffer = config.clips, config.key, config.model, config.data.frames
+    snippet = config.data.snippet
     uses_key = model.name == "rdfer"
     if config.loss.method in MEMORY_METHODS and not config.agreement.memory_decay:
         raise ValueError(
@@ -147,11 +148,21 @@ def _check_together(config: Config) -> None:
             raise ValueError(
                 f"config.{section}.frames: expected at most config.data.frames = {buffer}, got {count}"
             )
+        if count % snippet:
+            raise ValueError(
+                f"config.{section}.frames: expected a multiple of config.data.snippet = {snippet}, "
+                f"because clips are made of whole snippets, got {count}"
+            )
         if model.trunk in CLIP_TRUNKS and count % 4:
             raise ValueError(
                 f"config.{section}.frames: expected a multiple of 4, because config.model.trunk = "
                 f"{model.trunk!r} reads 4 frames at a time, got {count}"
             )
+    if model.trunk in CLIP_TRUNKS and snippet > 1 and snippet % 4:
+        raise ValueError(
+            f"config.data.snippet: expected 1 or a multiple of 4, because config.model.trunk = "
+            f"{model.trunk!r} reads 4 frames at a time, got {snippet}"
+        )
     if model.name == "m3dfel" and clips.frames < 8:
         raise ValueError(
             "config.clips.frames: expected at least 8, because config.model.name = 'm3dfel' compares "

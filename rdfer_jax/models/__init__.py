@@ -116,10 +116,10 @@ def create(config: Config, num_classes: int, platform: str) -> Network:
 
 def _module(config: Config, num_classes: int, dtype: jnp.dtype) -> nn.Module:
     model = config.model
-    shift = model.name != "resnet_lstm"
+    shift = model.shift and model.name != "resnet_lstm"
     trunk = trunks.create(model.trunk, dtype=dtype, remat=model.remat, shift=shift)
     if model.name == "m3dfel":
         return M3DFEL(num_classes, trunk, dtype)
     if model.name == "resnet_lstm":
         return ResNetLSTM(num_classes, trunk, model.width, model.dropout, dtype)
-    return RDFER(num_classes, trunk, model, config.key, dtype)
+    return RDFER(num_classes, trunk, model, config.key, dtype, config.data.snippet)

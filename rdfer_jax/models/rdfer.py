@@ -39,6 +39,10 @@ class RDFER(nn.Module):
       model: settings of the streams.
       key: settings of the key expression re-sampling.
       dtype: of the computation; parameters and logits are float32.
+      snippet: r; the buffer holds snippets of r consecutive frames, and clips are made of whole snippets.
+        With r > 1, movement is seen within snippets alone, by the trunk and by the short-term stream, and
+        the long-term stream and the instants read the middle of each snippet: two rates, as the pathways
+        of SlowFast networks (Feichtenhofer et al. 2019, arXiv 1812.03982).
     """
 
     num_classes: int
@@ -46,6 +50,7 @@ class RDFER(nn.Module):
     model: config.Model
     key: config.KeyClips
     dtype: jnp.dtype
+    snippet: int = 1
 
     @property
     def has_key(self) -> bool:
@@ -55,7 +60,10 @@ class RDFER(nn.Module):
     def setup(self):
         """Creates the submodules."""
         model = self.model
-        self.short = ShortTerm(model.width, model.short_layers, model.short_kernel, self.dtype)
+        together = self._per_snippet if self.snippet > 1 else 0
+        self.short = ShortTerm(
+            model.width, model.short_layers, model.short_kernel, self.dtype, together
+        )
         self.long = LongTerm(
             self.num_classes, model.width, model.long_layers, model.long_heads, self.dtype
         )
@@ -76,15 +84,17 @@ class RDFER(nn.Module):
 
         Returns:
           The outputs without key_instants and key_logits, and what `read_key_clips` needs. Instants are
-          all frames of the buffer, or the features of the first clip if the trunk reads clips. A network
+          all frames of the buffer, or the features of the first clip if the trunk reads clips; with
+          snippets, the middle one of each snippet. A network
           with a single stream has video_logits and clip_logits alone, and no context.
         """
         buffer_BFX = self._features(frames_BFHWC, train) if self._reads_frames else frames_BFHWC
         features_BKSD = self._read(buffer_BFX, clips_BKT, train)
         if self.model.streams == "short":
             return _mean_of_clips(self._classify([self.short(features_BKSD, None)], train)), None
-        places_I = resampling.spread(self.model.instants, features_BKSD.shape[2])
-        long_logits_BKN, long_BKW, gates_BKW = self.long(features_BKSD[:, :, places_I])
+        slow_BKSD = features_BKSD[:, :, self._middles]
+        places_I = resampling.spread(self.model.instants, slow_BKSD.shape[2])
+        long_logits_BKN, long_BKW, gates_BKW = self.long(slow_BKSD[:, :, places_I])
         if self.model.streams == "long":
             return _mean_of_clips(self._classify([long_BKW], train)), None
         gate_BKW = gates_BKW if self.model.gate else None
@@ -92,10 +102,12 @@ class RDFER(nn.Module):
         outputs = _mean_of_clips(self._classify([short_BKW, long_BKW], train))
 
         if self._reads_frames:
-            features_BID = buffer_BFX
-            instants_BI = jnp.broadcast_to(jnp.arange(buffer_BFX.shape[1]), features_BID.shape[:2])
+            features_BID = buffer_BFX[:, self._middles]
+            instants_I = jnp.arange(buffer_BFX.shape[1])[self._middles]
+            instants_BI = jnp.broadcast_to(instants_I, features_BID.shape[:2])
         else:
-            features_BID, instants_BI = features_BKSD[:, 0], self._times(clips_BKT[:, 0])
+            features_BID = features_BKSD[:, 0, self._middles]
+            instants_BI = self._times(clips_BKT[:, 0])[:, self._middles]
         outputs = dataclasses.replace(
             outputs,
             long_logits=jnp.mean(long_logits_BKN, axis=1),
@@ -134,7 +146,9 @@ class RDFER(nn.Module):
             if train and self.model.dropout:
                 # `apply` restarts the sequence of dropout keys, whose first one `__call__` used.
                 self.drop.make_rng("dropout")
-            key_clips_BMT = resampling.key_clips(key_instants_BM, self.key.frames, buffer_frames)
+            key_clips_BMT = resampling.key_clips(
+                key_instants_BM, self.key.frames, buffer_frames, self.snippet
+            )
             features_BMSD = self._read(context.buffer, key_clips_BMT, train)
             short_BW = jnp.mean(self.short(features_BMSD, context.gate), axis=1)
             key_logits_BN = self._classify([short_BW, context.long], train)
@@ -150,8 +164,23 @@ class RDFER(nn.Module):
     def _reads_frames(self) -> bool:
         return self.trunk.frames_per_feature == 1
 
+    @property
+    def _per_snippet(self) -> int:
+        """The features of a snippet."""
+        return max(self.snippet // self.trunk.frames_per_feature, 1)
+
+    @property
+    def _middles(self) -> slice:
+        """The middle feature of each snippet."""
+        return slice(self._per_snippet // 2, None, self._per_snippet)
+
     def _features(self, frames_NFHWC: jax.Array, train: bool) -> jax.Array:
-        return self.trunk(frames_NFHWC, train).astype(self.dtype)
+        """Returns the features [N, S, D] of frames, of which the trunk does not mix different snippets."""
+        if self.snippet == 1 or not self._reads_frames:
+            return self.trunk(frames_NFHWC, train).astype(self.dtype)
+        videos, _, *image = frames_NFHWC.shape
+        features = self.trunk(frames_NFHWC.reshape(-1, self.snippet, *image), train)
+        return features.reshape(videos, -1, features.shape[-1]).astype(self.dtype)
 
     def _read(self, buffer_BFX: jax.Array, positions_BPT: jax.Array, train: bool) -> jax.Array:
         """Returns the features [B, P, S, D] of clips at positions int [B, P, T] of the buffer."""

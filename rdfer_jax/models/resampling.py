@@ -1,8 +1,12 @@
 """Positions of clips, instants and key clips in a video's frame buffer.
 
-Positions are whole frames of the buffer, in [0, F), and have no gradient. Features are picked by a product
-with one-hot rows: it is exact, and its gradient is a product too, where that of a gather is a scatter.
+Positions are whole frames of the buffer, in [0, F), and have no gradient. Where the buffer holds snippets
+of consecutive frames (`pipeline.sampling`), clips and key clips are made of whole snippets. Features are
+picked by a product with one-hot rows: it is exact, and its gradient is a product too, where that of a
+gather is a scatter.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +19,16 @@ from rdfer_jax import config
 EVAL_VIEWS = ((0.0, 1.0), (0.0, 0.5), (0.5, 0.5), (0.25, 0.5), (0.0, 0.75), (0.25, 0.75))
 
 
-def eval_clips(settings: config.Clips, buffer_frames: int) -> np.ndarray:
+def eval_clips(settings: config.Clips, buffer_frames: int, snippet: int = 1) -> np.ndarray:
     """Returns the clips of a video in evaluation, int32 [K, T]. None is longer than the first."""
     start_K, span_K = _eval_intervals(settings, buffer_frames)
-    return np.asarray(_positions(np, start_K, span_K, 0.5, settings.frames, buffer_frames))
+    frames, places = settings.frames // snippet, buffer_frames // snippet
+    return np.asarray(whole(_positions(np, start_K, span_K, 0.5, frames, places), snippet))
 
 
-def train_clips(keys_B: jax.Array, settings: config.Clips, buffer_frames: int) -> jax.Array:
+def train_clips(
+    keys_B: jax.Array, settings: config.Clips, buffer_frames: int, snippet: int = 1
+) -> jax.Array:
     """Samples clips for training, independently of the label.
 
     Views: the first is the whole video; the others are random sub-intervals, with their length uniform in
@@ -31,12 +38,14 @@ def train_clips(keys_B: jax.Array, settings: config.Clips, buffer_frames: int) -
     Args:
       keys_B: PRNG keys, one for each video.
       settings: kind, number and length of the clips.
-      buffer_frames: F.
+      buffer_frames: F, a multiple of snippet.
+      snippet: r, number of consecutive frames that stay together; settings.frames is a multiple of it.
 
     Returns:
       int32 [B, K, T].
     """
     clips = settings.number
+    frames, places = settings.frames // snippet, buffer_frames // snippet
 
     def sample(key: jax.Array) -> jax.Array:
         key_span, key_start, key_frame = jax.random.split(key, 3)
@@ -45,13 +54,13 @@ def train_clips(keys_B: jax.Array, settings: config.Clips, buffer_frames: int) -
             span_K = jax.random.uniform(key_span, (clips,), minval=settings.min_span, maxval=1.0)
             span_K = span_K.at[0].set(1.0)
             start_K = u_K * (1 - span_K)
-            shift = jax.random.uniform(key_frame, (clips, settings.frames))
+            shift = jax.random.uniform(key_frame, (clips, frames))
         else:
-            span = settings.frames / buffer_frames
+            span = frames / places
             span_K = jnp.full(clips, span)
             start_K = (jnp.arange(clips) + u_K) / clips * (1 - span)
-            shift = jnp.full((clips, settings.frames), 0.5)
-        return _positions(jnp, start_K, span_K, shift, settings.frames, buffer_frames)
+            shift = jnp.full((clips, frames), 0.5)
+        return whole(_positions(jnp, start_K, span_K, shift, frames, places), snippet)
 
     return jax.vmap(sample)(keys_B)
 
@@ -75,6 +84,14 @@ def _positions(xp, start_K, span_K, shift, frames, buffer_frames):
     share_KT = start_K[:, None] + (xp.arange(frames) + shift) * span_K[:, None] / frames
     positions_KT = xp.floor(share_KT * buffer_frames + 1e-4).astype(np.int32)
     return xp.clip(positions_KT, 0, buffer_frames - 1)
+
+
+def whole(snippets: Any, snippet: int) -> Any:
+    """Returns the positions of all frames of the snippets: int32 [..., S] -> [..., S r]."""
+    if snippet == 1:
+        return snippets
+    frames = snippets[..., None] * snippet + np.arange(snippet, dtype=np.int32)
+    return frames.reshape(*snippets.shape[:-1], snippets.shape[-1] * snippet)
 
 
 def pick(features_BFX: jax.Array, positions_BP: jax.Array) -> jax.Array:
@@ -131,7 +148,14 @@ def key_instants(
     return jnp.concatenate(picked, axis=-1).astype(jnp.int32)
 
 
-def key_clips(centers_BM: jax.Array, frames: int, buffer_frames: int) -> jax.Array:
-    """Returns the frames around each key instant, shifted inward at the borders, int32 [B, M, frames]."""
-    start_BM = jnp.clip(centers_BM - frames // 2, 0, buffer_frames - frames)
-    return (start_BM[..., None] + jnp.arange(frames)).astype(jnp.int32)
+def key_clips(
+    centers_BM: jax.Array, frames: int, buffer_frames: int, snippet: int = 1
+) -> jax.Array:
+    """Returns the frames around each key instant, shifted inward at the borders, int32 [B, M, frames].
+
+    With snippet > 1, of which frames and buffer_frames are multiples, that is the snippet of the instant
+    and those next to it.
+    """
+    count = frames // snippet
+    first_BM = jnp.clip(centers_BM // snippet - count // 2, 0, buffer_frames // snippet - count)
+    return whole((first_BM[..., None] + jnp.arange(count)).astype(jnp.int32), snippet)

@@ -17,25 +17,31 @@ class ShortTerm(nn.Module):
       layers: number of residual temporal convolutions.
       kernel: size of their kernels.
       dtype: of the computation.
+      snippet: number of consecutive features between which movement is seen: neither differences nor
+        convolutions reach from one snippet into the next. 0: the whole clip is one snippet.
     """
 
     width: int
     layers: int
     kernel: int
     dtype: jnp.dtype
+    snippet: int = 0
 
     @nn.compact
     def __call__(self, x_SD: jax.Array, gate_W: jax.Array | None) -> jax.Array:
         """Reads a clip.
 
         Args:
-          x_SD: float [..., S, D], features in time order.
+          x_SD: float [..., S, D], features in time order; S is a multiple of snippet.
           gate_W: float [..., W], factor of each feature; None for no gate.
 
         Returns:
-          float [..., W], pooled over time with learned attention (Ilse et al. 2018, "Attention-based deep
-          multiple instance learning", equation 8).
+          float [..., W], pooled over the time of all snippets with learned attention (Ilse et al. 2018,
+          "Attention-based deep multiple instance learning", equation 8).
         """
+        shape = x_SD.shape[:-1]
+        if self.snippet:
+            x_SD = x_SD.reshape(*shape[:-1], -1, self.snippet, x_SD.shape[-1])
         moved_SD = jnp.diff(x_SD, axis=-2, prepend=x_SD[..., :1, :])
         h_SW = nn.Dense(self.width, dtype=self.dtype, name="look")(x_SD)
         h_SW += nn.Dense(self.width, dtype=self.dtype, use_bias=False, name="move")(moved_SD)
@@ -44,6 +50,8 @@ class ShortTerm(nn.Module):
             y_SW = nn.Conv(self.width, (self.kernel,), dtype=self.dtype, name=f"conv{layer}")(y_SW)
             h_SW += nn.gelu(y_SW)
         h_SW = nn.LayerNorm(dtype=self.dtype, name="norm_out")(h_SW)
+        if self.snippet:
+            h_SW = h_SW.reshape(*shape, self.width)
         if gate_W is not None:
             h_SW *= gate_W[..., None, :]
         score_S1 = nn.tanh(nn.Dense(self.width // 2, dtype=self.dtype, name="attend_hidden")(h_SW))

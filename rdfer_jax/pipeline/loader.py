@@ -53,7 +53,7 @@ class ToElement:
         clip_id = clip_id.decode() if isinstance(clip_id, bytes) else str(clip_id)
         stored = record["frames"]
         try:
-            indices_F = frame_indices(len(stored), self.data.frames, generator)
+            indices_F = frame_indices(len(stored), self.data.frames, generator, self.data.snippet)
             if isinstance(stored, CachedFrames):
                 frames = stored.take(indices_F)
             else:

@@ -4,26 +4,41 @@ import numpy as np
 
 
 def frame_indices(
-    num_frames: int, buffer_frames: int, generator: np.random.Generator | None = None
+    num_frames: int,
+    buffer_frames: int,
+    generator: np.random.Generator | None = None,
+    snippet: int = 1,
 ) -> np.ndarray:
-    """Returns indices of the frames that fill a video's buffer: one from each of F equal parts.
+    """Returns indices of the frames that fill a video's buffer: F / r snippets of r consecutive frames.
 
-    Index i is floor((i + u) n / F), with u = 0.5, or sampled uniformly from [0, 1) for each i if a
-    generator is given. A video with fewer than F frames repeats its nearest frames.
+    Snippets are spread over the video, one in each of G = F / r equal parts. Snippet g starts at
+
+        floor((g + u) n / G - u (r - 1)), at least 0 and at most n - r
+
+    with u = 0.5, which centers it in its part, or u sampled uniformly from [0, 1) for each g if a generator
+    is given. With r = 1 that is one frame from each of F equal parts. A video with fewer than F frames
+    repeats its nearest frames: with r = 1 each by itself, otherwise because its snippets overlap. The last
+    frame of a video with fewer than r frames is repeated to the end of the snippet.
 
     Args:
       num_frames: n, number of frames of the video.
-      buffer_frames: F.
+      buffer_frames: F, a multiple of r.
       generator: samples u, in training.
+      snippet: r, number of consecutive frames.
 
     Returns:
-      int64 [F], ascending, in [0, n).
+      int64 [F], in [0, n). The starts of the snippets are ascending.
 
     Raises:
-      ValueError: the video has no frames.
+      ValueError: the video has no frames, or F is not a multiple of r.
     """
     if num_frames < 1:
         raise ValueError(f"expected at least one frame, got {num_frames}")
-    u = 0.5 if generator is None else generator.random(buffer_frames)
-    index = np.floor((np.arange(buffer_frames) + u) * num_frames / buffer_frames)
-    return np.minimum(index.astype(np.int64), num_frames - 1)
+    if buffer_frames % snippet:
+        raise ValueError(f"expected a multiple of snippet = {snippet} frames, got {buffer_frames}")
+    snippets = buffer_frames // snippet
+    u_G = 0.5 if generator is None else generator.random(snippets)
+    start_G = (np.arange(snippets) + u_G) * num_frames / snippets - u_G * (snippet - 1)
+    start_G = np.sort(np.floor(start_G).astype(np.int64).clip(0, max(num_frames - snippet, 0)))
+    frames_Gr = start_G[:, None] + np.arange(snippet)
+    return np.minimum(frames_Gr.reshape(-1), num_frames - 1)

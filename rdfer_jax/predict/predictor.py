@@ -33,6 +33,8 @@ from rdfer_jax.types import Batch, Prediction
 
 log = logging.getLogger(__name__)
 
+#: Highest number of frames analyzed per second, if predict.fps is 0: of single frames, and of snippets.
+FPS, SNIPPET_FPS = 10.0, 30.0
 #: Faces in view for fewer analyzed frames are not predicted.
 LEAST_FRAMES = 3
 
@@ -104,6 +106,7 @@ class Predictor:
         info = run_dir.read(run)
         self.config, self.classes = info.config, info.classes
         self.settings = settings or self.config.predict
+        self._fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
         self._detect = faces.create(
             self.settings.detector, self.settings.min_face, self.settings.yunet
         )
@@ -167,7 +170,7 @@ class Predictor:
         numbers, times, boxes, size = [], [], [], (0, 0)
         find = faces.Finder(self._detect)
         name = epath.Path(source.name).name
-        for frame in bar(source.frames(self.settings.fps), f"{name}: faces", "frame"):
+        for frame in bar(source.frames(self._fps), f"{name}: faces", "frame"):
             numbers.append(frame.number)
             times.append(frame.time)
             boxes.append(find(frame.image, frame.time))
@@ -188,7 +191,7 @@ class Predictor:
         }
         crops: dict[int, dict[int, np.ndarray]] = {face: {} for face in waiting}
         name = epath.Path(source.name).name
-        stream = source.frames(self.settings.fps)
+        stream = source.frames(self._fps)
         frames = bar(stream, f"{name}: expressions", "frame", len(scan.times))
         for place, frame in zip(range(len(scan.times)), frames, strict=False):
             for face, queue in waiting.items():
@@ -197,7 +200,13 @@ class Predictor:
                     crops[face][place] = faces.crop(frame.image, box, margin, size)
                 while queue and place >= queue[0].places[-1]:
                     plan = queue.pop(0)
-                    places = plan.places[frame_indices(len(plan.places), self.config.data.frames)]
+                    places = plan.places[
+                        frame_indices(
+                            len(plan.places),
+                            self.config.data.frames,
+                            snippet=self.config.data.snippet,
+                        )
+                    ]
                     yield Clip(plan, places, np.stack([crops[face][p] for p in places.tolist()]))
                     first = queue[0].places[0] if queue else np.inf
                     crops[face] = {p: c for p, c in crops[face].items() if p >= first}

@@ -116,9 +116,9 @@ class Evaluator:
 
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
         """Converts positions in the frame buffer to frame numbers of the video."""
-        buffer = self._config.data.frames
+        data = self._config.data
         frames = [
-            sampling.frame_indices(int(num_frames), buffer)[positions_M]
+            sampling.frame_indices(int(num_frames), data.frames, snippet=data.snippet)[positions_M]
             for num_frames, positions_M in zip(num_frames_N, positions_NM, strict=True)
         ]
         return np.array(frames, np.int32)

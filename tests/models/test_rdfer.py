@@ -40,8 +40,8 @@ class ToyTrunk(nn.Module):
         return nn.tanh(nn.Dense(8)(x))
 
 
-def rdfer(model=MODEL, key=KEY, frames_per_feature=1, dtype=jnp.float32):
-    return RDFER(N, ToyTrunk(frames_per_feature), model, key, dtype)
+def rdfer(model=MODEL, key=KEY, frames_per_feature=1, dtype=jnp.float32, snippet=1):
+    return RDFER(N, ToyTrunk(frames_per_feature), model, key, dtype, snippet)
 
 
 def inputs(clip_frames=T, seed=0):
@@ -145,9 +145,9 @@ class Parts:
 
 def slow_forward(module, variables, frames, clips, key_class):
     """The network's parts put together by indexing, video by video."""
-    model, key = module.model, module.key
+    model, key, snippet = module.model, module.key, module.snippet
     bound = Parts(module, variables)
-    places = resampling.spread(model.instants, clips.shape[2])
+    places = resampling.spread(model.instants, clips.shape[2] // snippet) * snippet + snippet // 2
     videos = []
     for video in range(len(frames)):
         features = bound.trunk(frames[[video]])[0]
@@ -162,15 +162,16 @@ def slow_forward(module, variables, frames, clips, key_class):
             clip_logits.append(classify(short, long))
             longs.append(long_logits)
             first = first or (long, gate)
-        instants = np.arange(F)
-        instant_logits = np.stack([bound.instants(frame) for frame in features])
+        instants = np.arange(snippet // 2, F, snippet)
+        instant_logits = np.stack([bound.instants(features[frame]) for frame in instants])
         probs = np.exp(instant_logits) / np.exp(instant_logits).sum(-1, keepdims=True)
         best = resampling.key_instants(
             probs[None, :, key_class[video]], instants[None], key.number, key.min_gap * F
         )[0]
         shorts = []
         for center in np.asarray(best):
-            start = min(max(center - key.frames // 2, 0), len(features) - key.frames)
+            before = key.frames // snippet // 2 * snippet
+            start = min(max(center - center % snippet - before, 0), len(features) - key.frames)
             window = features[start : start + key.frames]
             shorts.append(bound.short(window, first[1] if model.gate else None))
         key_logits = classify(np.mean(shorts, axis=0), first[0])
@@ -196,6 +197,18 @@ def test_the_network_is_its_parts_put_together(gate, enabled):
     frames, clips = (x[:2] for x in inputs())
     out = forward(module, variables(), frames, clips, key_class=3)
     expected = slow_forward(module, variables(), frames, clips, [3, 3])
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(out, name), value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("frames", [2, 6])
+def test_with_snippets_the_long_term_stream_and_the_instants_read_the_middle_of_each(frames):
+    module = rdfer(key=dataclasses.replace(KEY, frames=frames), snippet=2)
+    video, places = inputs()[0][:2], np.random.default_rng(2).integers(0, F // 2, (2, K, T // 2))
+    clips = resampling.whole(places.astype(np.int32), 2)
+    out = forward(module, variables(), video, clips, key_class=3)
+    expected = slow_forward(module, variables(), video, clips, [3, 3])
+    assert out.instants.tolist() == [[1, 3, 5, 7, 9]] * 2
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(out, name), value, rtol=1e-3, atol=1e-4, err_msg=name)
 
@@ -362,6 +375,41 @@ def test_the_3d_trunk_works():
     assert out.instants.shape == (2, 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
     jax.tree.map(np.testing.assert_array_equal, batch_stats, found["batch_stats"])
+
+
+@pytest.mark.parametrize(("snippet", "shift"), [(1, True), (1, False), (2, True), (2, False)])
+def test_frames_mix_within_snippets_alone(snippet, shift):
+    """A clip does not change with frames outside of it, unless the trunk shifts over the whole buffer."""
+    network, found, frames, _ = create_tiny(
+        data={"snippet": snippet},
+        model={"shift": shift, "streams": "long"},
+        key={"enabled": False},
+        clips={"number": 1, "frames": 2},
+    )
+    clips = np.broadcast_to(np.int32([[[2, 3]]]), (2, 1, 2))
+    read = jax.jit(lambda frames: network.read_clips(found, frames, clips, False).outputs)
+    before = read(frames).clip_logits
+    changes = {}
+    for frame in range(6):
+        other = frames.copy()
+        other[:, frame] += 1
+        changes[frame] = bool(np.any(read(other).clip_logits != before))
+    # With snippets, the long-term stream reads the second frame of the snippet.
+    reads = {2, 3} if snippet == 1 else {3}
+    sees = reads if not shift else {2, 3} if snippet == 2 else set(range(6))
+    assert {frame for frame, changed in changes.items() if changed} == sees
+
+
+def test_a_3d_trunk_reads_snippets_of_four_frames():
+    network, found, frames, clips = create_tiny(
+        data={"frames": 12, "snippet": 4},
+        model={"trunk": "r3d_18"},
+        clips={"number": 2, "frames": 8},
+        key={"frames": 4},
+    )
+    out, _ = run_network(network, found, frames, resampling.whole(clips[..., ::4] // 4, 4), False)
+    assert out.clip_logits.shape == (2, 2, N) and out.instants.shape == (2, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
 
 
 def test_training_updates_the_batch_statistics_and_evaluation_does_not():

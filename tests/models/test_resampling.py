@@ -108,6 +108,33 @@ def test_a_videos_clips_do_not_depend_on_its_place_in_the_batch(settings):
     assert not np.array_equal(one[0], two[0])
 
 
+@pytest.mark.parametrize("kind", ["views", "windows"])
+@pytest.mark.parametrize("snippet", [2, 4])
+def test_clips_are_made_of_whole_snippets(kind, snippet):
+    """They are those of a buffer in which each snippet is one frame."""
+    settings = dataclasses.replace(VIEWS if kind == "views" else WINDOWS, min_span=0.75)
+    fewer = dataclasses.replace(settings, frames=settings.frames // snippet)
+    found = (
+        resampling.eval_clips(settings, F, snippet),
+        np.asarray(resampling.train_clips(keys(*range(8)), settings, F, snippet)),
+    )
+    coarse = resampling.eval_clips(fewer, F // snippet), train(fewer, F // snippet, range(8))
+    for positions, places in zip(found, coarse, strict=True):
+        assert positions.dtype == np.int32 and positions.shape[-1] == settings.frames
+        expected = [[s * snippet + j for j in range(snippet)] for s in places.reshape(-1).tolist()]
+        assert positions.reshape(-1, snippet).tolist() == expected
+
+
+def test_key_clips_are_the_snippet_of_the_instant_and_its_neighbors():
+    centers = np.arange(12)[None]
+    clips = np.asarray(resampling.key_clips(centers, 3, 12, 3))[0]
+    assert clips.tolist() == [[c // 3 * 3 + j for j in range(3)] for c in range(12)]
+    clips = np.asarray(resampling.key_clips(centers, 6, 12, 3))[0]
+    assert [clip[0] for clip in clips.tolist()] == [0] * 6 + [3] * 3 + [6] * 3
+    assert clips.dtype == np.int32
+    np.testing.assert_array_equal(np.diff(clips), 1)
+
+
 def test_pick_is_fancy_indexing():
     rng = np.random.default_rng(0)
     features = (1e3 * rng.standard_normal((3, 7, 2, 5))).astype(np.float32)

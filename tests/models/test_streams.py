@@ -61,6 +61,24 @@ def test_the_short_term_stream_sees_neighbors_only(layers, kernel):
         np.testing.assert_array_equal(changed, inside)
 
 
+def test_the_short_term_stream_reads_each_snippet_by_itself():
+    x = rand(2, S, D)
+    module = ShortTerm(width=W, layers=2, kernel=3, dtype=jnp.float32, snippet=3)
+    found = variables(short(2), x[0], None)
+    snippets = before_pooling(module, found, x)
+    for video in range(2):
+        for g in range(3):
+            alone = before_pooling(short(2), found, x[video, 3 * g : 3 * g + 3])
+            np.testing.assert_allclose(snippets[video, g], alone, rtol=1e-4, atol=1e-5)
+    # The order of the snippets does not count, that of the frames in them does.
+    gate = np.abs(rand(2, W, seed=3))
+    pooled = run(module, found, x, gate)
+    swapped = x.reshape(2, 3, 3, D)[:, [2, 0, 1]].reshape(x.shape)
+    backward = x.reshape(2, 3, 3, D)[:, :, ::-1].reshape(x.shape)
+    np.testing.assert_allclose(run(module, found, swapped, gate), pooled, rtol=1e-4, atol=1e-5)
+    assert np.abs(run(module, found, backward, gate) - pooled).max() > 0.1
+
+
 def test_the_short_term_stream_pools_with_learned_attention_over_gated_features():
     module, x, gate = short(), rand(2, S, D), np.abs(rand(2, W, seed=3))
     found = variables(module, x, gate)

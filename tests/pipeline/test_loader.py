@@ -68,11 +68,13 @@ def test_an_element_is_what_the_record_says(split, tiny_data):
         assert (np.diff(frame) >= 0).all() and frame.max() < len(record["frames"])
 
 
-def test_evaluation_takes_the_middle_of_equal_parts(split, tiny_data):
-    batches = take(evaluation(split, tiny_data), 100)
+@pytest.mark.parametrize("snippet", [1, 3])
+def test_evaluation_takes_the_middle_of_equal_parts(split, tiny_data, snippet):
+    data = dataclasses.replace(tiny_data, snippet=snippet)
+    batches = take(evaluation(split, data), 100)
     for batch in batches:
         for frames, num in zip(batch["frames"], batch["num_frames"], strict=True):
-            expected = sampling.frame_indices(int(num), 6)
+            expected = sampling.frame_indices(int(num), 6, snippet=snippet)
             np.testing.assert_array_equal(tiny.numbers(frames)[1], expected)
 
 
@@ -80,6 +82,13 @@ def test_every_epoch_holds_every_video_once_in_an_order_of_its_own(split, tiny_d
     index = joined(take(train(split, tiny_data), 11), "index").reshape(4, 11)
     np.testing.assert_array_equal(np.sort(index, axis=1), np.broadcast_to(np.arange(11), (4, 11)))
     assert len({tuple(epoch) for epoch in index.tolist()}) == 4
+
+
+def test_training_reads_whole_snippets(split, tiny_data):
+    for batch in take(train(split, dataclasses.replace(tiny_data, snippet=2)), 6):
+        frames = tiny.numbers(batch["frames"])[1].reshape(len(batch["index"]), 3, 2)
+        for video, num in zip(frames, batch["num_frames"], strict=True):
+            np.testing.assert_array_equal(np.diff(video), min(num - 1, 1))
 
 
 def test_frames_are_drawn_anew_in_every_epoch(split, tiny_data):

@@ -56,6 +56,61 @@ def test_the_largest_draw_stays_inside_the_video():
         assert frame_indices(n, 64, Largest()).max() == n - 1
 
 
+def slow_snippets(n, buffer, snippet, u):
+    """The formula, in exact arithmetic."""
+    parts = buffer // snippet
+    starts = []
+    for g in range(parts):
+        start = math.floor((g + Fraction(u[g])) * n / parts - Fraction(u[g]) * (snippet - 1))
+        starts.append(min(max(start, 0), max(n - snippet, 0)))
+    return [[min(start + j, n - 1) for j in range(snippet)] for start in sorted(starts)]
+
+
+def test_evaluation_takes_the_snippet_in_the_middle_of_each_part():
+    for n in range(1, 70):
+        for buffer, snippet in ((4, 2), (12, 3), (32, 4), (4, 4), (6, 6)):
+            expected = slow_snippets(n, buffer, snippet, [Fraction(1, 2)] * (buffer // snippet))
+            found = frame_indices(n, buffer, snippet=snippet)
+            assert found.reshape(-1, snippet).tolist() == expected
+            if n >= buffer:  # in its own part, as far from one border as from the other
+                for g, frames in enumerate(expected):
+                    low, high = (
+                        Fraction(g * n * snippet, buffer),
+                        Fraction((g + 1) * n * snippet, buffer),
+                    )
+                    assert abs((frames[0] - low) - (high - frames[-1] - 1)) <= 1
+
+
+@given(st.integers(1, 200), st.integers(1, 12), st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_training_draws_one_snippet_of_each_part(n, parts, snippet, seed):
+    buffer = parts * snippet
+    found = frame_indices(n, buffer, np.random.default_rng(seed), snippet).reshape(parts, snippet)
+    u = np.random.default_rng(seed).random(parts)
+    np.testing.assert_array_equal(found, slow_snippets(n, buffer, snippet, u))
+    assert found.min() >= 0 and found.max() < n and (np.diff(found[:, 0]) >= 0).all()
+    if n >= snippet:
+        assert (np.diff(found, axis=1) == 1).all()  # neighbors of the video, at its own rate
+    if n >= buffer:
+        assert (found[:, 0] >= np.floor(np.arange(parts) * n / parts)).all()
+        assert (found[:, -1] < np.ceil((np.arange(parts) + 1) * n / parts)).all()
+
+
+def test_every_snippet_of_a_part_is_drawn():
+    rng = np.random.default_rng(0)
+    starts = {int(frame_indices(20, 6, rng, 3)[3]) for _ in range(300)}
+    assert starts == set(range(10, 18))
+
+
+def test_a_video_shorter_than_a_snippet_repeats_its_last_frame():
+    assert frame_indices(2, 8, snippet=4).tolist() == [0, 1, 1, 1] * 2
+    assert frame_indices(5, 8, snippet=4).tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
+
+
+def test_a_buffer_that_does_not_hold_whole_snippets_is_an_error():
+    with pytest.raises(ValueError, match="expected a multiple of snippet = 4 frames, got 6"):
+        frame_indices(9, 6, snippet=4)
+
+
 def test_a_video_without_frames_is_an_error():
     with pytest.raises(ValueError, match="expected at least one frame, got 0"):
         frame_indices(0, 4)

@@ -11,7 +11,7 @@ import tiny
 
 from rdfer_jax import models, sharding
 from rdfer_jax import state as state_lib
-from rdfer_jax.pipeline import loader, source
+from rdfer_jax.pipeline import loader, sampling, source
 from rdfer_jax.training import evaluate
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.types import Outputs
@@ -42,10 +42,11 @@ def stub(clips, with_key):
     )
 
 
-@pytest.mark.parametrize("with_key", [True, False])
-def test_networks_with_and_without_key_instants_are_evaluated(tiny_data, with_key):
+@pytest.mark.parametrize(("with_key", "snippet"), [(True, 1), (True, 2), (False, 1)])
+def test_networks_with_and_without_key_instants_are_evaluated(tiny_data, with_key, snippet):
     config = tiny.config(
-        data={"dir": tiny_data.dir, "eval_batch_size": 4}, augment={"size": 16, "crop_area": (1, 1)}
+        data={"dir": tiny_data.dir, "eval_batch_size": 4, "snippet": snippet},
+        augment={"size": 16, "crop_area": (1, 1)},
     )
     network = stub(config.clips.number, with_key)
     state = state_lib.create(config, network, optax.sgd(0.1), num_classes=N, num_train=5)
@@ -56,6 +57,10 @@ def test_networks_with_and_without_key_instants_are_evaluated(tiny_data, with_ke
     assert found["logits"].shape == (len(split), N)
     for name in ("key_instants", "key_frames"):
         assert (name in found) == with_key
+    if with_key:
+        for i in range(len(split)):
+            frames = sampling.frame_indices(len(split[i]["frames"]), 6, snippet=snippet)
+            np.testing.assert_array_equal(found["key_frames"][i], frames[[1, 3]])
     summary = evaluate.summary(found)
     assert ("key_frames_inside" in summary) == with_key
     assert {"war", "war_easy", "war_hard"} <= set(summary)
