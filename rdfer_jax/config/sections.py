@@ -61,9 +61,14 @@ class Data(Section):
     )
     validation_percent: float = _field(
         0.0,
-        "percentage of the training split held out to select the best checkpoint",
+        "percentage of the training split held out to select the best checkpoint, stratified by class",
         low=0,
         high=50,
+    )
+    sampling: Literal["uniform", "balanced"] = _field(
+        "uniform",
+        "training videos of an epoch; uniform: each video once; balanced: each class equally often, in "
+        "an epoch of the same length",
     )
     frames: int = _field(64, "F, number of frames decoded per video", low=1)
     snippet: int = _field(
@@ -385,6 +390,9 @@ class Train(Section):
         "1 epochs",
         "interval between evaluations on the validation part, or on the test split without one",
         affects_training=False,
+    )
+    best_metric: Literal["war", "uar"] = _field(
+        "war", "the score on the validation part that chooses the best checkpoint"
     )
     save_every: str = _field("1 epochs", "interval between checkpoints", affects_training=False)
     record_every: str = _field(

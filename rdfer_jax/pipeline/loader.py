@@ -6,6 +6,7 @@ position in that order, so the frames do not depend on the number of workers eit
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,13 @@ import numpy as np
 from rdfer_jax import workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import workers
+from rdfer_jax.pipeline.balanced import BalancedOrder, Reordered
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.frame_cache import CachedFrames
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
+
+log = logging.getLogger(__name__)
 
 Element = dict[str, Any]
 
@@ -88,6 +92,9 @@ def train_loader(
 ) -> grain.IterDataset[Element]:
     """Returns endless batches: every epoch has each video once, in a new order.
 
+    With config.data.sampling = "balanced", an epoch of the same length has each class equally often; see
+    `balanced.BalancedOrder`.
+
     Each step takes one global batch, so the step is the position in the data, and a run can be resumed
     with another number of workers, threads, devices or processes.
 
@@ -101,7 +108,12 @@ def train_loader(
       start: number of global batches to skip.
     """
     source = Padded(split, len(split))
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if data.sampling == "balanced":
+        order = BalancedOrder(split.given_labels, seed)
+        log.info("%s", order.describe(split.classes))
+        dataset = grain.MapDataset.source(Reordered(source, order)).seed(seed)
+    else:
+        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     dataset = dataset.random_map(ToElement(data, _where(split)))
     return _batches(dataset, data, local_batch_size, process, processes, start)
 

@@ -127,6 +127,11 @@ class Split(Sequence[Mapping[str, Any]]):
                 list(pool.map(stored.read, stored.firsts()))
         return self
 
+    @functools.cached_property
+    def given_labels(self) -> np.ndarray:
+        """The given label of each record, int [n]: that of config.data.labels, or else the stored one."""
+        return self.columns("label")["label"] if self.labels is None else self.labels
+
     def select(self, positions: np.ndarray, title: str = "") -> "Split":
         """Returns the part with the given positions, int [n]; an empty title keeps the title.
 
@@ -343,15 +348,16 @@ def assign_folds(labels: np.ndarray, folds: int) -> np.ndarray:
     Returns:
       int [n], in [1, k].
     """
-    shuffled = np.random.default_rng(FOLD_SEED).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     fold_of_clip = np.empty(len(labels), int)
-    fold_of_clip[by_class] = np.arange(len(labels)) % folds + 1
+    fold_of_clip[_shuffled_by_class(labels, FOLD_SEED)] = np.arange(len(labels)) % folds + 1
     return fold_of_clip
 
 
 def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
     """Splits a training split into the part to train on and a validation part, always the same.
+
+    The part has each class in its share of the stored labels, rounded up or down. So a file of other labels
+    does not change which videos are held out.
 
     Args:
       split: the whole training split.
@@ -363,5 +369,15 @@ def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
     if percent == 0:
         return split, None
     count = max(1, round(len(split) * percent / 100))
-    order = np.random.default_rng(VALIDATION_SEED).permutation(len(split))
-    return split.select(np.sort(order[count:])), split.select(np.sort(order[:count]))
+    by_class = _shuffled_by_class(split.columns("label")["label"], VALIDATION_SEED)
+    # In equal steps, so that every class loses its share.
+    steps = ((np.arange(count) + 0.5) * len(split) / count).astype(int)
+    is_held = np.zeros(len(split), bool)
+    is_held[by_class[steps]] = True
+    return split.select(np.flatnonzero(~is_held)), split.select(np.flatnonzero(is_held))
+
+
+def _shuffled_by_class(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the positions of all clips, class by class, in a random order within each class."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    return shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -18,8 +18,8 @@ from rdfer_jax.training import integrity
 from rdfer_jax.training.preemption import is_peer_failure
 from rdfer_jax.workarounds import silence_orbax
 
-#: Name of the metric that chooses the best checkpoint.
-BEST_METRIC = "validation_war"
+#: Metrics that can choose the best checkpoint; a checkpoint has all of them or none.
+BEST_METRICS = ("validation_war", "validation_uar")
 _FIELDS = dataclasses.fields(TrainState)
 
 
@@ -45,13 +45,15 @@ class Checkpoints:
     Use as a context manager, so that pending writes are finished.
     """
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int = 1):
+    def __init__(self, workdir: epath.PathLike, *, keep: int = 1, best_metric: str = "war"):
         """Opens or creates the folder.
 
         Args:
           workdir: folder of the run.
           keep: number of newest checkpoints to keep, besides the best one.
+          best_metric: config.train.best_metric, war or uar.
         """
+        self._best_metric = f"validation_{best_metric}"
         self.directory = integrity.checkpoints_folder(workdir)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
@@ -61,7 +63,7 @@ class Checkpoints:
                 [
                     policies.LatestN(keep),
                     policies.BestN(
-                        get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False
+                        get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
                     ),
                 ]
             ),
@@ -85,7 +87,7 @@ class Checkpoints:
         Args:
           step: number of training steps done.
           state: the state, on the devices.
-          metrics: BEST_METRIC, if this step was evaluated on the validation part.
+          metrics: BEST_METRICS, if this step was evaluated on the validation part.
 
         Raises:
           CheckpointNotSavedError: the disk is full, or the folder cannot be written to.
@@ -109,6 +111,9 @@ class Checkpoints:
             ) from error
         if jax.process_index() == 0 and integrity.is_local(self.directory):
             integrity.write_sums(self._path(step))
+
+    def _score(self, metrics: Any) -> float:
+        return float((metrics or {}).get(self._best_metric, float("-inf")))
 
     def _path(self, step: int) -> epath.Path:
         return next(epath.Path(c.path) for c in self._checkpointer.checkpoints if c.step == step)
@@ -161,11 +166,11 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """Returns the step of the checkpoint with the highest WAR on the validation part, or None."""
+        """Returns the step of the checkpoint with the best score on the validation part, or None."""
         scored = {
-            c.step: c.metrics[BEST_METRIC]
+            c.step: c.metrics[self._best_metric]
             for c in self._checkpointer.checkpoints
-            if BEST_METRIC in (c.metrics or {})
+            if self._best_metric in (c.metrics or {})
         }
         return max(scored, key=lambda step: (scored[step], step), default=None)
 
@@ -228,7 +233,3 @@ def last_variables(workdir: epath.PathLike) -> tuple[int, Variables]:
         tree = {"average": wanted} if averaged else wanted
         loaded = ocp.load(last.path, tree, checkpointable_name="state")
     return last.step, loaded["average"] if averaged else loaded
-
-
-def _metric(metrics: Any) -> float:
-    return float((metrics or {}).get(BEST_METRIC, float("-inf")))

@@ -20,7 +20,7 @@ from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
 from rdfer_jax.training import preemption
-from rdfer_jax.training.checkpoint import BEST_METRIC, Checkpoints
+from rdfer_jax.training.checkpoint import BEST_METRICS, Checkpoints
 from rdfer_jax.training.evaluate import summary
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.training.preemption import PreemptedError
@@ -121,7 +121,7 @@ class Loop:
                 self.record(round(done / self.counts.epoch), state)
         # A state with a validation score is always saved, as it may be the best one. A score on the test
         # split must not choose a checkpoint.
-        kept = scores if scores and BEST_METRIC in scores else None
+        kept = scores if scores and set(BEST_METRICS) <= scores.keys() else None
         if is_last or kept or done % self.counts.save == 0:
             with self.logger.pause():
                 self.checkpoints.save(done, state, kept)

@@ -157,7 +157,7 @@ class ModelSetup:
           CheckpointNotFoundError: there is no such checkpoint.
           DamagedCheckpointError: its files have changed since they were written.
         """
-        with Checkpoints(workdir) as checkpoints:
+        with Checkpoints(workdir, best_metric=self.config.train.best_metric) as checkpoints:
             step = checkpoints.find(checkpoint)
             return step, checkpoints.restore(step, self.abstract_state())
 

@@ -67,7 +67,8 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     if is_first:
         quarantine_damaged(workdir)
     multihost_utils.sync_global_devices("the newest checkpoint is intact")
-    with Checkpoints(workdir, keep=config.train.keep) as checkpoints, evaluator:
+    checkpoints = Checkpoints(workdir, keep=config.train.keep, best_metric=config.train.best_metric)
+    with checkpoints, evaluator:
         state = _initial_state(setup, checkpoints)
         _describe(setup, state, workdir)
         state = _run_loop(setup, step_fn, state, checkpoints, evaluations, workdir)

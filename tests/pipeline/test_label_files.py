@@ -88,7 +88,7 @@ def test_the_batches_of_training_have_the_labels_of_the_file(data, workers):
 
 
 def test_the_held_out_part_has_them_too_and_the_test_split_has_not(data):
-    rest, held = source.hold_out(opened(data), 50.0)
+    rest, held = source.hold_out(opened(data), 40.0)
     parts = [
         {r["clip_id"].decode(): (r["label"], r["true_label"]) for r in p} for p in (rest, held)
     ]

@@ -1,6 +1,7 @@
 """Finding a data set, opening its splits, and holding out a validation part."""
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -80,6 +81,38 @@ def test_the_held_out_part_is_disjoint_complete_and_always_the_same(directory, p
     assert sorted(names(rest) + names(held)) == sorted(names(split))
     again = source.hold_out(open_split(directory, "train"), percent)
     assert (names(again[0]), names(again[1])) == (names(rest), names(held))
+
+
+@pytest.mark.parametrize("percent", [1.0, 10.0, 33.0, 50.0])
+def test_each_class_is_held_out_in_its_share(directory, percent):
+    """With DFEW's shares, of 2,000 clips."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(7), (418, 324, 456, 372, 251, 25, 154)))
+    split = open_split(directory, "train")
+    split = dataclasses.replace(split, positions=np.arange(len(labels)))
+    with mock.patch.object(source.Split, "columns", lambda self, _: {"label": labels}):
+        rest, held = source.hold_out(split, percent)
+    assert len(held) == round(len(labels) * percent / 100)
+    assert sorted([*rest.positions, *held.positions]) == list(range(len(labels)))
+    for label in range(7):
+        share = np.sum(labels == label) * len(held) / len(labels)
+        assert abs(np.sum(labels[held.positions] == label) - share) < 1
+    # Not the first of each class, but any of them.
+    assert 0.4 < np.mean(held.positions) / len(labels) < 0.6
+
+
+def test_given_labels_do_not_change_what_is_held_out(directory):
+    split = open_split(directory, "train")
+    other = split.with_labels(np.zeros(len(split), int))
+    for one, two in zip(source.hold_out(split, 30.0), source.hold_out(other, 30.0), strict=True):
+        assert names(one) == names(two)
+
+
+def test_given_labels_are_those_of_the_file_or_else_the_stored_ones(directory):
+    split = open_split(directory, "train").select(np.array([4, 1, 7]))
+    assert split.given_labels.tolist() == [r["label"] for r in split] == [1, 1, 1]
+    other = open_split(directory, "train").with_labels(np.arange(11) % 2)
+    assert other.select(np.array([4, 1, 7])).given_labels.tolist() == [0, 1, 1]
 
 
 def test_nothing_is_held_out_at_zero_percent(directory):

@@ -9,7 +9,7 @@ from states import assert_equal, make_state, shapes
 
 from rdfer_jax import sharding
 from rdfer_jax.training.checkpoint import (
-    BEST_METRIC,
+    BEST_METRICS,
     CheckpointNotFoundError,
     Checkpoints,
     OtherLayoutError,
@@ -21,7 +21,7 @@ def filled(workdir, scores, keep=2):
     """Checkpoints of steps 1, 2, ... with these metrics."""
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, score in enumerate(scores, 1):
-            metrics = None if score is None else {BEST_METRIC: score}
+            metrics = None if score is None else dict.fromkeys(BEST_METRICS, score)
             checkpoints.save(step, make_state(step), metrics)
     return Checkpoints(workdir, keep=keep)
 
@@ -90,6 +90,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 def test_a_better_checkpoint_replaces_the_best(tmp_path):
     with filled(tmp_path, [0.5, 0.4, 0.6, None, None], keep=1) as checkpoints:
         assert checkpoints.steps() == [3, 5] and checkpoints.best() == 3
+
+
+@pytest.mark.parametrize(("metric", "kept"), [("war", 1), ("uar", 2)])
+def test_the_configured_score_chooses_the_best(tmp_path, metric, kept):
+    scores = {1: (0.9, 0.4), 2: (0.7, 0.6), 3: (0.8, 0.5), 4: (0.6, 0.3)}
+    with Checkpoints(tmp_path, best_metric=metric) as checkpoints:
+        for step, pair in scores.items():
+            checkpoints.save(step, make_state(step), dict(zip(BEST_METRICS, pair, strict=True)))
+    with Checkpoints(tmp_path, best_metric=metric) as checkpoints:
+        assert checkpoints.steps() == [kept, 4] and checkpoints.find("best") == kept
 
 
 def test_a_step_is_saved_only_once(tmp_path):
