@@ -1,20 +1,16 @@
-"""Grids of training runs, one process per run; a finished run is not repeated.
+"""Grids of training runs; a finished run is not repeated.
 
-A cell is one training run of a grid: a name, settings, wrong labels and a seed. Its folder
-OUTPUT/cells/NAME holds cell.json (the settings), run/ (the working directory of the training), log.txt
-and, once the run has finished, result.json. Cells are trained by `rdfer_jax.training.train`, as by
-`rdfer train`; this module only chooses settings, starts processes in parallel and collects the results.
+A cell is one training run of a grid: a name, settings, a data set, wrong labels and a seed. Its folder
+OUTPUT/cells/NAME holds cell.json (the settings), run/ (the predictions), log.txt and, once the run has
+finished, result.json. Cells are trained by cell.py in the processes of workers.py, with the train step of
+`rdfer train`; this module builds the data sets, chooses settings and collects the results.
 """
 
-import concurrent.futures
 import dataclasses
+import hashlib
 import json
-import os
-import queue
-import shutil
-import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,13 +21,15 @@ from tqdm import tqdm
 
 from benchmarks import harness
 from benchmarks.harness import load
+from experiments import workers
+from experiments.cell import program
 from rdfer_jax import build, plots
 from rdfer_jax.config import Config
 from rdfer_jax.labels import inject
 from rdfer_jax.pipeline import source
 
 #: Settings that name places on this machine and do not change results.
-PLACES = ("compile_cache", "data.dir", "data.labels")
+PLACES = ("compile_cache", "data.dir", "data.frame_cache", "data.labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +55,15 @@ class Cell:
       overrides: settings by their path, such as {"loss.method": "gce"}, on top of the grid's settings.
       noise: the wrong labels in its training split.
       seed: seed of the initial parameters, the order of the data and the augmentation.
+      build: options of the data set's builder on top of the grid's, such as {"seed": 201}. A cell with
+        any has its own variant of the data set, which is built if it is missing.
     """
 
     name: str
     overrides: Mapping[str, Any]
     noise: Noise
     seed: int
+    build: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def base(
@@ -70,15 +71,18 @@ def base(
 ) -> dict[str, Any]:
     """Returns the settings of a whole grid.
 
-    All cells share one cache of compiled programs. A data set that the grid builds itself is stored in
-    the folder of the grid.
+    All cells share one cache of compiled programs and one of decoded frames. Data sets that the grid
+    builds itself are stored in the folder of the grid.
 
     Args:
       output: folder of the grid.
       changes: settings by their path.
       more: "name=value" strings from the command line, which override `changes`.
     """
-    overrides = {"compile_cache": str(output / "compiled")} | dict(changes)
+    overrides = {
+        "compile_cache": str(output / "compiled"),
+        "data.frame_cache": str(output / "frames"),
+    } | dict(changes)
     if "build" in changes:
         overrides["data.dir"] = str(output / "tfds")
     return overrides | harness.parse_settings(more)
@@ -114,9 +118,8 @@ def run(
         raise ValueError("two cells have the same name")
     # Checks the settings of all cells before any work starts.
     specs = {cell.name: _spec(cell, output, config, dict(overrides)) for cell in cells}
-    _write_labels(cells, output, load(config, overrides))
     elsewhere = {result["name"]: dict(result) for result in finished}
-    todo = []
+    todo = {}
     for name, spec in specs.items():
         folder = output / "cells" / name
         if name in elsewhere:
@@ -127,7 +130,8 @@ def run(
         else:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "cell.json").write_text(json.dumps(spec, indent=2) + "\n")
-            todo.append(folder)
+            todo[folder] = program(load(config, spec["settings"]))
+    _write_labels([cell for cell in cells if output / "cells" / cell.name in todo], specs)
     failed = _run_all(todo, jobs)
     if failed:
         raise RuntimeError(
@@ -139,54 +143,53 @@ def run(
     ]
 
 
-def _write_labels(cells: Sequence[Cell], output: epath.Path, config: Config) -> None:
-    """Writes the label file of each kind of noise, unless it exists."""
-    for name, noise in {cell.noise.name: cell.noise for cell in cells if cell.noise.rate}.items():
-        path = output / "labels" / f"{name}.csv"
-        if not path.exists():
-            inject.write_flips(config.data, noise.kind, noise.rate, noise.seed, path)
+def _write_labels(cells: Sequence[Cell], specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Builds the data sets of the cells and writes their label files, unless they exist."""
+    for cell in cells:
+        spec = specs[cell.name]
+        config = load(spec["config"], spec["settings"])
+        if cell.build:
+            ensure_built(config)
+        path = epath.Path(config.data.labels)
+        if cell.noise.rate and not path.exists():
+            inject.write_flips(config.data, cell.noise.kind, cell.noise.rate, cell.noise.seed, path)
 
 
-def _run_all(folders: Sequence[epath.Path], jobs: int) -> list[str]:
-    """Runs cells in parallel and returns the folders of the failed ones."""
-    slots: queue.Queue[int] = queue.Queue()
-    for slot in range(jobs):
-        slots.put(slot)
+def _run_all(folders: Mapping[epath.Path, str], jobs: int) -> list[str]:
+    """Runs the cells of folders, given with the programs they need; returns the folders that failed."""
+    failed: list[str] = []
+    lock = threading.Lock()
+    bar = tqdm(total=len(folders), unit="cell", disable=not sys.stderr.isatty())
 
-    def run_one(folder: epath.Path) -> bool:
-        slot = slots.get()
-        try:
-            with (folder / "log.txt").open("w") as log:
-                command = [sys.executable, "-m", "experiments.grid", str(folder)]
-                environment = os.environ | {
-                    "CELL_SLOT": f"{slot}/{jobs}",
-                    "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.3f}",
-                }
-                return subprocess.run(
-                    command, stdout=log, stderr=log, env=environment, check=False
-                ).returncode == 0  # fmt: skip
-        finally:
-            slots.put(slot)
-
-    failed = []
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(run_one, folder): folder for folder in folders}
-        bar = tqdm(total=len(folders), unit="cell", disable=not sys.stderr.isatty())
-        for done in concurrent.futures.as_completed(running):
-            if not done.result():
-                failed.append(str(running[done]))
+    def done(folder: epath.Path, finished: bool) -> None:
+        with lock:
+            if not finished:
+                failed.append(str(folder))
             bar.update()
-        bar.close()
+
+    with bar:
+        workers.run(folders, jobs, done)
     return sorted(failed)
 
 
 def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]) -> dict[str, Any]:
     settings = overrides | dict(cell.overrides) | {"seed": cell.seed}
+    labels = f"{cell.noise.name}.csv"
+    if cell.build:
+        build = dict(load(config, settings).build) | dict(cell.build)
+        variant = f"seed{build.get('seed')}-{_digest(build)[:8]}"
+        settings |= {"build": build, "data.variant": variant}
+        labels = f"{variant}/{labels}"
     if cell.noise.rate:
-        settings["data.labels"] = str(output / "labels" / f"{cell.noise.name}.csv")
+        settings["data.labels"] = str(output / "labels" / labels)
     load(config, settings)
     noise = dataclasses.asdict(cell.noise)
     return {"name": cell.name, "config": config, "settings": settings, "noise": noise}
+
+
+def _digest(values: Any) -> str:
+    """Returns a hash of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,37 +203,6 @@ def _check_same(folder: epath.Path, spec: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{folder} holds a finished cell with other settings; delete it or choose another --output"
         )
-
-
-def run_cell(folder: epath.Path) -> None:
-    """Trains the cell of a folder in this process and writes its result.json."""
-    from rdfer_jax.training import train
-
-    spec = json.loads((folder / "cell.json").read_text())
-    config = load(spec["config"], spec["settings"])
-    if config.compile_cache:
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
-    workdir = folder / "run"
-    commit = harness.commit()  # before anyone edits the code
-    start = time.monotonic()
-    results = train.train(config, workdir)
-    result = {
-        "name": spec["name"],
-        "noise": spec["noise"],
-        "seed": config.seed,
-        "settings": spec["settings"],
-        "results": results,
-        "seconds": time.monotonic() - start,
-        "commit": commit,
-        "hardware": harness.hardware(),
-    }
-    # The checkpoints of a whole grid would fill the disk.
-    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    part = folder / "result.json.part"
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    part.replace(folder / "result.json")
 
 
 def define_flags(output: str, sizes: Sequence[str]) -> None:
@@ -328,15 +300,6 @@ def provenance(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _take_share() -> None:
-    """Binds this process to its share of the cores, where the system supports that."""
-    slot, jobs = map(int, os.environ.get("CELL_SLOT", "0/1").split("/"))
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        mine = cores[slot * len(cores) // jobs : (slot + 1) * len(cores) // jobs]
-        os.sched_setaffinity(0, mine or cores)
-
-
 def ensure_built(config: Config) -> None:
     """Builds the synthetic data set if it is missing; checks that any other data set has been built.
 
@@ -348,8 +311,3 @@ def ensure_built(config: Config) -> None:
         build.build(config)
     else:
         source.find(config.data)
-
-
-if __name__ == "__main__":
-    _take_share()
-    run_cell(epath.Path(sys.argv[1]))

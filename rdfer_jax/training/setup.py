@@ -5,6 +5,7 @@ splits of a data set.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -112,11 +113,14 @@ class ModelSetup:
             donate_argnums=0,
         )
 
-    def new_state(self) -> TrainState:
-        """Returns the state before the first step, on the devices."""
+    def new_state(self, seed: int | None = None) -> TrainState:
+        """Returns the state before the first step, on the devices; by default with config.seed."""
+        return self._new_state(np.uint32(self.config.seed if seed is None else seed))
+
+    @functools.cached_property
+    def _new_state(self) -> Callable[[np.uint32], TrainState]:
         # The seed is an argument, so that runs with other seeds find the program in the compilation cache.
-        create = jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))
-        return create(np.uint32(self.config.seed))
+        return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, without computing it."""

@@ -1,15 +1,11 @@
-"""Grids of runs: settings, which cells run, and the files of a cell.
+"""Grids of runs: settings, which cells run, and the files of a grid.
 
-No cell trains here: a function replaces its process, or the training in it.
+No cell trains here: a function replaces the workers.
 """
 
 import json
 import pathlib
-import subprocess
-import sys
-import threading
 
-import jax
 import pytest
 from etils import epath
 
@@ -18,7 +14,6 @@ from experiments import ablation, grid, noise
 from experiments.grid import Cell, Noise
 from rdfer_jax import config as config_lib
 from rdfer_jax.pipeline import source
-from rdfer_jax.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/synthetic.py")
@@ -82,7 +77,8 @@ def test_the_settings_of_a_grid_are_those_of_the_code_then_of_the_command_line(t
     ]  # fmt: skip
     found = grid.base(output, {"train.duration": "9 epochs", "loss.long": 0.0}, words)
     assert found == {
-        "compile_cache": str(tmp_path / "compiled"), "train.duration": "3 steps", "loss.long": 0.0,
+        "compile_cache": str(tmp_path / "compiled"),
+        "data.frame_cache": str(tmp_path / "frames"), "train.duration": "3 steps", "loss.long": 0.0,
         "loss.hard": 0.25, "key.enabled": False, "agreement.measure": "vote",
         "augment.crop_area": (0.5, 1.0), "data.batch_size": 8, "optim.learning_rate": 0.001,
         "data.labels": "a=b.csv",
@@ -104,28 +100,23 @@ def test_the_name_of_noise_tells_its_kind_rate_and_seed():
 
 
 class Processes:
-    """Replaces the processes of cells and the injection of wrong labels."""
+    """Replaces the workers and the injection of wrong labels."""
 
     def __init__(self, monkeypatch):
-        self.started, self.environments, self.injected, self.failing = [], [], [], set()
-        monkeypatch.setattr(grid.subprocess, "run", self._run)
+        self.started, self.programs, self.injected, self.failing = [], [], [], set()
+        monkeypatch.setattr(grid.workers, "run", self._run)
         monkeypatch.setattr(grid.inject, "write_flips", self._write_flips)
 
-    def before(self):
-        """What happens first in each process."""
-
-    def _run(self, command, stdout, stderr, env, check):
-        assert command[:3] == [sys.executable, "-m", "experiments.grid"] and not check
-        folder = epath.Path(command[3])
-        self.started.append(folder.name)
-        self.environments.append(env)
-        self.before()
-        stdout.write("running\n")
-        if folder.name in self.failing:
-            return subprocess.CompletedProcess(command, 1)
-        spec = json.loads((folder / "cell.json").read_text())
-        (folder / "result.json").write_text(json.dumps({"name": spec["name"], "spec": spec}))
-        return subprocess.CompletedProcess(command, 0)
+    def _run(self, programs, jobs, done):
+        self.programs += programs.values()
+        for folder in programs:
+            self.started.append(folder.name)
+            (folder / "log.txt").write_text("running\n")
+            if folder.name not in self.failing:
+                spec = json.loads((folder / "cell.json").read_text())
+                result = {"name": spec["name"], "spec": spec}
+                (folder / "result.json").write_text(json.dumps(result))
+            done(folder, folder.name not in self.failing)
 
     def _write_flips(self, data, kind, rate, seed, path):
         self.injected.append((data.dir, kind, rate, seed, epath.Path(path).name))
@@ -226,91 +217,34 @@ def test_a_cell_that_fails_is_reported_after_the_others_have_finished(tmp_path, 
     assert sorted(processes.started) == ["gce-noisy", "ours-more"]
 
 
-def test_cells_run_side_by_side_each_on_its_share_of_the_machine(tmp_path, processes):
-    both = threading.Barrier(2, timeout=60)
-    processes.before = both.wait  # each waits for another one to run
-    run(tmp_path, GRID, jobs=2)
-    slots = [environment["CELL_SLOT"] for environment in processes.environments]
-    assert sorted(slots) == ["0/2", "0/2", "1/2", "1/2"]
-    shares = {e["XLA_PYTHON_CLIENT_MEM_FRACTION"] for e in processes.environments}
-    assert shares == {"0.450"}
+def test_cells_that_differ_in_seed_and_labels_alone_share_a_program(tmp_path, processes):
+    others = [Cell("other-seed", {"loss.method": "gce"}, Noise("symmetric", 0.2, 5), 5)]
+    run(tmp_path, [*GRID, *others])
+    gce, hard, more, none, seed = processes.programs
+    assert gce == seed and more == none and len({gce, hard, more}) == 3
 
 
-@pytest.mark.parametrize(("jobs", "cores"), [(1, [0, 1, 2]), (2, [1, 3, 5, 7]), (3, [4, 5, 6, 7])])
-def test_the_shares_of_the_cores_are_apart_and_complete(monkeypatch, jobs, cores):
-    monkeypatch.setattr(grid.os, "sched_getaffinity", lambda pid: set(cores), raising=False)
-    shares = []
-    monkeypatch.setattr(
-        grid.os, "sched_setaffinity", lambda pid, mine: shares.extend(mine), raising=False
-    )
-    for slot in range(jobs):
-        before = len(shares)
-        monkeypatch.setenv("CELL_SLOT", f"{slot}/{jobs}")
-        grid._take_share()
-        assert len(shares) - before >= len(cores) // jobs
-    assert sorted(shares) == cores
-
-
-def test_a_job_without_a_core_of_its_own_takes_any(monkeypatch):
-    taken = []
-    monkeypatch.setattr(grid.os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    monkeypatch.setattr(
-        grid.os, "sched_setaffinity", lambda pid, mine: taken.append(mine), raising=False
-    )
-    for slot in range(2):
-        monkeypatch.setenv("CELL_SLOT", f"{slot}/2")
-        grid._take_share()
-    assert taken == [[0], [0]]
-
-
-SETTINGS = {"loss.method": "gce", "seed": 3, "data.labels": "labels.csv"}
-
-
-def make_folder(tmp_path, **settings):
-    folder = epath.Path(tmp_path) / "cell"
-    folder.mkdir()
-    noise = {"kind": "confusion", "rate": 0.3, "seed": 3}
-    spec = {"name": "gce", "config": CONFIG, "settings": SETTINGS | settings, "noise": noise}
-    (folder / "cell.json").write_text(json.dumps(spec))
-    return folder
-
-
-def test_a_cell_trains_with_its_settings_and_keeps_the_result(tmp_path, monkeypatch):
-    asked, cached = [], []
-
-    def fake_train(config, workdir):
-        asked.append(config)
-        (workdir / "checkpoints/10").mkdir(parents=True)
-        (workdir / "metrics.jsonl").write_text("{}\n")
-        return {"war": 0.5, "recall_per_class": {"happy": None}}
-
-    monkeypatch.setattr(train, "train", fake_train)
-    monkeypatch.setattr(jax.config, "update", lambda *change: cached.append(change))
-    folder = make_folder(tmp_path, compile_cache="programs")
-    grid.run_cell(folder)
-    assert asked == [grid.load(CONFIG, SETTINGS | {"compile_cache": "programs"})]
-    assert cached == [("jax_compilation_cache_dir", "programs")]
-    result = json.loads((folder / "result.json").read_text())
-    assert result["results"] == {"war": 0.5, "recall_per_class": {"happy": None}}
-    assert (result["name"], result["seed"]) == ("gce", 3)
-    assert result["noise"] == {"kind": "confusion", "rate": 0.3, "seed": 3}
-    assert result["settings"] == SETTINGS | {"compile_cache": "programs"}
-    assert result["seconds"] >= 0
-    assert result["commit"] and f"{jax.device_count()} cpu" in result["hardware"]
-    # The checkpoints would fill the disk; the rest of the run stays.
-    assert {path.name for path in folder.iterdir()} == {"cell.json", "result.json", "run"}
-    assert [path.name for path in (folder / "run").iterdir()] == ["metrics.jsonl"]
-
-
-def test_a_cell_whose_training_fails_has_no_result(tmp_path, monkeypatch):
-    def diverge(config, workdir):
-        raise FloatingPointError("nan")
-
-    monkeypatch.setattr(train, "train", diverge)
-    folder = make_folder(tmp_path)
-    with pytest.raises(FloatingPointError):
-        grid.run_cell(folder)
-    assert [path.name for path in folder.iterdir()] == ["cell.json"]
+def test_a_cell_with_options_of_the_builder_has_its_own_data_and_labels(
+    tmp_path, processes, monkeypatch
+):
+    built = []
+    monkeypatch.setattr(grid, "ensure_built", built.append)
+    asked = [
+        Cell(f"gce-{seed}", {}, Noise("confusion", 0.3, 0), 0, build={"seed": seed})
+        for seed in (101, 102)
+    ]
+    results = run(tmp_path, asked, build={"num_train": 20, "seed": 0})
+    settings = [result["spec"]["settings"] for result in results]
+    assert [s["build"]["seed"] for s in settings] == [101, 102]
+    assert all(s["build"]["num_train"] == 20 for s in settings)
+    assert len({s["data.variant"] for s in settings}) == 2
+    assert [config.data.variant for config in built] == [s["data.variant"] for s in settings]
+    for s in settings:
+        assert s["data.labels"] == f"{tmp_path}/labels/{s['data.variant']}/confusion-0.3-s0.csv"
+    assert len(processes.injected) == 2
+    # Another size is another data set, even with the same seed.
+    other = grid._spec(asked[0], epath.Path(tmp_path), CONFIG, {"build": {"num_train": 30}})
+    assert other["settings"]["data.variant"] not in {s["data.variant"] for s in settings}
 
 
 def test_a_report_says_where_its_numbers_come_from():
