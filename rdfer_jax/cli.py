@@ -119,6 +119,15 @@ COMMANDS = {
         "write an HTML report of a run",
         (_WORKDIR, _output("HTML file; default: WORKDIR/report.html")),
     ),
+    "relabel": Command(
+        "write labels for a second training from what a run believes of its training videos",
+        (
+            _WORKDIR,
+            _output("CSV file with the labels; may be gs://", required=True),
+            Flag("score", "odds or posterior: what makes a label doubtful", default="odds"),
+            Flag("threshold", "score above which a label is replaced; default: 0.6 or 0.5", float),
+        ),
+    ),
     "inject": Command(
         "write wrong labels for a data set, to measure robustness against them",
         (

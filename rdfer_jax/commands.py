@@ -19,6 +19,7 @@ from rdfer_jax.cli import Call
 from rdfer_jax.config import Config
 from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
+from rdfer_jax.labels import relabel as relabel_lib
 from rdfer_jax.predict import predictor
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
@@ -128,6 +129,12 @@ def report(flags: SimpleNamespace) -> None:
     print(f"report in {report_lib.write(flags.workdir, flags.output)}")
 
 
+def relabel(flags: SimpleNamespace) -> None:
+    """Writes labels for a second training."""
+    total, changed = relabel_lib.write(flags.workdir, flags.output, flags.score, flags.threshold)
+    print(f"{flags.output}: {changed} of {total} labels replaced")
+
+
 def inject(flags: SimpleNamespace) -> None:
     """Writes wrong labels for the training split of a data set."""
     data = config_lib.resolve(flags.config).data
@@ -144,6 +151,7 @@ COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
     "predict": predict,
     "audit": audit,
     "report": report,
+    "relabel": relabel,
     "inject": inject,
 }
 

@@ -21,6 +21,8 @@ SUM_TOLERANCE = 1e-3
 ROUNDS = 50
 #: Pseudo-counts of `fit_noise`: videos for each wrong cell, and videos for each class at the overall rate.
 PRIOR_CELL, PRIOR_CLASS = 1.0, 10.0
+#: Pseudo-counts of `posterior`, videos of each class with a right label.
+PRIOR_RIGHT = 10.0
 SHARPNESS_LIMITS = (0.2, 5.0)
 
 
@@ -75,7 +77,7 @@ def noise_matrix(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseMatrix:
     Raises:
       ValueError: an argument has the wrong shape, type or value.
     """
-    labels_N, probs_NC = _checked_pair(labels_N, probs_NC)
+    labels_N, probs_NC = checked_pair(labels_N, probs_NC)
     num_classes = probs_NC.shape[1]
     given_C = np.bincount(labels_N, minlength=num_classes)
     p_label_N = probs_NC[np.arange(len(labels_N)), labels_N]
@@ -111,7 +113,7 @@ def fit_noise(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseFit:
 
     Arguments and errors as in `noise_matrix`.
     """
-    labels_N, probs_NC = _checked_pair(labels_N, probs_NC)
+    labels_N, probs_NC = checked_pair(labels_N, probs_NC)
     given_NC = np.eye(probs_NC.shape[1])[labels_N]
     log_NC = np.log(np.maximum(probs_NC, 1e-9))
     noise_CC = _smoothed(noise_matrix(labels_N, probs_NC).joint.T * len(labels_N))
@@ -126,6 +128,26 @@ def fit_noise(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseFit:
         belief_NC = special.softmax(sharpness * log_NC, axis=1)
     right_N = (_truth(belief_NC, noise_CC, labels_N) * given_NC).sum(axis=1)
     return NoiseFit(noise_CC, float(1 - right_N.mean()), sharpness, belief_NC)
+
+
+def posterior(labels_N: ArrayLike, probs_NC: ArrayLike) -> Floats:
+    """Returns the distribution of each video's true class given its label, float64 [N, C].
+
+    Bayes' rule with the prediction as the prior and the noise matrix T of the same predictions,
+    P(c | p, y) = p_c T_cy / sum_j p_j T_jy; T by `noise_matrix`, with PRIOR_RIGHT more videos with a right
+    label in each class. No true label is used.
+
+    Arguments and errors as in `noise_matrix`.
+    """
+    labels_N, probs_NC = checked_pair(labels_N, probs_NC)
+    count_CC = noise_matrix(labels_N, probs_NC).joint.T * len(labels_N)
+    count_CC += PRIOR_RIGHT * np.eye(len(count_CC))
+    noise_CC = count_CC / count_CC.sum(axis=1, keepdims=True)
+    joint_NC = probs_NC * noise_CC.T[labels_N]
+    total_N1 = joint_NC.sum(axis=1, keepdims=True)
+    # Where no class is possible, the label is believed.
+    label_NC = np.eye(len(count_CC))[labels_N]
+    return np.where(total_N1 > 0, joint_NC / np.where(total_N1 > 0, total_N1, 1), label_NC)
 
 
 def _truth(belief_NC: Floats, noise_CC: Floats, labels_N: Ints) -> Floats:
@@ -145,7 +167,12 @@ def _smoothed(count_CC: Floats) -> Floats:
     return (1 - rate_C1) * (1 - other_CC) + rate_C1 * wrong_CC / wrong_CC.sum(axis=1, keepdims=True)
 
 
-def _checked_pair(labels_N: ArrayLike, probs_NC: ArrayLike) -> tuple[Ints, Floats]:
+def checked_pair(labels_N: ArrayLike, probs_NC: ArrayLike) -> tuple[Ints, Floats]:
+    """Returns labels as int64 [N] and their distributions as float64 [N, C] that sum to 1.
+
+    Raises:
+      ValueError: an argument has the wrong shape, type or value.
+    """
     labels_N, probs_NC = checked_labels(labels_N), np.asarray(probs_NC)
     if probs_NC.ndim != 2:
         raise ValueError(f"probs: expected shape [N, C], got {probs_NC.shape}")

@@ -1,7 +1,7 @@
 """CSV files of labels that replace the stored ones.
 
-A file has the columns clip_id and label (the name of a class); other columns are ignored. `rdfer audit` and
-`rdfer inject` write such files.
+A file has the columns clip_id and label (the name of a class); other columns are ignored. `rdfer audit`,
+`rdfer relabel` and `rdfer inject` write such files.
 """
 
 import csv
