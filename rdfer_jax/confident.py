@@ -56,6 +56,36 @@ def noise_matrix(label_M: jax.Array, probs_MN: jax.Array, prior: float = PRIOR) 
     return count_NN / jnp.sum(count_NN, axis=1, keepdims=True)
 
 
+def wrong_share(label_M: jax.Array, probs_MN: jax.Array) -> jax.Array:
+    """Returns the share of wrong labels by confident learning, float32 in [0, 1].
+
+    It counts mistakes of the network as wrong labels, too. Arguments as in `noise_matrix`.
+    """
+    count_NN = joint_counts(jax.nn.one_hot(label_M, probs_MN.shape[-1]), probs_MN)
+    return _share(jnp.sum(count_NN) - jnp.trace(count_NN), jnp.sum(count_NN))
+
+
+def wrong_share_of_sure(label_M: jax.Array, probs_MN: jax.Array) -> jax.Array:
+    """Returns the share of other labels among the videos with the surest predictions, float32 in [0, 1].
+
+    For each predicted class, the half with the highest probability of it. A network hardly errs there, so
+    the share is near zero where labels are right. It is that of all videos if labels are wrong as often in
+    easy videos as in hard ones, and too low if they are wrong in hard ones above all. Ours, after the
+    anchor points of Liu and Tao (2016), "Classification with noisy labels by importance reweighting".
+    Arguments as in `noise_matrix`.
+    """
+    num_classes = probs_MN.shape[-1]
+    predicted_M, peak_M = jnp.argmax(probs_MN, axis=-1), jnp.max(probs_MN, axis=-1)
+    member_MN = jax.nn.one_hot(predicted_M, num_classes, dtype=bool) & (label_M >= 0)[:, None]
+    median_N = jnp.nanmedian(jnp.where(member_MN, peak_M[:, None], jnp.nan), axis=0)
+    sure_M = jnp.any(member_MN & (peak_M[:, None] >= median_N), axis=-1)
+    return _share(jnp.sum(sure_M & (predicted_M != label_M)), jnp.sum(sure_M))
+
+
+def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
+    return jnp.clip(part / jnp.maximum(whole, 1), 0, 1).astype(jnp.float32)
+
+
 def posterior(probs_BN: jax.Array, label_B: jax.Array, noise_NN: jax.Array) -> jax.Array:
     """Returns the distribution of the true class given prediction and label, float32 [B, N].
 

@@ -13,6 +13,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import memory as memory_lib
 from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.config import Config
+from rdfer_jax.losses import limit
 from rdfer_jax.memory import Memory
 from rdfer_jax.metrics import TrainMetrics
 from rdfer_jax.models import Network, resampling
@@ -97,6 +98,8 @@ def make_grad_fn(
             robust = state.step >= robust_from
             all_clean = agreement.all_clean(len(batch.label))
             partition = jax.tree.map(lambda p, c: jnp.where(robust, p, c), partition, all_clean)
+            allowed_B = limit.allowed(memory, batch.index, config.loss)
+            partition = limit.limited(partition, allowed_B)
             if network.read_key_clips is not None:
                 key_class_B = verdict.consensus
                 if config.key.use_clean_label:

@@ -68,6 +68,54 @@ def test_distributions_as_labels_give_the_expected_counts():
     np.testing.assert_allclose(found, drawn / 20, atol=25)
 
 
+def test_the_share_of_wrong_labels_is_that_of_the_audit():
+    for seed in range(4):
+        label, probs = planted(seed)
+        expected = reference.noise_matrix(label, probs).share
+        np.testing.assert_allclose(confident.wrong_share(label, probs), expected, atol=1e-5)
+    assert confident.wrong_share(np.full(9, -1), np.zeros((9, N), np.float32)) == 0
+
+
+def slow_share_of_sure(label, probs):
+    wrong = total = 0
+    for c in range(N):
+        videos = [i for i in range(len(label)) if label[i] >= 0 and probs[i].argmax() == c]
+        peaks = [probs[i, c] for i in videos]
+        sure = [i for i in videos if probs[i, c] >= np.median(peaks)]
+        wrong += sum(label[i] != c for i in sure)
+        total += len(sure)
+    return wrong / total
+
+
+def test_the_share_among_the_surest_is_that_of_the_formula():
+    for seed in range(4):
+        label, probs = planted(seed)
+        label[:5] = -1
+        found = confident.wrong_share_of_sure(label, probs)
+        np.testing.assert_allclose(found, slow_share_of_sure(label, probs), rtol=1e-6)
+    probs[:, 1] = 0  # a class that is never predicted
+    found = confident.wrong_share_of_sure(label, probs)
+    np.testing.assert_allclose(found, slow_share_of_sure(label, probs), rtol=1e-6)
+    assert confident.wrong_share_of_sure(np.full(9, -1), np.zeros((9, N), np.float32)) == 0
+
+
+def test_mistakes_in_hard_videos_are_no_wrong_labels_among_the_surest():
+    """The network errs in half of the hard videos, a third of all, whose predictions are less sure."""
+    rng = np.random.default_rng(5)
+    true = rng.integers(0, N, 3000)
+    hard = rng.random(3000) < 1 / 3
+    errs = hard & (rng.random(3000) < 0.5)
+    predicted = np.where(errs, (true + 1) % N, true)
+    peak = np.where(hard, 0.5, 0.9)[:, None] + 0.05 * rng.random((3000, 1))
+    probs = ((1 - peak) / N + peak * np.eye(N)[predicted]).astype(np.float32)
+    for rate in (0.0, 0.3):
+        wrong = rng.random(3000) < rate
+        label = np.where(wrong, (true + 2) % N, true)
+        found = float(confident.wrong_share_of_sure(label, probs))
+        assert abs(found - rate) < 0.03
+    assert (predicted != label).mean() > rate + 0.05
+
+
 def test_the_posterior_is_bayes_rule():
     rng = np.random.default_rng(4)
     noise = rng.dirichlet(np.ones(N), N).astype(np.float32)

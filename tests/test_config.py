@@ -227,6 +227,10 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "config.agreement.memory_decay: config.loss.method = 'forward' needs .*, got 0",
         ),
         (
+            {"loss": {"limit_share": "sure_half"}, "agreement": {"memory_decay": 0.0}},
+            "config.loss.limit_share = 'sure_half': expected config.agreement.memory_decay above 0",
+        ),
+        (
             {"optim": {"evaluate": "teacher"}},
             "config.optim.evaluate = 'teacher': expected config.agreement.teacher_decay above 0",
         ),

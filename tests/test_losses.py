@@ -18,8 +18,8 @@ from rdfer_jax import agreement, losses
 from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.labels import noise_matrix
-from rdfer_jax.losses import Evidence, baselines, criteria, forward, robust
-from rdfer_jax.memory import Memory
+from rdfer_jax.losses import Evidence, baselines, criteria, forward, limit, robust
+from rdfer_jax.memory import Memory, remembered
 from rdfer_jax.types import Outputs
 
 B, K, INSTANTS, N = 6, 3, 4, 5
@@ -42,6 +42,8 @@ SETTINGS = config_lib.Loss(
     scn_share=0.4,
 )
 METHODS = tuple(losses.METHODS)
+#: Those that treat the kinds of the partition differently.
+BY_KIND = ("agreement", "self_calibrated")
 #: Those in which what becomes of a video depends on the others of its batch.
 SELECTING = ("small_loss", "scn", "oracle")
 
@@ -432,6 +434,69 @@ def test_forward_correction_by_right_labels_is_cross_entropy():
     np.testing.assert_allclose(slope, plain[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.2, 1.0])
+def test_self_calibration_has_a_loss_for_each_kind(margin):
+    outputs, evidence = make_outputs(), make_evidence()
+    found = per_video(outputs, evidence, of("self_calibrated", correct_margin=margin))
+    gains = set()
+    for video in range(B):
+        kind = next(kind for kind in KINDS if getattr(MIXED, kind)[video])
+        peak = evidence.verdict.probs[video].max()
+        tau = evidence.memory.threshold[evidence.index[video]]
+        corrects = kind == "noisy" and peak > min(0.99, tau + margin)
+        label = evidence.verdict.consensus[video] if corrects else LABEL[video]
+        targets, criterion, weight = slow_targets(label, 0.2), SLOW["gce"], 1.0
+        if kind == "clean" or corrects:
+            criterion = slow_cross_entropy
+        elif kind == "noisy":
+            weight = SETTINGS.noisy_weight
+        expected = weight * slow_hierarchical(outputs, targets, SETTINGS, video, criterion)
+        np.testing.assert_allclose(found[video], expected, rtol=2e-5)
+        gains.add((kind, corrects))
+    assert ("noisy", margin < 1) in gains
+
+
+def slow_allowed(memory, share):
+    """The rows with the highest odds, as many as there are wrong labels."""
+    odds = []
+    for row, label in zip(memory.probs, memory.label, strict=True):
+        if label >= 0:
+            other = max(p for c, p in enumerate(row) if c != label)
+            odds.append(other / (other + row[label]))
+    return set(np.argsort(odds)[len(odds) - int(share * len(odds)) :].tolist())
+
+
+@pytest.mark.parametrize("kind", ["confident_learning", "sure_half"])
+def test_no_more_videos_are_noisy_than_there_are_wrong_labels(kind):
+    memory, rows = make_memory(), np.arange(ROWS - 1)
+    settings = of("agreement", limit_share=kind)
+    share = float(limit._ESTIMATES[kind](memory.label, np.asarray(remembered(memory))))
+    assert 0.1 < share < 0.6
+    found = np.asarray(limit.allowed(memory, rows, settings))
+    allowed = set(np.flatnonzero(found).tolist())
+    assert slow_allowed(memory, share) <= allowed and len(allowed) <= math.ceil(share * len(rows))
+    right = dataclasses.replace(memory, label=memory.probs.argmax(axis=1).astype(np.int32))
+    assert not np.any(limit.allowed(right, rows, settings))
+    noisy = make_partition(["noisy"] * len(rows))
+    part = limit.limited(noisy, found)
+    np.testing.assert_array_equal(part.noisy, found)
+    np.testing.assert_array_equal(part.hard, ~found)
+    assert not np.any(part.clean)
+
+
+def test_the_limit_also_holds_where_all_targets_are_blended():
+    outputs, evidence = make_outputs(), make_evidence()
+    settings = of("agreement", limit_share="sure_half", refurbish="all")
+    allowed = np.asarray(limit.allowed(evidence.memory, evidence.index, settings))
+    assert 0 < allowed.sum() < B
+    free = per_video(outputs, evidence, of("agreement", refurbish="all"))
+    none = per_video(outputs, evidence, of("agreement", refurbish="all", noisy_target=0.0))
+    found = per_video(outputs, evidence, settings)
+    np.testing.assert_allclose(found, np.where(allowed, free, none), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"'sure_half' needs config.agreement.memory"):
+        losses.per_video(outputs, make_evidence(memory=None), settings)
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.3, 0.5, 1.0])
 def test_small_loss_is_the_mean_over_the_smallest(progress):
     outputs = make_outputs()
@@ -538,6 +603,7 @@ def test_nothing_is_learned_where_all_labels_are_wrong():
     [
         ("elr", "past", "'elr' needs .*memory_decay"),
         ("forward", "memory", "'forward' needs .*memory_decay"),
+        ("self_calibrated", "memory", "'self_calibrated' needs .*memory_decay"),
         ("oracle", "flipped", "'oracle' needs .*wrong"),
     ],
 )
@@ -545,7 +611,7 @@ def test_a_method_without_what_it_needs_is_an_error(method, missing, message):
     evidence = make_evidence(**{missing: None})
     with pytest.raises(ValueError, match=message):
         losses.per_video(make_outputs(), evidence, of(method))
-    for other in set(METHODS) - {method}:
+    for other in set(METHODS) - {"elr", "forward", "self_calibrated", "oracle"}:
         assert per_video(make_outputs(), evidence, of(other)).shape == (B,)
 
 
@@ -634,7 +700,7 @@ def judged_value_and_gradient(outputs, evidence, settings, flows):
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("agreement", kind) for kind in KINDS] + [(m, "clean") for m in METHODS if m != "agreement"],
+    [(m, kind) for m in METHODS for kind in KINDS if kind == "clean" or m in BY_KIND],
 )
 @pytest.mark.parametrize("scale", [1e4, 1e30])
 def test_loss_and_gradient_stay_finite(method, kind, scale):

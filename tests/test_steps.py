@@ -351,7 +351,8 @@ def judged(student, label, teacher=None, *, step=0, memory=None, flipped=None, *
         state, params={"logits": jnp.float32(student)}, step=jnp.int32(step)
     )
     if memory is not None:
-        state = dataclasses.replace(state, memory=remember(memory))
+        memory = memory if isinstance(memory, memory_lib.Memory) else remember(memory)
+        state = dataclasses.replace(state, memory=memory)
     if teacher is not None:
         believed = {"params": {"logits": jnp.float32(teacher)}, "batch_stats": {}}
         state = dataclasses.replace(state, teacher=believed)
@@ -397,6 +398,19 @@ def test_a_noisy_video_does_not_pull_towards_its_label():
         assert bool(aux["partition"].noisy.all()) == now
         pull[now] = float(jnp.abs(grads["logits"]).max())
     assert pull[True] < 1e-6 < 0.5 < pull[False]
+
+
+@pytest.mark.parametrize("limit_share", ["none", "confident_learning", "sure_half"])
+def test_a_noisy_video_beyond_the_share_of_wrong_labels_counts_as_hard(limit_share):
+    """All predict class 1, but less surely in the two videos of another label: no label seems wrong."""
+    rows = noise_batch(size=2).index
+    probs, label = np.tile(np.float32([0.0, 0.995, 0.005]), (ROWS, 1)), np.ones(ROWS, np.int32)
+    probs[rows], label[rows] = [0.1, 0.8, 0.1], 2
+    memory = dataclasses.replace(remember(probs), label=jnp.array(label))
+    loss = NOW | {"limit_share": limit_share}
+    _, aux = judged([0, 3, 0], [2, 2], memory=memory, loss=loss)
+    kind = "noisy" if limit_share == "none" else "hard"
+    assert kinds(aux["partition"]) == {"clean": 0, "noisy": 0, "hard": 0} | {kind: 2}
 
 
 #: Only the loss of the whole video.

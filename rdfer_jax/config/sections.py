@@ -303,11 +303,13 @@ class Loss(Section):
         "small_loss",
         "scn",
         "forward",
+        "self_calibrated",
         "oracle",
     ] = _field(
         "agreement",
         "how wrong labels are handled; forward: forward correction by a noise matrix that is estimated "
-        "from the memory; oracle: drop the labels known to be wrong",
+        "from the memory; self_calibrated: a loss for each kind of the partition, for "
+        "agreement.threshold_kind = running; oracle: drop the labels known to be wrong",
     )
     label_smoothing: float = _field(
         0.1, "label smoothing: probability spread over all classes", low=0, high=0.9
@@ -325,6 +327,20 @@ class Loss(Section):
     noisy_target: float = _field(
         1.0, "beta: share of the prediction in a blended target", low=0, high=1
     )
+    limit_share: Literal["none", "confident_learning", "sure_half"] = _field(
+        "none",
+        "limit on the share of the training videos that may be judged noisy: an estimate of the share of "
+        "wrong labels from the memory; confident_learning: that of confident learning, which counts "
+        "mistakes of the network, too; sure_half: the share of other labels among the surest half of the "
+        "predictions of each class; none: no limit",
+    )
+    correct_margin: float = _field(
+        0.1,
+        "self_calibrated: a noisy video gets the consensus as its label if its probability exceeds the "
+        "video's running threshold by more than this, or 0.99",
+        low=0,
+        high=1,
+    )
     robust_from: str = _field(
         "30 %",
         "duration after which the method starts to act: the partition in agreement, relabeling in "
@@ -336,7 +352,12 @@ class Loss(Section):
     sce_beta: float = _field(
         1.0, "symmetric cross-entropy: weight of the reverse cross-entropy", low=0
     )
-    elr_weight: float = _field(3.0, "early-learning regularization: weight of the penalty", low=0)
+    elr_weight: float = _field(
+        3.0,
+        "early-learning regularization: weight of the penalty; the authors take 3 with "
+        "agreement.memory_decay 0.7 and, for wrong labels that follow the class, 1 with 0.9",
+        low=0,
+    )
     forget_rate: float = _field(
         0.2, "small_loss: fraction of a batch dropped, by largest loss", low=0, high=0.9
     )

@@ -12,7 +12,7 @@ from rdfer_jax import hints
 from rdfer_jax.config.sections import CLIP_TRUNKS, Config, Section
 
 #: Methods that need the memory.
-MEMORY_METHODS = ("elr", "forward")
+MEMORY_METHODS = ("elr", "forward", "self_calibrated")
 #: The sections of Config, by name.
 SECTIONS: dict[str, type[Section]] = {
     field.name: field.type
@@ -126,6 +126,11 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"config.agreement.memory_decay: config.loss.method = {config.loss.method!r} needs the memory "
             "of earlier predictions; expected a value above 0, such as 0.7 as in the ELR paper, got 0"
+        )
+    if config.loss.limit_share != "none" and not config.agreement.memory_decay:
+        raise ValueError(
+            f"config.loss.limit_share = {config.loss.limit_share!r}: expected "
+            "config.agreement.memory_decay above 0, got 0, so there is no memory to estimate the share from"
         )
     if config.optim.evaluate == "teacher" and not config.agreement.teacher_decay:
         raise ValueError(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 
 from rdfer_jax import config
-from rdfer_jax.losses import baselines, forward, robust
+from rdfer_jax.losses import baselines, forward, robust, self_calibrated
 from rdfer_jax.losses.evidence import Evidence
 from rdfer_jax.types import Outputs
 
@@ -34,6 +34,7 @@ METHODS: dict[str, Method] = {
     "small_loss": baselines.small_loss,
     "scn": baselines.scn,
     "forward": forward.forward,
+    "self_calibrated": self_calibrated.self_calibrated,
     "oracle": baselines.oracle,
 }
 

@@ -1,5 +1,7 @@
 """Plain training, the noise-robust losses from the literature, and the oracle."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -51,29 +53,23 @@ def cross_entropy(outputs: Outputs, evidence: Evidence, settings: config.Loss) -
 def focal(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Focal loss, see criteria.focal."""
 
-    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-        return criteria.focal(logits_N, targets_N, settings.focal_gamma)
-
+    criterion = functools.partial(criteria.focal, gamma=settings.focal_gamma)
     return supervised(outputs, evidence.label, settings, criterion)
 
 
 def gce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Generalized cross-entropy, see criteria.generalized_cross_entropy."""
 
-    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-        return criteria.generalized_cross_entropy(logits_N, targets_N, settings.gce_q)
-
+    criterion = functools.partial(criteria.generalized_cross_entropy, q=settings.gce_q)
     return supervised(outputs, evidence.label, settings, criterion)
 
 
 def sce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Symmetric cross-entropy, see criteria.symmetric_cross_entropy."""
 
-    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-        return criteria.symmetric_cross_entropy(
-            logits_N, targets_N, settings.sce_alpha, settings.sce_beta
-        )
-
+    criterion = functools.partial(
+        criteria.symmetric_cross_entropy, alpha=settings.sce_alpha, beta=settings.sce_beta
+    )
     return supervised(outputs, evidence.label, settings, criterion)
 
 

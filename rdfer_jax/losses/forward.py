@@ -4,6 +4,8 @@ Patrini et al. (2017), "Making deep neural networks robust to label noise: a los
 theorem 2. The matrix is not given but estimated from the memory by confident learning, anew in each step.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -32,7 +34,5 @@ def forward(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.
     noise_NN = jnp.where(evidence.progress >= 1, noise_NN, jnp.eye(num_classes))
     noise_NN = jax.lax.stop_gradient(noise_NN)
 
-    def criterion(logits_N: jax.Array, targets_N: jax.Array) -> jax.Array:
-        return corrected_cross_entropy(logits_N, targets_N, noise_NN)
-
+    criterion = functools.partial(corrected_cross_entropy, noise_NN=noise_NN)
     return supervised(outputs, evidence.label, settings, criterion)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from rdfer_jax import config
 from rdfer_jax.agreement import Partition, Verdict
+from rdfer_jax.losses import limit
 from rdfer_jax.losses.criteria import hierarchical_loss, smooth_labels
 from rdfer_jax.losses.evidence import Evidence
 from rdfer_jax.types import Outputs
@@ -23,15 +24,17 @@ def robust_targets(
     partition: Partition,
     settings: config.Loss,
     active: jax.Array | bool = True,
+    allowed_B: jax.Array | bool = True,
 ) -> jax.Array:
     """Returns the targets of each video, float32 [B, N]: a blend of its smoothed label and p_mean.
 
     The blend is (1 - b) label + b p_mean. settings.refurbish chooses the videos: "noisy" blends the noisy
-    ones with b = beta; "all" blends all of them with b = beta s^2, s the noise score, once `active`.
+    ones with b = beta; "all" blends all of them that are allowed, see `limit`, with b = beta s^2, s the
+    noise score, once `active`.
     """
     label_BN = smooth_labels(label_B, verdict.probs.shape[-1], settings.label_smoothing)
     if settings.refurbish == "all":
-        share_B = jnp.where(active, verdict.noise_score**2, 0.0)
+        share_B = jnp.where(active & allowed_B, verdict.noise_score**2, 0.0)
     else:
         share_B = partition.noisy.astype(jnp.float32)
     share_B1 = settings.noisy_target * share_B[:, None]
@@ -42,7 +45,12 @@ def robust_targets(
 def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Cross-entropy with `robust_targets`, times `robust_weights`."""
     targets_BN = robust_targets(
-        evidence.label, evidence.verdict, evidence.partition, settings, evidence.progress >= 1
+        evidence.label,
+        evidence.verdict,
+        evidence.partition,
+        settings,
+        evidence.progress >= 1,
+        limit.allowed(evidence.memory, evidence.index, settings),
     )
     weights_B = robust_weights(evidence.verdict, evidence.partition, settings)
     return weights_B * hierarchical_loss(outputs, targets_BN, settings)

@@ -1,0 +1,51 @@
+"""The estimated share of wrong labels, as a limit on how many videos may be judged noisy."""
+
+import jax
+import jax.numpy as jnp
+
+from rdfer_jax import confident, config
+from rdfer_jax.agreement import Partition, odds_against
+from rdfer_jax.memory import Memory, remembered
+
+_ESTIMATES = {
+    "confident_learning": confident.wrong_share,
+    "sure_half": confident.wrong_share_of_sure,
+}
+
+
+def allowed(
+    memory: Memory | None, index_B: jax.Array | None, settings: config.Loss
+) -> jax.Array | bool:
+    """Returns which videos may be judged noisy, bool [B]; all of them without a limit.
+
+    Those whose odds against the label are the highest of all visited training videos, at most as many as
+    there are wrong labels by the estimate of settings.limit_share.
+
+    Args:
+      memory: of all training videos.
+      index_B: int [B], the rows of these videos.
+      settings: which estimate to use.
+
+    Raises:
+      ValueError: there is a limit, but no memory.
+    """
+    if settings.limit_share == "none":
+        return True
+    if memory is None or index_B is None:
+        raise ValueError(
+            f"config.loss.limit_share = {settings.limit_share!r} needs config.agreement.memory_decay "
+            "above 0"
+        )
+    probs_MN, visited_M = remembered(memory), memory.label >= 0
+    share = _ESTIMATES[settings.limit_share](memory.label, probs_MN)
+    odds_M = odds_against(probs_MN, memory.label)
+    least = jnp.nanquantile(jnp.where(visited_M, odds_M, jnp.nan), 1 - share)
+    return odds_M[index_B] > least
+
+
+def limited(partition: Partition, allowed_B: jax.Array | bool) -> Partition:
+    """Returns the partition with those noisy videos that may not be noisy among the hard ones."""
+    noisy_B = partition.noisy & allowed_B
+    return Partition(
+        clean=partition.clean, noisy=noisy_B, hard=partition.hard | (partition.noisy & ~noisy_B)
+    )
