@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from . import expressions, scene
+from . import expressions, movement, scene
 from . import labels as labels_lib
 from . import parameters as parameters_lib
 from .features import upper_face
@@ -47,9 +47,20 @@ def render_clip(parameters: Parameters, split: str, index: int) -> Clip:
       IndexError: there is no such clip.
     """
     labels = labels_lib.labels(parameters, split, index)
-    timeline = expressions.timeline(parameters, split, index, labels)
-    actions = expressions.actions(parameters, split, index, labels, timeline)
+    timeline, actions = motion(parameters, split, index, labels)
     return Clip(render_frames(parameters, split, index, actions), labels, timeline)
+
+
+def motion(
+    parameters: Parameters, split: str, index: int, labels: labels_lib.Labels
+) -> tuple[expressions.Timeline, dict[str, np.ndarray]]:
+    """Returns the expressions of a clip over time, and the intensity of every action unit, each [T]."""
+    if parameters.movement_pairs:
+        timeline = movement.timeline(parameters, split, index, labels)
+        labels = movement.drawn(labels)
+    else:
+        timeline = expressions.timeline(parameters, split, index, labels)
+    return timeline, expressions.actions(parameters, split, index, labels, timeline)
 
 
 def clip_id(split: str, index: int) -> str:
@@ -106,6 +117,9 @@ def render_frames(
         return parameters_lib.rng(parameters, split, index, stream)
 
     t = (np.arange(parameters.num_frames) + 0.5) / parameters.num_frames
+    passing = t
+    if parameters.movement_pairs and movement.plays_backward(parameters, split, index):
+        passing = t[::-1]
     person = sample_identity(rng(Stream.IDENTITY))
     pose = scene.sample_pose(rng(Stream.POSE), t)
     shapes = [
@@ -113,7 +127,7 @@ def render_frames(
         *lower_face(person, actions),
         *upper_face(person, actions, pose.gaze_x, pose.gaze_y),
         *in_front(person, actions),
-        *scene.sample_occlusion(rng(Stream.OCCLUSION), t, person.skin),
+        *scene.sample_occlusion(rng(Stream.OCCLUSION), passing, person.skin),
     ]
     light = scene.sample_light(rng(Stream.LIGHT), t)
     canvas_size = max(2, -(-_CANVAS // parameters.image_size)) * parameters.image_size

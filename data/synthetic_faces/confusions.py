@@ -93,5 +93,9 @@ def with_surprise(matrix_CC: np.ndarray, other_CC: np.ndarray) -> np.ndarray:
 FER2013 = wrong_classes(FER2013_COUNTS)
 CREMA_D = with_surprise(wrong_classes(CREMA_D_COUNTS), FER2013)
 
+#: Of pairs of classes that differ in movement only: our own numbers, six in ten wrong labels name the other
+#: member of the pair.
+MOVEMENT = wrong_classes(np.kron(np.eye(4), [[0, 8], [8, 0]]) + 1)
+
 #: The matrices by the kind of flips that uses them.
 MATRICES = {"confusion": CONFUSION, "fer2013": FER2013, "crema_d": CREMA_D}

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from . import parameters as parameters_lib
-from .confusions import CONFUSION, MATRICES
+from .confusions import CONFUSION, MATRICES, MOVEMENT
 from .parameters import CLASSES, DFEW_COUNTS, NEUTRAL, Parameters, Stream
 
 NUM_CLASSES = len(CLASSES)
@@ -27,8 +27,8 @@ class Labels:
       label: index of the given class, which may be wrong.
       is_hard: whether the clip is hard.
       other_label: class of the interfering expression of a hard clip, never neutral and never the
-        true class; -1 in an easy clip.
-      votes: float32 [7], the votes of the annotators per class, sum 10.
+        true class; -1 in an easy clip, and in every clip of the pairs that differ in movement.
+      votes: float32 [C], the votes of the annotators per class, sum 10.
     """
 
     true_label: int
@@ -55,7 +55,7 @@ def labels(parameters: Parameters, split: str, index: int) -> Labels:
         raise IndexError(f"clip {index} of the {num_clips} clips of the split '{split}'")
     true_label = _true_label(parameters, split, index)
     is_hard, other_label = _hardness(parameters, split, index, true_label)
-    votes = _votes(parameters, split, index, true_label, other_label)
+    votes = _votes(parameters, split, index, true_label, is_hard, other_label)
     label = _given_label(parameters, split, index, true_label, is_hard, votes)
     return Labels(true_label, label, is_hard, other_label, votes)
 
@@ -79,14 +79,14 @@ def flip_probability(parameters: Parameters, split: str, is_hard: bool) -> float
     return hard if is_hard else easy
 
 
-def class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
+def class_sequence(num_clips: int, imbalance: bool, num_classes: int = NUM_CLASSES) -> np.ndarray:
     """Returns the classes of the clips before shuffling, int [num_clips].
 
     In every prefix, the count of each class is within about one clip of its share (the divisor method of
     Sainte-Lague; for equal shares, round-robin). So a smaller data set is a prefix of a larger one.
     """
-    shares = np.array(DFEW_COUNTS if imbalance else [1] * NUM_CLASSES, dtype=float)
-    given = np.zeros(NUM_CLASSES)
+    shares = np.array(DFEW_COUNTS if imbalance else [1] * num_classes, dtype=float)
+    given = np.zeros(num_classes)
     sequence = np.empty(num_clips, dtype=int)
     for i in range(num_clips):
         sequence[i] = np.argmax(shares / (2 * given + 1))
@@ -95,36 +95,40 @@ def class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _class_sequence(num_clips: int, imbalance: bool) -> np.ndarray:
-    return class_sequence(num_clips, imbalance)
+def _class_sequence(num_clips: int, imbalance: bool, num_classes: int) -> np.ndarray:
+    return class_sequence(num_clips, imbalance, num_classes)
 
 
 def _true_label(parameters: Parameters, split: str, index: int) -> int:
-    """Returns the class of a clip: the sequence of classes, shuffled in blocks of NUM_CLASSES clips."""
-    block, place = divmod(index, NUM_CLASSES)
-    num_blocks = -(-parameters.num_clips(split) // NUM_CLASSES)
-    sequence = _class_sequence(num_blocks * NUM_CLASSES, parameters.is_imbalanced(split))
-    order = parameters_lib.rng(parameters, split, block, Stream.LABEL).permutation(NUM_CLASSES)
-    return int(sequence[block * NUM_CLASSES + order[place]])
+    """Returns the class of a clip: the sequence of classes, shuffled in blocks of one clip per class."""
+    count = len(parameters.classes)
+    block, place = divmod(index, count)
+    num_blocks = -(-parameters.num_clips(split) // count)
+    sequence = _class_sequence(num_blocks * count, parameters.is_imbalanced(split), count)
+    order = parameters_lib.rng(parameters, split, block, Stream.LABEL).permutation(count)
+    return int(sequence[block * count + order[place]])
 
 
 def _hardness(parameters: Parameters, split: str, index: int, true: int) -> tuple[bool, int]:
     """Samples whether the clip is hard, and the interfering class (-1: none)."""
     rng = parameters_lib.rng(parameters, split, index, Stream.HARD)
     is_hard = bool(rng.random() < parameters.hard_share)
+    if parameters.movement_pairs:
+        return is_hard, -1
     weights = CONFUSION[true] + 1 / NUM_CLASSES
     weights[[true, NEUTRAL]] = 0
     other = int(rng.choice(NUM_CLASSES, p=weights / weights.sum()))
     return is_hard, other if is_hard else -1
 
 
-def _votes(parameters: Parameters, split: str, index: int, true: int, other: int) -> np.ndarray:
+def _votes(
+    parameters: Parameters, split: str, index: int, true: int, is_hard: bool, other: int
+) -> np.ndarray:
     """Samples the votes of ten annotators; in a hard clip, some vote for the interfering expression."""
     rng = parameters_lib.rng(parameters, split, index, Stream.VOTES)
-    is_hard = other >= 0
-    shares = (0.40 if is_hard else 0.12) * CONFUSION[true]
+    shares = (0.40 if is_hard else 0.12) * _confusion(parameters)[true]
     shares[true] += 0.42 if is_hard else 0.88
-    if is_hard:
+    if other >= 0:
         shares[other] += 0.18
     return rng.multinomial(NUM_ANNOTATORS, shares / shares.sum()).astype(np.float32)
 
@@ -138,10 +142,15 @@ def _given_label(
     if not is_flipped:
         return true
     if parameters.flip_kind == "symmetric":
-        weights = np.ones(NUM_CLASSES)
-    elif parameters.flip_kind in MATRICES:
-        weights = MATRICES[parameters.flip_kind][true].copy()
-    else:  # instance: the votes of this clip, and common confusions
-        weights = CONFUSION[true] + votes / NUM_ANNOTATORS
+        weights = np.ones(len(votes))
+    elif parameters.flip_kind == "instance":  # the votes of this clip, and common confusions
+        weights = _confusion(parameters)[true] + votes / NUM_ANNOTATORS
+    else:
+        weights = _confusion(parameters, parameters.flip_kind)[true].copy()
     weights[true] = 0
-    return int(rng.choice(NUM_CLASSES, p=weights / weights.sum()))
+    return int(rng.choice(len(votes), p=weights / weights.sum()))
+
+
+def _confusion(parameters: Parameters, kind: str = "confusion") -> np.ndarray:
+    """Returns the probability of each wrong class (column) for each true class (row)."""
+    return MOVEMENT if parameters.movement_pairs else MATRICES[kind]

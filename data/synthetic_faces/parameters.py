@@ -18,6 +18,18 @@ NEUTRAL = CLASSES.index("neutral")
 SPLITS = ("train", "test")
 FLIP_KINDS = ("confusion", "symmetric", "instance", "fer2013", "crema_d")
 
+#: The classes with `movement_pairs`, each pair together; `movement.MOVEMENTS` says what they show.
+MOVEMENT_CLASSES = (
+    "happy_quick_onset",
+    "happy_slow_onset",
+    "angry_quick_onset",
+    "angry_slow_onset",
+    "surprise_then_sad",
+    "sad_then_surprise",
+    "fear_brief_then_long",
+    "fear_long_then_brief",
+)
+
 #: Clips per class in DFEW, which give the class shares of an imbalanced data set.
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)
 
@@ -37,6 +49,7 @@ class Stream(enum.IntEnum):
     OCCLUSION = 9
     BACKGROUND = 10
     NOISE = 11
+    DIRECTION = 12
 
 
 def _require(good: bool, field: str, value: Any, allowed: str) -> None:
@@ -60,6 +73,8 @@ class Parameters:
       hard_share: probability that a clip is hard.
       imbalance: whether classes have DFEW's shares instead of equal ones.
       balanced_test: whether the test split has equal shares nevertheless.
+      movement_pairs: whether the classes are pairs that differ in movement only, those of
+        MOVEMENT_CLASSES, instead of DFEW's.
       seed: seed of all random numbers.
       jpeg_quality: JPEG quality of the stored frames.
 
@@ -76,6 +91,7 @@ class Parameters:
     hard_share: float = 0.3
     imbalance: bool = False
     balanced_test: bool = False
+    movement_pairs: bool = False
     seed: int = 0
     jpeg_quality: int = 95
 
@@ -102,10 +118,23 @@ class Parameters:
         _require(
             self.flip_kind in FLIP_KINDS, "flip_kind", self.flip_kind, "one of " + str(FLIP_KINDS)
         )
-        for field in ("imbalance", "balanced_test"):
+        for field in ("imbalance", "balanced_test", "movement_pairs"):
             value = getattr(self, field)
             _require(isinstance(value, bool | np.bool_), field, value, "True or False")
             setattr(self, field, bool(value))
+
+        if self.movement_pairs:
+            few = "28 or more with movement_pairs"
+            _require(self.num_frames >= 28, "num_frames", self.num_frames, few)
+            _require(not self.imbalance, "imbalance", True, "False with movement_pairs")
+            kinds = ("confusion", "symmetric", "instance")
+            allowed = f"one of {kinds} with movement_pairs"
+            _require(self.flip_kind in kinds, "flip_kind", self.flip_kind, allowed)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return MOVEMENT_CLASSES if self.movement_pairs else CLASSES
 
     def num_clips(self, split: str) -> int:
         """Returns the number of clips in the split.

@@ -16,7 +16,7 @@ import tqdm
 from .. import relabel, schema, workers
 from . import clips
 from . import labels as labels_lib
-from .parameters import CLASSES, SPLITS, Parameters
+from .parameters import SPLITS, Parameters
 
 #: Pixels in one shard, very roughly 100 MB as JPEG.
 _PIXELS_PER_SHARD = 100_000_000
@@ -56,7 +56,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=schema.features(CLASSES, with_truth=True),
+            features=schema.features(self.builder_config.classes, with_truth=True),
             metadata=tfds.core.MetadataDict(options=self.builder_config.content()),
         )
 
@@ -84,7 +84,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         """Returns the class indices of `labels` by clip."""
         labels, parameters = self.builder_config.labels, self.builder_config.parameters()
         names = {clips.clip_id(s, i) for s in SPLITS for i in range(parameters.num_clips(s))}
-        return relabel.indices(labels, names, CLASSES)
+        return relabel.indices(labels, names, parameters.classes)
 
     def _records(
         self, parameters: Parameters, given: Mapping[str, int], split: str, indices: range
@@ -118,6 +118,7 @@ def summary(parameters: Parameters, given: Mapping[str, int]) -> str:
       given: labels of some clips, in place of the sampled ones.
     """
     lines = []
+    width = max(10, *(len(name) + 1 for name in parameters.classes))
     for split in SPLITS:
         count = parameters.num_clips(split)
         labels = [labels_lib.labels(parameters, split, i) for i in range(count)]
@@ -125,10 +126,10 @@ def summary(parameters: Parameters, given: Mapping[str, int]) -> str:
         hard = np.array([label.is_hard for label in labels])
         current = [given.get(clips.clip_id(split, i), labels[i].label) for i in range(count)]
         flipped = np.array(current) != true
-        lines.append(f"{split:<10}{'clips':>8}{'hard':>8}{'flipped':>9}")
-        for index, name in enumerate(CLASSES):
-            lines.append(_row(name, true == index, hard, flipped))
-        lines.append(_row("all", np.ones(count, bool), hard, flipped))
+        lines.append(f"{split:<{width}}{'clips':>8}{'hard':>8}{'flipped':>9}")
+        for index, name in enumerate(parameters.classes):
+            lines.append(_row(name.ljust(width), true == index, hard, flipped))
+        lines.append(_row("all".ljust(width), np.ones(count, bool), hard, flipped))
         lines.append("")
     return "\n".join(lines[:-1])
 
@@ -136,4 +137,4 @@ def summary(parameters: Parameters, given: Mapping[str, int]) -> str:
 def _row(name: str, chosen: np.ndarray, hard: np.ndarray, flipped: np.ndarray) -> str:
     count = chosen.sum()
     shares = [(chosen & which).sum() / max(count, 1) for which in (hard, flipped)]
-    return f"{name:<10}{count:>8}{shares[0]:>8.1%}{shares[1]:>9.1%}"
+    return f"{name}{count:>8}{shares[0]:>8.1%}{shares[1]:>9.1%}"
