@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
         "hard_share": 0.3,
         "imbalance": False,
         "balanced_test": False,
+        "movement_pairs": False,
         "seed": 0,
         "labels": "",
         "jpeg_quality": 95,

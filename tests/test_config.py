@@ -56,7 +56,11 @@ def test_the_defaults_resolve_to_the_dataclasses_own_defaults():
 @pytest.mark.parametrize("name", FILES)
 def test_every_configuration_file_resolves(name):
     config = config_lib.resolve(load(name))
-    others = {"synthetic": "synthetic_faces", "dfew_m3dfel": "dfew"}
+    others = {
+        "synthetic": "synthetic_faces",
+        "synthetic_movement": "synthetic_faces",
+        "dfew_m3dfel": "dfew",
+    }
     assert config.data.name == others.get(name, name)
 
 
