@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rdfer_jax import config
+from rdfer_jax import config, mixture
+from rdfer_jax import memory as memory_lib
+from rdfer_jax.memory import Memory
 
 
 @struct.dataclass
@@ -23,12 +25,15 @@ class Verdict:
       consensus: int32 [B], the class with the highest mean probability.
       probs: float32 [B, N], mean of the clips' distributions, now or, with a memory, over the epochs.
       noise_score: float32 [B] in [0, 1], higher if the label is more likely wrong.
+      support: float32 [B] in [0, 1], share of the clips whose probability of the label is above the
+        video's running threshold; None without a memory.
     """
 
     agreement: jax.Array
     consensus: jax.Array
     probs: jax.Array
     noise_score: jax.Array
+    support: jax.Array | None = None
 
 
 @struct.dataclass
@@ -93,11 +98,18 @@ def no_support(logits_BKN: jax.Array, label_B: jax.Array) -> jax.Array:
     return 1 - jnp.max(at_label(probs_BKN, label_B[:, None]), axis=1)
 
 
+def clip_support(logits_BKN: jax.Array, label_B: jax.Array, threshold_B: jax.Array) -> jax.Array:
+    """Returns the share of the clips with p_k(label) > threshold, float32 [B] in [0, 1]."""
+    probs_BKN = jax.nn.softmax(logits_BKN.astype(jnp.float32))
+    supports_BK = at_label(probs_BKN, label_B[:, None]) > threshold_B[:, None]
+    return jnp.mean(supports_BK, axis=1, dtype=jnp.float32)
+
+
 def judge(
     logits_BKN: jax.Array,
     label_B: jax.Array,
     settings: config.Agreement,
-    probs_BN: jax.Array | None = None,
+    past: Memory | None = None,
 ) -> Verdict:
     """Measures how far the clips agree with each other and contradict the label.
 
@@ -105,10 +117,17 @@ def judge(
       logits_BKN: float [B, K, N].
       label_B: int [B], the given labels.
       settings: which measure of agreement and which noise score to use.
-      probs_BN: float32 [B, N], replaces the clips' mean distribution, such as the video's memory.
+      past: the rows of these videos in the memory, after this visit. Its probabilities replace the
+        clips' mean distribution, and with settings.remember its agreement replaces that of the clips.
     """
-    agreement_B = {"soft": soft_agreement, "vote": vote_agreement}[settings.measure](logits_BKN)
-    probs_BN = mean_probs(logits_BKN) if probs_BN is None else probs_BN
+    measure = {"soft": soft_agreement, "vote": vote_agreement}[settings.measure]
+    agreement_B = measure(logits_BKN / settings.temperature)
+    probs_BN, support_B = mean_probs(logits_BKN), None
+    if past is not None:
+        probs_BN = memory_lib.remembered(past)
+        support_B = clip_support(logits_BKN, label_B, past.threshold)
+        if settings.remember:
+            agreement_B = memory_lib.remembered_agreement(past, settings.remember)
     if settings.score == "support":
         noise_B = no_support(logits_BKN, label_B)
     else:
@@ -118,6 +137,7 @@ def judge(
         consensus=jnp.argmax(probs_BN, axis=-1).astype(jnp.int32),
         probs=probs_BN,
         noise_score=noise_B,
+        support=support_B,
     )
 
 
@@ -129,21 +149,84 @@ def at_label(values_N: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(values_N * jax.nn.one_hot(label, values_N.shape[-1]), axis=-1)
 
 
-def partition(verdict: Verdict, label_B: jax.Array, settings: config.Agreement) -> Partition:
+def partition(
+    verdict: Verdict, label_B: jax.Array, settings: config.Agreement, memory: Memory | None = None
+) -> Partition:
     """Returns which videos are clean, noisy and hard.
 
-    clean: the clips agree (A >= tau) on the label. noisy: they agree on another class, and the noise
-    score is above its threshold. hard: the rest. tau is settings.threshold, or that quantile of the batch.
+    clean: the clips agree on the label. noisy: they agree on another class, and the noise score is above
+    its threshold. hard: the rest. settings.threshold_kind says what it takes to agree:
+
+    fixed: A >= tau, with tau = settings.threshold.
+    quantile: A >= that quantile of the agreement of all visited videos; of the batch without a memory.
+    mixture: two normal distributions are fitted to the agreements of all visited videos, and two to their
+      noise scores, both as log(x / (1 - x)). The probability that A is of the higher ones must reach
+      settings.threshold, and the probability that the noise score is must exceed settings.noise_threshold.
+    running: each video has a threshold of its own, after DISC (Li et al. 2023). clean: all clips give the
+      label a probability above it. noisy: no clip does, and they agree (A >= tau) on another class.
+
+    Args:
+      verdict: of the batch.
+      label_B: int [B], the given labels.
+      settings: the kind of thresholds, and the thresholds.
+      memory: of all training videos, after the visit of the batch; mixture and running need it.
     """
+    on_label_B = verdict.consensus == label_B
+    agrees_B, suspect_B = _exceeded(jax.lax.stop_gradient(verdict), settings, memory)
+    clean_B = agrees_B & on_label_B
+    noisy_B = agrees_B & ~on_label_B & suspect_B
+    if settings.threshold_kind == "running":
+        assert verdict.support is not None
+        clean_B = verdict.support >= 1
+        noisy_B = agrees_B & ~on_label_B & (verdict.support <= 0)
+    return Partition(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
+
+
+def _exceeded(
+    verdict: Verdict, settings: config.Agreement, memory: Memory | None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns whether agreement and noise score pass their thresholds, two bool [B]."""
+    agreement_B, noise_B = verdict.agreement, verdict.noise_score
     tau: jax.Array | float = settings.threshold
     if settings.threshold_kind == "quantile":
+        known = agreement_B
+        if memory is not None:
+            known = memory_lib.remembered_agreement(memory, settings.remember)
+            known = jnp.where(memory.visits > 0, known, jnp.nan)
         # Rounding must not move videos at the quantile below it.
-        tau = jnp.quantile(jax.lax.stop_gradient(verdict.agreement), settings.threshold) - 1e-6
-    agrees_B = verdict.agreement >= tau
-    on_label_B = verdict.consensus == label_B
-    clean_B = agrees_B & on_label_B
-    noisy_B = agrees_B & ~on_label_B & (verdict.noise_score > settings.noise_threshold)
-    return Partition(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
+        tau = jnp.nanquantile(known, settings.threshold) - 1e-6
+    elif settings.threshold_kind == "mixture":
+        assert memory is not None
+        visited_M = memory.visits > 0
+        known_M = memory_lib.remembered_agreement(memory, settings.remember)
+        scores_M = odds_against(memory_lib.remembered(memory), memory.label)
+        agreement_B = _among_higher(agreement_B, known_M, visited_M)
+        noise_B = _among_higher(noise_B, scores_M, visited_M)
+    return agreement_B >= tau, noise_B > settings.noise_threshold
+
+
+def _among_higher(values_B: jax.Array, known_M: jax.Array, chosen_M: jax.Array) -> jax.Array:
+    """Returns the probability that a value in [0, 1] is of the higher of two groups, float32 [B].
+
+    The mixture is fitted to log(x / (1 - x)): near 0 and 1, where most values are, it tells them apart, and
+    for odds it is the difference of two log probabilities.
+    """
+
+    def logit(values: jax.Array) -> jax.Array:
+        return jax.scipy.special.logit(jnp.clip(values, 1e-4, 1 - 1e-4))
+
+    return mixture.above(mixture.fit(logit(known_M), chosen_M), logit(values_B))
+
+
+def rank(agreement_B: jax.Array, known_M: jax.Array, chosen_M: jax.Array) -> jax.Array:
+    """Returns the rank of each agreement among the chosen ones, float32 [B] in [0, 1].
+
+    The share of the chosen that are smaller; those that are equal count half.
+    """
+    below_BM = known_M < agreement_B[:, None]
+    equal_BM = known_M == agreement_B[:, None]
+    total_B = jnp.sum((below_BM + 0.5 * equal_BM) * chosen_M, axis=1)
+    return total_B / jnp.maximum(jnp.sum(chosen_M), 1)
 
 
 def all_clean(num: int) -> Partition:

@@ -1,8 +1,8 @@
 """The memory: what the clips of each training video predicted over the epochs. Pure functions to be jitted.
 
-M videos of the training split, N classes. Averages start from zero and are exponential, so that after v
-visits their weights sum to 1 - decay^v; `remembered` and `remembered_agreement` divide by it, as Adam's
-bias correction does.
+M videos of the training split, N classes. The averages of probabilities and agreement start from zero and
+are exponential, so that after v visits their weights sum to 1 - decay^v; `remembered` and
+`remembered_agreement` divide by it, as Adam's bias correction does.
 """
 
 import jax
@@ -18,20 +18,17 @@ class Memory:
       probs: float32 [M, N], moving average of the clips' mean distribution; the row of a video sums to
         1 - decay^v after v visits, and to 0 before the first.
       label: int32 [M], the given label; -1 before the first visit.
-      agreement: float32 [M], moving average of the agreement of the clips, with the weights of probs.
+      agreement: float32 [M], moving average of the agreement of the clips, with a decay of its own.
       threshold: float32 [M], running threshold of the video: a moving average of the highest probability
         of the clips' mean distribution that starts from 1 / N.
+      visits: int32 [M], v, how often the video was read.
     """
 
     probs: jax.Array
     label: jax.Array
     agreement: jax.Array
     threshold: jax.Array
-
-    @property
-    def visited(self) -> jax.Array:
-        """Which videos were visited, bool [M]."""
-        return self.label >= 0
+    visits: jax.Array
 
 
 def create(num_train: int, num_classes: int) -> Memory:
@@ -41,6 +38,7 @@ def create(num_train: int, num_classes: int) -> Memory:
         label=jnp.full(num_train, -1, jnp.int32),
         agreement=jnp.zeros(num_train, jnp.float32),
         threshold=jnp.full(num_train, 1 / num_classes, jnp.float32),
+        visits=jnp.zeros(num_train, jnp.int32),
     )
 
 
@@ -54,10 +52,15 @@ def remembered(memory: Memory) -> jax.Array:
     return memory.probs / jnp.maximum(jnp.sum(memory.probs, axis=-1, keepdims=True), 1e-30)
 
 
-def remembered_agreement(memory: Memory) -> jax.Array:
-    """Returns the mean agreement of visited videos over the epochs, float32 [M] in [0, 1]."""
-    mean_M = memory.agreement / jnp.maximum(jnp.sum(memory.probs, axis=-1), 1e-30)
-    return jnp.clip(mean_M, 0, 1)
+def remembered_agreement(memory: Memory, decay: float) -> jax.Array:
+    """Returns the mean agreement of visited videos over the epochs, float32 [M] in [0, 1].
+
+    Args:
+      memory: M rows.
+      decay: of the agreement, as in `update`; with 0, the agreement is that of the last visit.
+    """
+    weight_M = 1 - decay ** jnp.maximum(memory.visits, 1).astype(jnp.float32)
+    return jnp.clip(memory.agreement / weight_M, 0, 1)
 
 
 def update(
@@ -68,6 +71,7 @@ def update(
     agreement_B: jax.Array,
     *,
     decay: float,
+    agreement_decay: float,
     threshold_decay: float,
 ) -> Memory:
     """Returns the memory after a visit of some videos.
@@ -81,23 +85,29 @@ def update(
       label_B: int [B], the given labels.
       probs_BN: float32 [B, N], mean distribution of the clips.
       agreement_B: float32 [B].
-      decay: of probs and agreement.
+      decay: of probs.
+      agreement_decay: of agreement.
       threshold_decay: of the running threshold, tau <- m tau + (1 - m) max_n p_n, after DISC (Li et al.
         2023, "DISC: learning from noisy labels via dynamic instance-specific selection and correction").
     """
     peak_B = jnp.max(probs_BN, axis=-1)
-    values_BX = jnp.concatenate([probs_BN, agreement_B[:, None], peak_B[:, None]], axis=-1)
+    # The label, too, is added and divided: setting it would gather the batch from all devices.
+    columns = (agreement_B, peak_B, label_B.astype(jnp.float32))
+    values_BX = jnp.concatenate([probs_BN, jnp.stack(columns, axis=-1)], axis=-1)
     total_MX = jnp.zeros((len(memory.label), values_BX.shape[-1])).at[index_B].add(values_BX)
     count_M1 = jnp.zeros((len(memory.label), 1)).at[index_B].add(1)
     mean_MX = total_MX / jnp.maximum(count_M1, 1)
-    seen_M1 = count_M1 > 0
+    probs_MN, (agreement_M, peak_M, label_M) = mean_MX[:, :-3], mean_MX[:, -3:].T
+    seen_M = count_M1[:, 0] > 0
 
-    def moved(old_MX: jax.Array, new_MX: jax.Array, keep: float) -> jax.Array:
-        return jnp.where(seen_M1, keep * old_MX + (1 - keep) * new_MX, old_MX)
+    def moved(old_M: jax.Array, new_M: jax.Array, keep: float) -> jax.Array:
+        seen = seen_M.reshape(-1, *[1] * (old_M.ndim - 1))
+        return jnp.where(seen, keep * old_M + (1 - keep) * new_M, old_M)
 
     return Memory(
-        probs=moved(memory.probs, mean_MX[:, :-2], decay),
-        label=memory.label.at[index_B].set(label_B.astype(jnp.int32)),
-        agreement=moved(memory.agreement[:, None], mean_MX[:, -2:-1], decay)[:, 0],
-        threshold=moved(memory.threshold[:, None], mean_MX[:, -1:], threshold_decay)[:, 0],
+        probs=moved(memory.probs, probs_MN, decay),
+        label=jnp.where(seen_M, jnp.round(label_M).astype(jnp.int32), memory.label),
+        agreement=moved(memory.agreement, agreement_M, agreement_decay),
+        threshold=moved(memory.threshold, peak_M, threshold_decay),
+        visits=memory.visits + seen_M,
     )

@@ -94,7 +94,7 @@ def make_grad_fn(
             forward = network.read_clips(variables, frames, clips_BKT, True, rng_dropout)
             judged_BKN = forward.outputs.clip_logits if teacher_BKN is None else teacher_BKN
             verdict, memory = _judge(config, state, batch, judged_BKN)
-            partition = agreement.partition(verdict, batch.label, config.agreement)
+            partition = agreement.partition(verdict, batch.label, config.agreement, memory)
             robust = state.step >= robust_from
             all_clean = agreement.all_clean(len(batch.label))
             partition = jax.tree.map(lambda p, c: jnp.where(robust, p, c), partition, all_clean)
@@ -178,10 +178,11 @@ def _judge(
             now.probs,
             now.agreement,
             decay=settings.memory_decay,
+            agreement_decay=settings.remember,
             threshold_decay=settings.running_decay,
         )
-        probs_BN = memory_lib.remembered(memory_lib.rows(memory, batch.index))
-        verdict = agreement.judge(logits_BKN, batch.label, settings, probs_BN)
+        past = memory_lib.rows(memory, batch.index)
+        verdict = agreement.judge(logits_BKN, batch.label, settings, past)
     return agreement.stop(verdict, settings), memory
 
 

@@ -30,6 +30,7 @@ def make_state(step, mesh=None):
             label=jnp.int32(rng.integers(-1, 3, 8)),
             agreement=jnp.float32(rng.random(8)),
             threshold=jnp.float32(rng.random(8)),
+            visits=jnp.int32(rng.integers(0, 9, 8)),
         ),
     )
     return jax.device_put(state, sharding.replicated(mesh or one_device()))

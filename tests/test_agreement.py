@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import normals
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from rdfer_jax import agreement
 from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Verdict
+from rdfer_jax.memory import Memory
 
 MEASURES = ("soft", "vote")
 SCORES = ("odds", "support")
-KINDS = ("fixed", "quantile")
+KINDS = ("fixed", "quantile", "mixture", "running")
 VIDEOS = 4
 
 
@@ -72,10 +74,24 @@ def slow_no_support(logits_KN, label):
     return min(1 - softmax(logits)[label] for logits in logits_KN)
 
 
-@functools.partial(jax.jit, static_argnames=("measure", "score"))
-def judge(logits, label, measure, score="odds", probs=None):
-    settings = config_lib.Agreement(measure=measure, score=score)
-    return agreement.judge(logits, label, settings, probs)
+@functools.partial(jax.jit, static_argnames=("measure", "score", "remember", "temperature"))
+def judge(logits, label, measure, score="odds", past=None, remember=0.0, temperature=1.0):
+    settings = config_lib.Agreement(
+        measure=measure, score=score, remember=remember, temperature=temperature
+    )
+    return agreement.judge(logits, label, settings, past)
+
+
+def make_memory(rng, classes, videos=VIDEOS):
+    """Rows of videos that were visited up to four times."""
+    visits = rng.integers(1, 5, videos)
+    return Memory(
+        probs=(rng.dirichlet(np.ones(classes), videos) * 0.8).astype(np.float32),
+        label=rng.integers(0, classes, videos).astype(np.int32),
+        agreement=(rng.random(videos) * (1 - 0.5**visits)).astype(np.float32),
+        threshold=rng.random(videos).astype(np.float32),
+        visits=visits.astype(np.int32),
+    )
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -176,17 +192,27 @@ def test_the_odds_of_known_cases():
     clip_logits(),
     st.integers(0, 10**6),
     st.sampled_from([("soft", "odds"), ("vote", "odds"), ("soft", "support")]),
-    st.booleans(),
+    st.sampled_from([None, 0.0, 0.5]),
+    st.sampled_from([1.0, 0.5]),
 )
-def test_judge_is_the_formula(logits, seed, kind, remembers):
+def test_judge_is_the_formula(logits, seed, kind, remember, temperature):
     measure, score = kind
     rng = np.random.default_rng(seed)
     classes = logits.shape[-1]
     label = rng.integers(0, classes, VIDEOS)
-    memory = rng.dirichlet(np.ones(classes), VIDEOS).astype(np.float32) if remembers else None
-    found = judge(logits, label, measure, score, memory)
+    memory = None if remember is None else make_memory(rng, classes)
+    found = judge(logits, label, measure, score, memory, remember or 0.0, temperature)
+    assert (found.support is None) == (memory is None)
     for video in range(VIDEOS):
-        probs = memory[video].tolist() if remembers else slow_mean(logits[video])
+        probs, agreed = slow_mean(logits[video]), SLOW[measure](logits[video] / temperature)
+        if memory is not None:
+            probs = (memory.probs[video] / memory.probs[video].sum()).tolist()
+            at_label = [softmax(clip)[label[video]] for clip in logits[video]]
+            if min(abs(p - memory.threshold[video]) for p in at_label) > 1e-5:
+                support = np.mean([p > memory.threshold[video] for p in at_label])
+                np.testing.assert_allclose(found.support[video], support, rtol=1e-6)
+        if remember:
+            agreed = memory.agreement[video] / (1 - remember ** memory.visits[video])
         y = label[video]
         np.testing.assert_allclose(found.probs[video], probs, atol=1e-6)
         consensus = int(found.consensus[video])
@@ -194,7 +220,7 @@ def test_judge_is_the_formula(logits, seed, kind, remembers):
         # The label's support is that of its clips of now, whatever is remembered.
         noise = slow_odds(probs, y) if score == "odds" else slow_no_support(logits[video], y)
         np.testing.assert_allclose(found.noise_score[video], noise, atol=2e-6)
-        np.testing.assert_allclose(found.agreement[video], SLOW[measure](logits[video]), atol=2e-6)
+        np.testing.assert_allclose(found.agreement[video], agreed, atol=2e-6)
 
 
 def test_the_consensus_is_the_class_of_the_mean_distribution():
@@ -221,20 +247,27 @@ def test_renaming_the_classes_changes_nothing_else(seed, measure, score):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-6)
 
 
-@functools.partial(jax.jit, static_argnames="kind")
-def partition(verdict, label, threshold, noise_threshold, kind="fixed"):
+RANK = jax.jit(agreement.rank)
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "remember"))
+def partition(verdict, label, threshold, noise_threshold, kind="fixed", memory=None, remember=0.0):
     settings = config_lib.Agreement(
-        threshold=threshold, noise_threshold=noise_threshold, threshold_kind=kind
+        threshold=threshold,
+        noise_threshold=noise_threshold,
+        threshold_kind=kind,
+        remember=remember,
     )
-    return agreement.partition(verdict, label, settings)
+    return agreement.partition(verdict, label, settings, memory)
 
 
-def make_verdict(value, consensus, noise):
+def make_verdict(value, consensus, noise, support=None):
     return Verdict(
         agreement=np.float32(value),
         consensus=np.array(consensus),
         probs=np.zeros((len(value), 3), np.float32),
         noise_score=np.float32(noise),
+        support=None if support is None else np.float32(support),
     )
 
 
@@ -300,11 +333,76 @@ def test_videos_that_agree_alike_are_on_one_side_of_any_quantile(value, share):
 def test_the_partition_of_any_logits_is_exclusive_and_exhaustive(
     logits, seed, threshold, noise_threshold, measure, kind
 ):
-    label = np.random.default_rng(seed).integers(0, logits.shape[-1], VIDEOS)
-    found = partition(judge(logits, label, measure), label, threshold, noise_threshold, kind)
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, logits.shape[-1], VIDEOS)
+    memory = make_memory(rng, logits.shape[-1])
+    verdict = judge(logits, label, measure, past=memory)
+    found = partition(verdict, label, threshold, noise_threshold, kind, memory)
     np.testing.assert_array_equal(
         found.clean.astype(int) + found.noisy.astype(int) + found.hard.astype(int), 1
     )
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([0.0, 0.5]))
+def test_tau_can_be_a_quantile_of_all_videos_that_were_visited(seed, share, remember):
+    rng = np.random.default_rng(seed)
+    memory = make_memory(rng, 3, videos=30)
+    memory.visits[::3] = 0
+    parts = rng.random(7), rng.integers(0, 3, 7), rng.random(7)
+    label = rng.integers(0, 3, 7)
+    known = np.clip(memory.agreement / (1 - remember ** memory.visits.astype(float) + 1e-30), 0, 1)
+    tau = np.quantile(known[memory.visits > 0], share)
+    if np.abs(parts[0] - tau).min() < 1e-5:
+        return
+    found = partition(make_verdict(*parts), label, share, 0.5, "quantile", memory, remember)
+    assert_partition(found, [slow_kind(*v, tau, 0.5) for v in zip(*parts, label, strict=True)])
+
+
+def logit(values):
+    values = np.clip(values, 1e-4, 1 - 1e-4)
+    return np.log(values / (1 - values))
+
+
+@given(st.integers(0, 10**6))
+def test_the_thresholds_can_be_probabilities_under_mixtures_fitted_to_all_videos(seed):
+    rng = np.random.default_rng(seed)
+    memory = make_memory(rng, 3, videos=30)
+    memory.visits[::3] = 0
+    parts = rng.random(7), rng.integers(0, 3, 7), rng.random(7)
+    label = rng.integers(0, 3, 7)
+    visited = memory.visits > 0
+    odds = [slow_odds(p / p.sum(), y) for p, y in zip(memory.probs, memory.label, strict=True)]
+    agrees = normals.above(logit(memory.agreement[visited]), logit(parts[0]))
+    wrong = normals.above(logit(np.array(odds)[visited]), logit(parts[2]))
+    if min(np.abs(agrees - 0.4).min(), np.abs(wrong - 0.6).min()) < 1e-3:
+        return
+    found = partition(make_verdict(*parts), label, 0.4, 0.6, "mixture", memory)
+    videos = zip(agrees, parts[1], wrong, label, strict=True)
+    assert_partition(found, [slow_kind(*video, 0.4, 0.6) for video in videos])
+
+
+@given(
+    st.lists(st.tuples(share, class_, share, fifths, class_), min_size=6, max_size=6),
+    share,
+)
+def test_with_running_thresholds_all_clips_support_a_clean_label_and_none_a_noisy_one(videos, tau):
+    *parts, label = zip(*videos, strict=True)
+    found = partition(make_verdict(*parts), np.array(label), tau, 0.5, "running")
+    expected = []
+    for value, consensus, _, support, given_label in videos:
+        noisy = support == 0 and consensus != given_label and value >= tau
+        expected.append("clean" if support == 1 else "noisy" if noisy else "hard")
+    assert_partition(found, expected)
+
+
+@given(st.integers(0, 10**6))
+def test_the_rank_is_the_share_of_smaller_agreements(seed):
+    rng = np.random.default_rng(seed)
+    known, chosen = rng.integers(0, 5, 20) / 5, rng.random(20) < 0.7
+    values = rng.integers(0, 5, 6) / 5
+    found = RANK(np.float32(values), np.float32(known), chosen)
+    below = [np.mean(known[chosen] < v) + np.mean(known[chosen] == v) / 2 for v in values]
+    np.testing.assert_allclose(found, below, atol=1e-6)
 
 
 def test_all_clean_calls_every_video_clean():

@@ -11,15 +11,21 @@ M, N = 8, 3
 
 
 @jax.jit
-def update(memory, index, label, probs, agreement, decay, threshold_decay=0.8):
+def update(memory, index, label, probs, agreement, decay, agreement_decay, threshold_decay=0.8):
     return memory_lib.update(
-        memory, index, label, probs, agreement, decay=decay, threshold_decay=threshold_decay
+        memory,
+        index,
+        label,
+        probs,
+        agreement,
+        decay=decay,
+        agreement_decay=agreement_decay,
+        threshold_decay=threshold_decay,
     )
 
 
-REMEMBERED = jax.jit(
-    lambda memory: (memory_lib.remembered(memory), memory_lib.remembered_agreement(memory))
-)
+REMEMBERED = jax.jit(memory_lib.remembered)
+AGREED = jax.jit(memory_lib.remembered_agreement)
 
 
 def slow_average(old, index, new, decay):
@@ -33,9 +39,12 @@ def slow_average(old, index, new, decay):
     st.lists(st.integers(0, M - 1), min_size=5, max_size=5),
     st.integers(0, 10**6),
     st.sampled_from([0.0, 0.5, 0.9]),
+    st.sampled_from([0.0, 0.7]),
     st.sampled_from([0.0, 0.95]),
 )
-def test_a_visit_blends_old_and_new_and_counts_duplicates_once(index, seed, decay, threshold_decay):
+def test_a_visit_blends_old_and_new_and_counts_duplicates_once(
+    index, seed, decay, agreement_decay, threshold_decay
+):
     rng = np.random.default_rng(seed)
     index, labels = np.array(index), rng.integers(0, N, M)
     memory = memory_lib.Memory(
@@ -43,41 +52,48 @@ def test_a_visit_blends_old_and_new_and_counts_duplicates_once(index, seed, deca
         label=np.where(np.arange(M) % 2, labels, -1).astype(np.int32),
         agreement=rng.random(M).astype(np.float32),
         threshold=rng.random(M).astype(np.float32),
+        visits=np.where(np.arange(M) % 2, rng.integers(1, 9, M), 0).astype(np.int32),
     )
     memory.probs[::2] = memory.agreement[::2] = 0  # never visited
     probs = rng.dirichlet(np.ones(N), 5).astype(np.float32)
     values = rng.random(5).astype(np.float32)
-    found = update(memory, index, labels[index], probs, values, decay, threshold_decay)
+    decays = decay, agreement_decay, threshold_decay
+    found = update(memory, index, labels[index], probs, values, *decays)
     expected = {
         "probs": slow_average(memory.probs, index, probs, decay),
-        "agreement": slow_average(memory.agreement, index, values, decay),
+        "agreement": slow_average(memory.agreement, index, values, agreement_decay),
         "threshold": slow_average(memory.threshold, index, probs.max(axis=1), threshold_decay),
         "label": np.where(np.isin(np.arange(M), index), labels, memory.label),
+        "visits": memory.visits + np.isin(np.arange(M), index),
     }
     others = np.setdiff1d(np.arange(M), index)
     for name, value in expected.items():
         after = np.asarray(getattr(found, name))
         np.testing.assert_allclose(after, value, atol=1e-6, err_msg=name)
         np.testing.assert_array_equal(after[others], getattr(memory, name)[others])
-    np.testing.assert_array_equal(found.visited, expected["label"] >= 0)
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 0.9]))
-def test_what_is_remembered_is_the_weighted_mean_of_all_visits(seed, decay):
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([0.0, 0.7]))
+def test_what_is_remembered_is_the_weighted_mean_of_all_visits(seed, decay, agreement_decay):
     rng = np.random.default_rng(seed)
     visits = rng.dirichlet(np.ones(N), (4, 2)).astype(np.float32)
     values = rng.random((4, 2)).astype(np.float32)
     memory = memory_lib.create(M, N)
-    assert not memory.visited.any() and np.all(memory.threshold == np.float32(1 / N))
+    assert not memory.visits.any() and np.all(memory.threshold == np.float32(1 / N))
     for count, (probs, value) in enumerate(zip(visits, values, strict=True), 1):
-        memory = update(memory, np.array([2, 0]), np.array([1, 2]), probs, value, decay)
-        believed, agreed = REMEMBERED(memory)
+        memory = update(
+            memory, np.array([2, 0]), np.array([1, 2]), probs, value, decay, agreement_decay
+        )
+        believed, agreed = REMEMBERED(memory), AGREED(memory, agreement_decay)
         np.testing.assert_allclose(np.sum(memory.probs[2]), 1 - decay**count, rtol=1e-5)
         weights = [decay ** (count - 1 - visit) for visit in range(count)]
         for row, video in ((2, 0), (0, 1)):
             expected = np.average(visits[:count, video], axis=0, weights=weights)
             np.testing.assert_allclose(believed[row], expected, rtol=1e-4, atol=1e-6)
-            expected = np.average(values[:count, video], weights=weights)
+            weights_of_agreement = [
+                agreement_decay ** (count - 1 - visit) for visit in range(count)
+            ]
+            expected = np.average(values[:count, video], weights=weights_of_agreement)
             np.testing.assert_allclose(agreed[row], expected, rtol=1e-4, atol=1e-6)
         assert not np.any(believed[1]) and agreed[1] == 0  # never visited
 
@@ -85,7 +101,7 @@ def test_what_is_remembered_is_the_weighted_mean_of_all_visits(seed, decay):
 def test_the_rows_of_a_batch():
     memory = memory_lib.create(M, N)
     memory = update(
-        memory, np.array([5]), np.array([2]), np.eye(N, dtype=np.float32)[[1]], np.ones(1), 0.5
+        memory, np.array([5]), np.array([2]), np.eye(N, dtype=np.float32)[[1]], np.ones(1), 0.5, 0.0
     )
     found = memory_lib.rows(memory, np.array([5, 0, 5]))
     assert found.label.tolist() == [2, -1, 2] and found.probs.shape == (3, N)

@@ -43,7 +43,8 @@ MEMORY[::4] = 0
 
 def remember(probs):
     """A memory of these averages; its other parts are those of a start."""
-    return dataclasses.replace(memory_lib.create(ROWS, N), probs=jnp.float32(probs))
+    start = jax.device_get(memory_lib.create(ROWS, N))
+    return dataclasses.replace(start, probs=np.float32(probs))
 
 
 def noise_batch(size=B):

@@ -254,11 +254,22 @@ class Agreement(Section):
     """How the agreement of a video's clips is measured, and how its label is judged by it."""
 
     measure: Literal["soft", "vote"] = _field("soft", "agreement measure")
+    temperature: float = _field(
+        1.0,
+        "the clips' logits are divided by it in the measure of agreement alone; below 1, differences "
+        "between clips count more",
+        low=0.01,
+        high=100,
+    )
     threshold: float = _field(
         0.5, "tau: smallest agreement at which the clips count as agreeing", low=0, high=1
     )
-    threshold_kind: Literal["fixed", "quantile"] = _field(
-        "fixed", "fixed: tau is threshold itself; quantile: that quantile of the batch's agreements"
+    threshold_kind: Literal["fixed", "quantile", "mixture", "running"] = _field(
+        "fixed",
+        "what threshold means; fixed: tau; quantile: of the agreements of all training videos; "
+        "mixture: threshold and noise_threshold are probabilities under two normal distributions "
+        "fitted to all training videos; running: tau, and each video has its own threshold on the "
+        "label's probability, which all clips pass if clean and none if noisy",
     )
     score: Literal["odds", "support"] = _field(
         "odds",
@@ -274,9 +285,15 @@ class Agreement(Section):
         low=0,
         high=0.999,
     )
+    remember: float = _field(
+        0.0,
+        "decay of the moving average of each video's agreement; 0: the agreement of the present clips",
+        low=0,
+        high=0.999,
+    )
     running_decay: float = _field(
         0.9,
-        "m: decay of each video's running threshold, per visit; see threshold_kind",
+        "m: decay of each video's running threshold, per visit, for threshold_kind = running",
         low=0,
         high=0.999,
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ml_collections import config_dict
 
 from rdfer_jax import hints
-from rdfer_jax.config.sections import CLIP_TRUNKS, Config, Section
+from rdfer_jax.config.sections import CLIP_TRUNKS, Agreement, Config, Section
 
 #: Methods that need the memory.
 MEMORY_METHODS = ("elr", "forward", "self_calibrated")
@@ -137,6 +137,7 @@ def _check_together(config: Config) -> None:
             "config.optim.evaluate = 'teacher': expected config.agreement.teacher_decay above 0, such as "
             "0.99, got 0, so there is no teacher"
         )
+    _check_agreement(config.agreement)
     if uses_key and key.enabled and model.streams != "both":
         raise ValueError(
             f"config.model.streams = {model.streams!r}: re-sampling needs both streams; set "
@@ -172,4 +173,20 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             "config.clips.frames: expected at least 8, because config.model.name = 'm3dfel' compares "
             f"instances of 4 frames, got {clips.frames}"
+        )
+
+
+def _check_agreement(settings: Agreement) -> None:
+    """Raises a ValueError if the thresholds need a memory, or scores that it cannot give."""
+    kind = settings.threshold_kind
+    if not settings.memory_decay and (settings.remember or kind in ("mixture", "running")):
+        what = "remember above 0" if settings.remember else f"threshold_kind = {kind!r}"
+        raise ValueError(
+            f"config.agreement.memory_decay: config.agreement.{what} needs the memory of earlier "
+            "predictions; expected a value above 0, such as 0.6, got 0"
+        )
+    if kind == "mixture" and settings.score == "support":
+        raise ValueError(
+            "config.agreement.score: expected 'odds' for config.agreement.threshold_kind = 'mixture', "
+            "which needs the scores of all training videos, got 'support'"
         )
