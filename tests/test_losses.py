@@ -96,7 +96,11 @@ def make_memory():
     label[-1], probs[-1] = -1, 0
     values = rng.random((2, ROWS)).astype(np.float32)
     return Memory(
-        probs=probs.astype(np.float32), label=label, agreement=values[0], threshold=values[1]
+        probs=probs.astype(np.float32),
+        label=label,
+        agreement=values[0],
+        threshold=values[1],
+        visits=(label >= 0).astype(np.int32),
     )
 
 
