@@ -44,7 +44,8 @@ class Variant(NamedTuple):
 VARIANTS: dict[str, Variant] = {
     BASE: Variant("key", {}),
     "without KER": Variant("key", NO_KEY),
-    "key by label if clean": Variant("key", {"key.use_clean_label": True}),
+    "key of the present clips": Variant("key", {"key.consensus": "clips"}),
+    "key instants towards their class": Variant("key", {"key.train_towards": "choice"}),
     "both streams, no gate": Variant("streams", NO_KEY | {"model.gate": False}, "without KER"),
     "short-term alone": Variant("streams", NO_KEY | {"model.streams": "short"}, "without KER"),
     "long-term alone": Variant("streams", NO_KEY | {"model.streams": "long"}, "without KER"),

@@ -27,6 +27,8 @@ class Verdict:
       noise_score: float32 [B] in [0, 1], higher if the label is more likely wrong.
       support: float32 [B] in [0, 1], share of the clips whose probability of the label is above the
         video's running threshold; None without a memory.
+      rank: float32 [B] in [0, 1], rank of the agreement among all visited videos, or, without a memory,
+        in the batch; None if it was not asked for.
     """
 
     agreement: jax.Array
@@ -34,6 +36,7 @@ class Verdict:
     probs: jax.Array
     noise_score: jax.Array
     support: jax.Array | None = None
+    rank: jax.Array | None = None
 
 
 @struct.dataclass

@@ -102,9 +102,12 @@ def make_grad_fn(
             partition = limit.limited(partition, allowed_B)
             if network.read_key_clips is not None:
                 key_class_B = verdict.consensus
-                if config.key.use_clean_label:
-                    key_class_B = jnp.where(partition.clean, batch.label, key_class_B)
+                if config.key.consensus == "clips":
+                    key_class_B = jnp.argmax(agreement.mean_probs(judged_BKN), axis=-1)
                 forward = network.read_key_clips(variables, forward, key_class_B, True, rng_dropout)
+                if config.key.train_towards == "choice":
+                    outputs = dataclasses.replace(forward.outputs, key_class=key_class_B)
+                    forward = forward._replace(outputs=outputs)
             evidence = losses.Evidence(
                 label=batch.label,
                 verdict=verdict,
@@ -166,9 +169,9 @@ def _judge(
     Returns:
       The verdict, and the updated memory.
     """
-    settings = config.agreement
+    settings, memory = config.agreement, state.memory
     verdict = agreement.judge(logits_BKN, batch.label, settings)
-    memory = state.memory
+    known, visited = verdict.agreement, jnp.ones(len(batch.label), bool)
     if memory is not None:
         now = jax.lax.stop_gradient(verdict)
         memory = memory_lib.update(
@@ -183,6 +186,11 @@ def _judge(
         )
         past = memory_lib.rows(memory, batch.index)
         verdict = agreement.judge(logits_BKN, batch.label, settings, past)
+        known = memory_lib.remembered_agreement(memory, settings.remember)
+        visited = memory.visits > 0
+    if config.loss.hard_scale == "rank":
+        rank_B = agreement.rank(verdict.agreement, known, visited)
+        verdict = dataclasses.replace(verdict, rank=rank_B)
     return agreement.stop(verdict, settings), memory
 
 

@@ -46,6 +46,8 @@ class Outputs:
       key_instants: int32 [B, M], positions in the buffer of the instants around which the video is
         re-sampled.
       key_logits: float32 [B, N], of the key clips.
+      key_class: int32 [B], the class that the key instants were chosen for, if they are to be trained
+        towards no other class.
     """
 
     video_logits: jax.Array
@@ -55,6 +57,7 @@ class Outputs:
     instants: jax.Array | None = None
     key_instants: jax.Array | None = None
     key_logits: jax.Array | None = None
+    key_class: jax.Array | None = None
 
 
 @struct.dataclass

@@ -224,9 +224,23 @@ def test_smoothed_labels_sum_to_one_and_keep_the_rest_on_the_label(smoothing):
 def test_weights_of_the_three_kinds():
     verdict = make_verdict()
     a = verdict.agreement
-    found = robust.robust_weights(verdict, MIXED, SETTINGS)
+    found = robust.robust_weights(LABEL, verdict, MIXED, SETTINGS)
     expected = [1, 0.4, 1 + 2 * (1 - a[2]), 0.4, 1 + 2 * (1 - a[4]), 1]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_hard_videos_can_be_reinforced_by_the_rank_of_their_agreement():
+    verdict = dataclasses.replace(make_verdict(), rank=np.linspace(0, 1, B, dtype=np.float32))
+    by_rank = dataclasses.replace(SETTINGS, hard_scale="rank")
+    found = robust.robust_weights(LABEL, verdict, MIXED, by_rank)
+    np.testing.assert_allclose(found, [1, 0.4, 1 + 2 * 0.6, 0.4, 1 + 2 * 0.2, 1], rtol=1e-6)
+
+
+def test_hard_videos_whose_consensus_is_elsewhere_can_be_left_as_they_are():
+    verdict = dataclasses.replace(make_verdict(), consensus=(LABEL + np.arange(B) // 3) % N)
+    a, here = verdict.agreement, dataclasses.replace(SETTINGS, hard_elsewhere=False)
+    found = robust.robust_weights(LABEL, verdict, MIXED, here)
+    np.testing.assert_allclose(found, [1, 0.4, 1 + 2 * (1 - a[2]), 0.4, 1, 1], rtol=1e-6)
 
 
 def test_targets_of_the_three_kinds():
@@ -258,7 +272,7 @@ def test_the_loss_blends_all_targets_only_once_the_method_acts(done):
     evidence = dataclasses.replace(make_evidence(), progress=np.float32(done))
     every = dataclasses.replace(of("agreement"), refurbish="all")
     targets = robust.robust_targets(LABEL, evidence.verdict, MIXED, every, np.bool_(done == 1))
-    weights = robust.robust_weights(evidence.verdict, MIXED, every)
+    weights = robust.robust_weights(LABEL, evidence.verdict, MIXED, every)
     expected = weights * criteria.hierarchical_loss(outputs, targets, every)
     np.testing.assert_allclose(losses.per_video(outputs, evidence, every), expected, rtol=1e-6)
 
@@ -281,7 +295,7 @@ def test_the_loss_by_agreement_is_the_formula():
     assert found.shape == (B,)
     verdict = evidence.verdict
     targets = np.asarray(robust.robust_targets(LABEL, verdict, MIXED, SETTINGS))
-    weights = np.asarray(robust.robust_weights(verdict, MIXED, SETTINGS))
+    weights = np.asarray(robust.robust_weights(LABEL, verdict, MIXED, SETTINGS))
     for video in range(B):
         expected = weights[video] * slow_hierarchical(outputs, targets[video], SETTINGS, video)
         np.testing.assert_allclose(found[video], expected, rtol=1e-5)
@@ -302,6 +316,22 @@ def test_a_term_of_weight_zero_is_off(term):
     one, two = (criteria.hierarchical_loss(o, targets, off) for o in (outputs, other))
     np.testing.assert_array_equal(one, two)
     assert np.all(criteria.hierarchical_loss(outputs, targets, SETTINGS) != one)
+
+
+@pytest.mark.parametrize("method", ["agreement", "cross_entropy", "gce"])
+def test_instants_can_count_only_where_they_were_chosen_for_the_class_of_the_target(method):
+    outputs, evidence = make_outputs(), make_evidence()
+    chosen = (LABEL + np.arange(B) % 2) % N
+    found = per_video(dataclasses.replace(outputs, key_class=chosen), evidence, of(method))
+    whole = np.asarray(per_video(outputs, evidence, of(method)))
+    without = np.asarray(per_video(outputs, evidence, of(method, instants=0.0)))
+    target = LABEL.copy()
+    if method == "agreement":
+        blends = robust.robust_targets(LABEL, evidence.verdict, MIXED, SETTINGS)
+        target = np.asarray(blends).argmax(-1)
+    expected = np.where(target == chosen, whole, without)
+    assert np.any(expected == whole) and np.any(expected != whole)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_only_the_key_instants_count():

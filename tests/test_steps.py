@@ -365,19 +365,46 @@ def judged(student, label, teacher=None, *, step=0, memory=None, flipped=None, *
     return stub_grad_fn(config)(state, batch)
 
 
+#: Only the loss of the whole video.
+PLAIN = {"label_smoothing": 0.0, "clips": 0.0, "long": 0.0, "instants": 0.0}
+
+
+def softmax(logits):
+    exp = np.exp(np.float64(logits))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
 NOW = {"robust_from": "0 steps"}
 
 
-@pytest.mark.parametrize(
-    ("use_clean_label", "now", "expected"),
-    [(True, NOW, [1, 1]), (False, NOW, [1, 1]), (True, {}, [1, 2]), (False, {}, [1, 1])],
-)
-def test_the_key_expression_is_the_label_where_it_is_clean_else_the_consensus(
-    use_clean_label, now, expected
+@pytest.mark.parametrize(("consensus", "expected"), [("memory", [2, 1]), ("clips", [1, 1])])
+def test_the_key_expression_is_the_consensus_of_the_memory_or_of_the_present_clips(
+    consensus, expected
 ):
-    # The second video is noisy once the mask acts; before, in training's first half, it counts as clean.
-    _, aux = judged([0, 3, 0], [1, 2], key={"use_clean_label": use_clean_label}, loss=now)
+    memory = np.zeros((ROWS, N))
+    memory[noise_batch(size=2).index[0]] = [0, 0, 0.9]  # believed for long, and not seen now
+    sections = {"key": {"consensus": consensus}, "agreement": {"memory_decay": 0.9}}
+    _, aux = judged([0, 3, 0], [1, 2], memory=memory, **sections)
     assert aux["outputs"].key_instants[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("towards", "counts"), [("target", [1, 1]), ("choice", [1, 0])])
+def test_key_instants_are_trained_towards_the_target_or_only_what_they_were_chosen_for(
+    towards, counts
+):
+    loss = PLAIN | {"method": "cross_entropy", "instants": 1.0}
+    student, label = [3, 0, 0], [0, 2]  # the only instant is at 0, as is a key instant of class 0
+    _, aux = judged(student, label, loss=loss, key={"train_towards": towards})
+    plain = -np.log(softmax(student)[label])
+    np.testing.assert_allclose(aux["loss"], plain * (1 + np.array(counts)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_hard_videos_are_ranked_among_the_visited_videos_or_the_batch(decay):
+    # All clips predict the same: the agreement of each video is that of all others that were visited.
+    sections = {"loss": {"hard_scale": "rank"}, "agreement": {"memory_decay": decay}}
+    _, aux = judged([0, 3, 0], [1, 2], **sections)
+    np.testing.assert_allclose(aux["verdict"].rank, 0.5)
 
 
 def test_the_teacher_judges_where_there_is_one():
@@ -412,15 +439,6 @@ def test_a_noisy_video_beyond_the_share_of_wrong_labels_counts_as_hard(limit_sha
     _, aux = judged([0, 3, 0], [2, 2], memory=memory, loss=loss)
     kind = "noisy" if limit_share == "none" else "hard"
     assert kinds(aux["partition"]) == {"clean": 0, "noisy": 0, "hard": 0} | {kind: 2}
-
-
-#: Only the loss of the whole video.
-PLAIN = {"label_smoothing": 0.0, "clips": 0.0, "long": 0.0, "instants": 0.0}
-
-
-def softmax(logits):
-    exp = np.exp(np.float64(logits))
-    return exp / exp.sum(axis=-1, keepdims=True)
 
 
 def test_the_oracle_is_told_which_labels_are_wrong():

@@ -187,8 +187,16 @@ class KeyClips(Section):
         low=0,
         high=1,
     )
-    use_clean_label: bool = _field(
-        False, "in training, search for the expression of the given label in videos judged clean"
+    consensus: Literal["memory", "clips"] = _field(
+        "memory",
+        "whose consensus the key expression is in training; memory: of the predictions over the epochs, "
+        "where there is a memory; clips: of the present clips, as in prediction",
+    )
+    train_towards: Literal["target", "choice"] = _field(
+        "target",
+        "which key instants have a loss; target: all of them; choice: only those of videos whose key "
+        "expression is the likeliest class of the target, so that no instant is trained towards another "
+        "class than it was chosen for",
     )
 
 
@@ -334,7 +342,19 @@ class Loss(Section):
     clips: float = _field(0.1, "weight of the clip loss", low=0)
     long: float = _field(0.1, "weight of the long-term stream's loss", low=0)
     instants: float = _field(0.1, "weight of the key instants' loss", low=0)
-    hard: float = _field(0.5, "gamma: weight of a hard video is 1 + gamma (1 - agreement)", low=0)
+    hard: float = _field(
+        0.5,
+        "gamma: weight of a hard video is 1 + gamma (1 - agreement), or what hard_scale says",
+        low=0,
+    )
+    hard_scale: Literal["agreement", "rank"] = _field(
+        "agreement",
+        "what gamma multiplies; agreement: 1 - agreement, seldom above 0.2; rank: 1 minus the rank of the "
+        "agreement among all training videos, from 0 to 1",
+    )
+    hard_elsewhere: bool = _field(
+        True, "reinforce hard videos, too, whose consensus is another class than their label"
+    )
     noisy_weight: float = _field(1.0, "weight of a noisy video", low=0, high=1)
     refurbish: Literal["noisy", "all"] = _field(
         "noisy",

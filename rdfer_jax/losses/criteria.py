@@ -69,7 +69,8 @@ def hierarchical_loss(
 ) -> jax.Array:
     """Returns the loss of the video, its clips, the long-term stream and the key instants, float32 [B].
 
-    Terms whose logits are None, such as those of a network without a long-term stream, are left out.
+    Terms whose logits are None, such as those of a network without a long-term stream, are left out. With
+    outputs.key_class, so are the instants of videos whose target's likeliest class is another one.
     """
     loss_B = criterion(outputs.video_logits, targets_BN)
     clips_B = jnp.mean(criterion(outputs.clip_logits, targets_BN[:, None]), axis=1)
@@ -81,7 +82,10 @@ def hierarchical_loss(
         instants_BI = criterion(outputs.instant_logits, targets_BN[:, None])
         is_key_BI = jnp.any(outputs.instants[:, :, None] == outputs.key_instants[:, None], axis=-1)
         total_B = jnp.sum(instants_BI * is_key_BI, axis=1)
-        loss_B += settings.instants * total_B / jnp.maximum(jnp.sum(is_key_BI, axis=1), 1)
+        keys_B = settings.instants * total_B / jnp.maximum(jnp.sum(is_key_BI, axis=1), 1)
+        if outputs.key_class is not None:
+            keys_B = jnp.where(jnp.argmax(targets_BN, axis=-1) == outputs.key_class, keys_B, 0.0)
+        loss_B += keys_B
     return loss_B
 
 

@@ -11,10 +11,23 @@ from rdfer_jax.losses.evidence import Evidence
 from rdfer_jax.types import Outputs
 
 
-def robust_weights(verdict: Verdict, partition: Partition, settings: config.Loss) -> jax.Array:
-    """Returns the weight of each video, float32 [B]: 1 if clean, 1 + gamma (1 - A) if hard, w if noisy."""
-    hard_B = 1 + settings.hard * (1 - verdict.agreement)
-    weight_B = jnp.where(partition.hard, hard_B, 1.0)
+def robust_weights(
+    label_B: jax.Array, verdict: Verdict, partition: Partition, settings: config.Loss
+) -> jax.Array:
+    """Returns the weight of each video, float32 [B]: 1 if clean, 1 + gamma (1 - A) if hard, w if noisy.
+
+    With settings.hard_scale = "rank", the rank of A stands in place of A. Without
+    settings.hard_elsewhere, the weight of hard videos whose consensus is not their label is 1.
+    """
+    calm_B = verdict.agreement
+    if settings.hard_scale == "rank":
+        assert verdict.rank is not None
+        calm_B = verdict.rank
+    hard_B = 1 + settings.hard * (1 - calm_B)
+    reinforced_B = partition.hard
+    if not settings.hard_elsewhere:
+        reinforced_B &= verdict.consensus == label_B
+    weight_B = jnp.where(reinforced_B, hard_B, 1.0)
     return jnp.where(partition.noisy, settings.noisy_weight, weight_B)
 
 
@@ -52,5 +65,5 @@ def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> ja
         evidence.progress >= 1,
         limit.allowed(evidence.memory, evidence.index, settings),
     )
-    weights_B = robust_weights(evidence.verdict, evidence.partition, settings)
+    weights_B = robust_weights(evidence.label, evidence.verdict, evidence.partition, settings)
     return weights_B * hierarchical_loss(outputs, targets_BN, settings)
