@@ -68,17 +68,20 @@ def test_windows_begin_every_stride_and_end_with_the_stretch():
 # A trained network, as small as they can be, and what evaluation says of its test split.
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("run")
+def trained(root, **data):
     tiny.build(root)
     config = tiny.config(
-        data={"dir": str(root), "eval_batch_size": 8},
+        data={"dir": str(root), "eval_batch_size": 8, **data},
         train={"duration": "3 steps", "tensorboard": False},
         predict={"detector": "none", "batch_size": 2, "window": 100.0},
     )
     train.train(config, root / "run")
     return root, config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,22 @@ def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
         assert window.key_times == tuple(number / 10 for number in window.key_numbers)
         assert (face.timeline == window.probs).all() and record.with_face == len(images)
         jsonschema.validate(record.to_json(), SCHEMA)
+
+
+def test_snippets_are_read_at_the_videos_own_rate(tmp_path):
+    """As in evaluation, which reads every frame, where single frames are read ten times a second."""
+    root, config = trained(tmp_path, snippet=2)
+    predictor = predict_lib.Predictor(root / "run")
+    expected = np.load(root / "run" / "predictions.npz")
+    split = source.open_split(source.find(config.data), "test")
+    for index in range(len(split)):
+        images = np.stack([decode_frame(jpeg, 16, "crop") for jpeg in split[index]["frames"]])
+        record = predictor.frames(images, fps=25.0)
+        logits = expected["logits"][index].astype(np.float64)
+        probs = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(record.faces[0].probs, probs, rtol=1e-4, atol=1e-6)
+        keys = set(record.faces[0].windows[0].key_numbers)
+        assert keys == set(expected["key_frames"][index].tolist())
 
 
 def test_windows_are_predicted_each_on_its_own(predictor):
