@@ -154,7 +154,7 @@ def run(setup: Setup, compiled: Program, folder: epath.Path) -> TrainState:
       NonFiniteLossError: the loss is infinite or NaN.
     """
     config, counts = setup.config, setup.counts
-    state = compiled.setup.new_state(config.seed)
+    state = compiled.setup.new_state(config.seed, setup.class_prior)
     saved = folder / "state.npz"
     if saved.exists():
         state = restore(saved, state)

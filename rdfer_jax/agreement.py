@@ -5,13 +5,14 @@ videos into clean, noisy and hard ones. The public text of the paper gives no fo
 interpretation, see docs/explanation/method.md.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rdfer_jax import config, mixture
+from rdfer_jax import config, mixture, priors
 from rdfer_jax import memory as memory_lib
 from rdfer_jax.memory import Memory
 
@@ -202,7 +203,9 @@ def _exceeded(
         assert memory is not None
         visited_M = memory.visits > 0
         known_M = memory_lib.remembered_agreement(memory, settings.remember)
-        scores_M = odds_against(memory_lib.remembered(memory), memory.label)
+        scores_M = _corrected_odds(
+            memory_lib.remembered(memory), memory.label, memory, settings.prior_correction
+        )
         agreement_B = _among_higher(agreement_B, known_M, visited_M)
         noise_B = _among_higher(noise_B, scores_M, visited_M)
     return agreement_B >= tau, noise_B > settings.noise_threshold
@@ -230,6 +233,53 @@ def rank(agreement_B: jax.Array, known_M: jax.Array, chosen_M: jax.Array) -> jax
     equal_BM = known_M == agreement_B[:, None]
     total_B = jnp.sum((below_BM + 0.5 * equal_BM) * chosen_M, axis=1)
     return total_B / jnp.maximum(jnp.sum(chosen_M), 1)
+
+
+def correct_for_prior(
+    verdict: Verdict, label_B: jax.Array, memory: Memory, strength: float
+) -> Verdict:
+    """Returns the verdict with its noise score replaced by odds that are corrected for the class prior.
+
+    Predictions favor frequent classes, so the label of a rare class looks wrong more often. The corrected
+    odds are those of p_n / m_n^strength, m the mean of the remembered predictions over all visited videos.
+    The consensus and the probabilities are left as they are, so a frequent class is not relabeled to a
+    rare one for being frequent.
+    """
+    noise_B = _corrected_odds(verdict.probs, label_B, memory, strength)
+    return dataclasses.replace(verdict, noise_score=noise_B)
+
+
+def _corrected_odds(
+    probs_BN: jax.Array, label_B: jax.Array, memory: Memory, strength: float
+) -> jax.Array:
+    if not strength:
+        return odds_against(probs_BN, label_B)
+    mean_N = priors.class_mean(memory_lib.remembered(memory), memory.visits > 0)
+    probs_BN = priors.divided(probs_BN, jax.lax.stop_gradient(mean_N), strength)
+    return odds_against(probs_BN, label_B)
+
+
+def protect(
+    verdict: Verdict,
+    partition: Partition,
+    label_B: jax.Array,
+    prior_N: jax.Array,
+    settings: config.Agreement,
+) -> tuple[Verdict, Partition]:
+    """Keeps the labels of rare classes unless there is strong evidence against them.
+
+    A label is rare if its class has less than settings.protect_below of the training labels. Evidence is
+    weak if the noise score is at most settings.protect_threshold. A noisy video with a rare label and weak
+    evidence becomes a hard one, and the noise score of all such videos becomes 0.
+    """
+    weak_B = verdict.noise_score <= settings.protect_threshold
+    kept_B = weak_B & (prior_N[label_B] < settings.protect_below)
+    noise_B = jnp.where(kept_B, 0.0, verdict.noise_score)
+    return dataclasses.replace(verdict, noise_score=noise_B), Partition(
+        clean=partition.clean,
+        noisy=partition.noisy & ~kept_B,
+        hard=partition.hard | (partition.noisy & kept_B),
+    )
 
 
 def all_clean(num: int) -> Partition:

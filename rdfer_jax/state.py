@@ -30,6 +30,8 @@ class TrainState:
       memory: what the clips of each training video predicted over the epochs; None without a memory.
       average: params and batch_stats, their mean over the last steps, see `update_average`; None if it is
         not what is evaluated.
+      class_prior: float32 [N], the share of each class among the training labels, which is not a constant
+        of the compiled step, as with the seed; None if no setting needs it.
     """
 
     seed: jax.Array
@@ -40,6 +42,7 @@ class TrainState:
     teacher: Any
     memory: Memory | None
     average: Any = None
+    class_prior: jax.Array | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def create(
     num_classes: int,
     num_train: int,
     seed: jax.Array | None = None,
+    class_prior: jax.Array | None = None,
 ) -> TrainState:
     """Returns the state before the first step. Pure, so that it can be jitted onto a mesh.
 
@@ -65,6 +69,7 @@ def create(
       num_classes: N.
       num_train: M, videos of the training split.
       seed: uint32; config.seed if None.
+      class_prior: float32 [N], see `priors.shares`; uniform if None. Kept if a setting needs it.
     """
     if optimizer is None:  # its state is the same for every learning rate
         optimizer = optim.create(config.optim, lambda step: 0.0)
@@ -80,6 +85,10 @@ def create(
     memory = None
     if config.agreement.memory_decay:
         memory = memory_lib.create(num_train, num_classes)
+    if not config_lib.uses_class_prior(config):
+        class_prior = None
+    elif class_prior is None:
+        class_prior = jnp.full(num_classes, 1 / num_classes, jnp.float32)
     return TrainState(
         seed=seed,
         step=jnp.zeros((), jnp.int32),
@@ -89,6 +98,7 @@ def create(
         teacher=teacher,
         memory=memory,
         average=average,
+        class_prior=class_prior,
     )
 
 

@@ -98,6 +98,11 @@ def make_grad_fn(
             robust = state.step >= robust_from
             all_clean = agreement.all_clean(len(batch.label))
             partition = jax.tree.map(lambda p, c: jnp.where(robust, p, c), partition, all_clean)
+            if config.agreement.protect_below:
+                assert state.class_prior is not None
+                verdict, partition = agreement.protect(
+                    verdict, partition, batch.label, state.class_prior, config.agreement
+                )
             allowed_B = limit.allowed(memory, batch.index, config.loss)
             partition = limit.limited(partition, allowed_B)
             if network.read_key_clips is not None:
@@ -118,6 +123,7 @@ def make_grad_fn(
                 past=None if memory is None else memory.probs[batch.index],
                 memory=memory,
                 index=batch.index,
+                prior=state.class_prior,
                 flipped=batch.flipped,
             )
             loss_B = losses.per_video(forward.outputs, evidence, config.loss)
@@ -186,6 +192,10 @@ def _judge(
         )
         past = memory_lib.rows(memory, batch.index)
         verdict = agreement.judge(logits_BKN, batch.label, settings, past)
+        if settings.prior_correction:
+            verdict = agreement.correct_for_prior(
+                verdict, batch.label, memory, settings.prior_correction
+            )
         known = memory_lib.remembered_agreement(memory, settings.remember)
         visited = memory.visits > 0
     if config.loss.hard_scale == "rank":

@@ -48,6 +48,8 @@ class Outputs:
       key_logits: float32 [B, N], of the key clips.
       key_class: int32 [B], the class that the key instants were chosen for, if they are to be trained
         towards no other class.
+      logit_shift: float32 [N], added to the logits of all heads in the loss (config.loss.logit_adjustment);
+        None for nothing. Not of the network: `losses.per_video` sets it.
     """
 
     video_logits: jax.Array
@@ -58,6 +60,7 @@ class Outputs:
     key_instants: jax.Array | None = None
     key_logits: jax.Array | None = None
     key_class: jax.Array | None = None
+    logit_shift: jax.Array | None = None
 
 
 @struct.dataclass

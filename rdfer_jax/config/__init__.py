@@ -28,6 +28,7 @@ from rdfer_jax.config.validate import (
     default,
     resolve,
     to_dict,
+    uses_class_prior,
 )
 
 __all__ = [
@@ -53,4 +54,5 @@ __all__ = [
     "resolve",
     "steps",
     "to_dict",
+    "uses_class_prior",
 ]

@@ -287,6 +287,24 @@ class Agreement(Section):
     noise_threshold: float = _field(
         0.7, "a video can be judged noisy only if its noise score is above this", low=0, high=1
     )
+    prior_correction: float = _field(
+        0.0,
+        "r: the odds of the noise score are those of p / m^r, m the mean of the remembered predictions, so "
+        "that labels of rare classes do not look wrong for being rare; 0: off, 1: as if all classes were "
+        "equally frequent",
+        low=0,
+        high=1,
+    )
+    protect_below: float = _field(
+        0.0,
+        "share of the training labels below which a class is rare; a label of a rare class is judged "
+        "noisy only if its noise score is above protect_threshold; 0: off",
+        low=0,
+        high=1,
+    )
+    protect_threshold: float = _field(
+        0.9, "the noise threshold of rare classes, see protect_below", low=0, high=1
+    )
     memory_decay: float = _field(
         0.6,
         "decay of the moving average of each video's predictions; 0: no memory",
@@ -338,6 +356,13 @@ class Loss(Section):
     )
     label_smoothing: float = _field(
         0.1, "label smoothing: probability spread over all classes", low=0, high=0.9
+    )
+    logit_adjustment: float = _field(
+        0.0,
+        "tau: the loss takes logits + tau log prior, prior being the shares of the training labels, so "
+        "that rare classes are not neglected; 0: off, 1: for balanced classes",
+        low=0,
+        high=4,
     )
     clips: float = _field(0.1, "weight of the clip loss", low=0)
     long: float = _field(0.1, "weight of the long-term stream's loss", low=0)

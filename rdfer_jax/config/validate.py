@@ -119,6 +119,7 @@ def _checked(kind: type, key: str, value: Any, path: str) -> Any:
 
 def _check_together(config: Config) -> None:
     """Raises a ValueError if settings of different sections contradict each other."""
+    _check_rare_classes(config)
     clips, key, model, buffer = config.clips, config.key, config.model, config.data.frames
     snippet = config.data.snippet
     uses_key = model.name == "rdfer"
@@ -190,3 +191,29 @@ def _check_agreement(settings: Agreement) -> None:
             "config.agreement.score: expected 'odds' for config.agreement.threshold_kind = 'mixture', "
             "which needs the scores of all training videos, got 'support'"
         )
+
+
+def _check_rare_classes(config: Config) -> None:
+    """Raises a ValueError if settings for rare classes contradict each other, or others."""
+    settings = config.agreement
+    if config.loss.logit_adjustment and config.data.sampling == "balanced":
+        raise ValueError(
+            "config.loss.logit_adjustment: expected 0 with config.data.sampling = 'balanced', which makes "
+            f"all classes equally frequent already, got {config.loss.logit_adjustment}"
+        )
+    if settings.prior_correction and not (settings.memory_decay and settings.score == "odds"):
+        raise ValueError(
+            "config.agreement.prior_correction: expected 0 without a memory (config.agreement.memory_decay "
+            "= 0) or with a score other than 'odds' (config.agreement.score), got "
+            f"{settings.prior_correction}"
+        )
+    if settings.protect_below and settings.protect_threshold < settings.noise_threshold:
+        raise ValueError(
+            "config.agreement.protect_threshold: expected at least config.agreement.noise_threshold = "
+            f"{settings.noise_threshold}, got {settings.protect_threshold}"
+        )
+
+
+def uses_class_prior(config: Config) -> bool:
+    """Returns whether a setting needs the shares of the classes among the training labels."""
+    return bool(config.loss.logit_adjustment or config.agreement.protect_below)

@@ -11,13 +11,15 @@ logits and target), its targets, its weights, or an additional penalty:
 docs/explanation/method.md.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from rdfer_jax import config
 from rdfer_jax.losses import baselines, forward, robust, self_calibrated
-from rdfer_jax.losses.evidence import Evidence
+from rdfer_jax.losses.evidence import Evidence, required
 from rdfer_jax.types import Outputs
 
 __all__ = ["METHODS", "Evidence", "Method", "per_video"]
@@ -42,7 +44,14 @@ METHODS: dict[str, Method] = {
 def per_video(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Returns the loss of each video by the configured method, float32 [B].
 
+    With settings.logit_adjustment = tau, all criteria take logits + tau log prior; what a method reads off
+    the logits otherwise, such as ELR's penalty and SCN's relabeling, takes the logits themselves.
+
     Raises:
-      ValueError: the method needs a memory, or known wrong labels, and there are none.
+      ValueError: the method needs a memory, known wrong labels or a class prior, and there is none.
     """
+    if settings.logit_adjustment:
+        prior_N = required(evidence.prior, settings, "the class prior for logit_adjustment")
+        shift_N = settings.logit_adjustment * jnp.log(prior_N)
+        outputs = dataclasses.replace(outputs, logit_shift=shift_N)
     return METHODS[settings.method](outputs, evidence, settings)

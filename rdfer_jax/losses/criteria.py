@@ -1,5 +1,6 @@
 """The parts that the methods share: targets, criteria, and the sum over the heads of the network."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -9,6 +10,8 @@ from rdfer_jax import config
 from rdfer_jax.types import Outputs
 
 Criterion = Callable[[jax.Array, jax.Array], jax.Array]
+#: The logits in Outputs that a loss is taken of.
+HEADS = ("video_logits", "clip_logits", "long_logits", "instant_logits")
 
 
 def smooth_labels(label_B: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
@@ -61,6 +64,20 @@ def symmetric_cross_entropy(
     return alpha * cross_entropy(logits_N, targets_N) + beta * reverse
 
 
+def adjusted(outputs: Outputs) -> Outputs:
+    """Returns the outputs with the shift of the logits added to those of every head.
+
+    Menon et al. (2021), "Long-tail learning via logit adjustment", equation 10: with the shift tau log
+    prior, the loss is that of the given labels under their prior, so the logits themselves are those of
+    balanced classes.
+    """
+    if outputs.logit_shift is None:
+        return outputs
+    heads = {name: getattr(outputs, name) for name in HEADS}
+    shifted = {n: x + outputs.logit_shift for n, x in heads.items() if x is not None}
+    return dataclasses.replace(outputs, logit_shift=None, **shifted)
+
+
 def hierarchical_loss(
     outputs: Outputs,
     targets_BN: jax.Array,
@@ -71,7 +88,9 @@ def hierarchical_loss(
 
     Terms whose logits are None, such as those of a network without a long-term stream, are left out. With
     outputs.key_class, so are the instants of videos whose target's likeliest class is another one.
+    The logits are the `adjusted` ones.
     """
+    outputs = adjusted(outputs)
     loss_B = criterion(outputs.video_logits, targets_BN)
     clips_B = jnp.mean(criterion(outputs.clip_logits, targets_BN[:, None]), axis=1)
     loss_B += settings.clips * clips_B

@@ -25,6 +25,7 @@ class Evidence:
         epochs; None without a memory.
       memory: of all training videos, after the visit of this batch; None without a memory.
       index: int32 [B], the rows of this batch in the memory.
+      prior: float32 [N], the share of each class among the training labels; None if no setting needs it.
       flipped: bool [B], which labels are known to be wrong; None if unknown. For the oracle only.
     """
 
@@ -35,6 +36,7 @@ class Evidence:
     past: jax.Array | None = None
     memory: Memory | None = None
     index: jax.Array | None = None
+    prior: jax.Array | None = None
     flipped: jax.Array | None = None
 
 

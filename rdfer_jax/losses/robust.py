@@ -1,9 +1,11 @@
 """Our method: reinforce the hard videos, mitigate the noisy ones."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from rdfer_jax import config
+from rdfer_jax import config, priors
 from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.losses import limit
 from rdfer_jax.losses.criteria import hierarchical_loss, smooth_labels
@@ -57,9 +59,13 @@ def robust_targets(
 
 def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Cross-entropy with `robust_targets`, times `robust_weights`."""
+    verdict = evidence.verdict
+    if outputs.logit_shift is not None:  # a target must be a prediction of the adjusted logits
+        probs_BN = priors.shifted(verdict.probs, outputs.logit_shift)
+        verdict = dataclasses.replace(verdict, probs=probs_BN)
     targets_BN = robust_targets(
         evidence.label,
-        evidence.verdict,
+        verdict,
         evidence.partition,
         settings,
         evidence.progress >= 1,

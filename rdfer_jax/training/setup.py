@@ -5,6 +5,7 @@ splits of a data set.
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import models, optim, sharding
+from rdfer_jax import models, optim, priors, sharding
 from rdfer_jax import state as state_lib
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
@@ -26,6 +27,8 @@ from rdfer_jax.steps import TrainStep, make_train_step
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.checkpoint import Checkpoints
 from rdfer_jax.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 class StepCounts:
@@ -85,6 +88,11 @@ class ModelSetup:
             steps_per_epoch=self.counts.epoch,
         )
 
+    @functools.cached_property
+    def class_prior(self) -> np.ndarray | None:
+        """The share of each class among the training labels, float32 [N]; None for equal ones."""
+        return None
+
     @property
     def local_batch_size(self) -> int:
         """Training videos that this process loads for a step.
@@ -113,12 +121,21 @@ class ModelSetup:
             donate_argnums=0,
         )
 
-    def new_state(self, seed: int | None = None) -> TrainState:
-        """Returns the state before the first step, on the devices; by default with config.seed."""
-        return self._new_state(np.uint32(self.config.seed if seed is None else seed))
+    def new_state(
+        self, seed: int | None = None, class_prior: np.ndarray | None = None
+    ) -> TrainState:
+        """Returns the state before the first step, on the devices.
+
+        Args:
+          seed: config.seed if None.
+          class_prior: float32 [N], the shares of the classes in another run; those of this one if None.
+        """
+        seed = self.config.seed if seed is None else seed
+        prior_N = self.class_prior if class_prior is None else class_prior
+        return self._new_state(np.uint32(seed), prior_N)
 
     @functools.cached_property
-    def _new_state(self) -> Callable[[np.uint32], TrainState]:
+    def _new_state(self) -> Callable[[np.uint32, np.ndarray | None], TrainState]:
         # The seed is an argument, so that runs with other seeds find the program in the compilation cache.
         return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))
 
@@ -165,13 +182,14 @@ class ModelSetup:
             step = checkpoints.find(checkpoint)
             return step, checkpoints.restore(step, self.abstract_state())
 
-    def _create(self, seed: jax.Array) -> TrainState:
+    def _create(self, seed: jax.Array, class_prior: jax.Array | None = None) -> TrainState:
         return state_lib.create(
             self.config,
             self.network,
             num_classes=self.num_classes,
             num_train=self.num_train,
             seed=seed,
+            class_prior=class_prior,
         )
 
 
@@ -228,6 +246,16 @@ class Setup(ModelSetup):
     def fingerprint(self) -> str:
         """Identifies the data and the given labels, see pipeline.source."""
         return source.fingerprint(self.directory, self.config.data.labels)
+
+    @functools.cached_property
+    def class_prior(self) -> np.ndarray | None:
+        """The share of each class among the given labels that this run trains on, float32 [N]."""
+        if not config_lib.uses_class_prior(self.config):
+            return None
+        prior_N = priors.shares(self.train.given_labels, self.num_classes)
+        shown = ", ".join(f"{n} {p:.1%}" for n, p in zip(self.classes, prior_N, strict=True))
+        log.info("class prior, of the given labels: %s", shown)
+        return prior_N
 
     @property
     def classes(self) -> tuple[str, ...]:
