@@ -5,6 +5,8 @@ are exponential, so that after v visits their weights sum to 1 - decay^v; `remem
 `remembered_agreement` divide by it, as Adam's bias correction does.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -22,6 +24,8 @@ class Memory:
       threshold: float32 [M], running threshold of the video: a moving average of the highest probability
         of the clips' mean distribution that starts from 1 / N.
       visits: int32 [M], v, how often the video was read.
+      features: float32 [M, D], types.Outputs.features at the last visit, scaled to length 1; zero before
+        the first visit. None if no method needs them.
     """
 
     probs: jax.Array
@@ -29,16 +33,18 @@ class Memory:
     agreement: jax.Array
     threshold: jax.Array
     visits: jax.Array
+    features: jax.Array | None = None
 
 
-def create(num_train: int, num_classes: int) -> Memory:
-    """Returns the memory before the first step."""
+def create(num_train: int, num_classes: int, num_features: int = 0) -> Memory:
+    """Returns the memory before the first step; without features if there are none."""
     return Memory(
         probs=jnp.zeros((num_train, num_classes), jnp.float32),
         label=jnp.full(num_train, -1, jnp.int32),
         agreement=jnp.zeros(num_train, jnp.float32),
         threshold=jnp.full(num_train, 1 / num_classes, jnp.float32),
         visits=jnp.zeros(num_train, jnp.int32),
+        features=jnp.zeros((num_train, num_features), jnp.float32) if num_features else None,
     )
 
 
@@ -104,10 +110,30 @@ def update(
         seen = seen_M.reshape(-1, *[1] * (old_M.ndim - 1))
         return jnp.where(seen, keep * old_M + (1 - keep) * new_M, old_M)
 
-    return Memory(
+    return dataclasses.replace(
+        memory,
         probs=moved(memory.probs, probs_MN, decay),
         label=jnp.where(seen_M, jnp.round(label_M).astype(jnp.int32), memory.label),
         agreement=moved(memory.agreement, agreement_M, agreement_decay),
         threshold=moved(memory.threshold, peak_M, threshold_decay),
         visits=memory.visits + seen_M,
     )
+
+
+def update_features(memory: Memory, index_B: jax.Array, features_BD: jax.Array) -> Memory:
+    """Returns the memory with the features of some videos replaced by these, scaled to length 1.
+
+    A video that occurs twice gets the direction of the mean.
+    """
+    if memory.features is None:
+        return memory
+    unit_BD = _unit(jax.lax.stop_gradient(features_BD))
+    total_MD = jnp.zeros_like(memory.features).at[index_B].add(unit_BD)
+    seen_M1 = jnp.zeros((len(memory.label), 1)).at[index_B].add(1) > 0
+    features_MD = jnp.where(seen_M1, _unit(total_MD), memory.features)
+    return dataclasses.replace(memory, features=features_MD)
+
+
+def _unit(features_D: jax.Array) -> jax.Array:
+    """Returns vectors of length 1; those of length 0 stay as they are."""
+    return features_D / jnp.maximum(jnp.linalg.norm(features_D, axis=-1, keepdims=True), 1e-12)

@@ -1,5 +1,6 @@
 """The train state: what a step updates and a checkpoint stores."""
 
+import functools
 from typing import Any
 
 import jax
@@ -84,7 +85,8 @@ def create(
         average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     memory = None
     if config.agreement.memory_decay:
-        memory = memory_lib.create(num_train, num_classes)
+        num_features = _num_features(config, network, variables) if needs_features(config) else 0
+        memory = memory_lib.create(num_train, num_classes, num_features)
     if not config_lib.uses_class_prior(config):
         class_prior = None
     elif class_prior is None:
@@ -100,6 +102,22 @@ def create(
         average=average,
         class_prior=class_prior,
     )
+
+
+def needs_features(config: Config) -> bool:
+    """Whether the method compares the features of the training videos."""
+    return config.loss.method == "ssr"
+
+
+def _num_features(config: Config, network: Network, variables: Any) -> int:
+    """Returns D, see types.Outputs, without computing anything."""
+    size, clips = config.augment.size, config.clips
+    frames = jax.ShapeDtypeStruct((1, config.data.frames, size, size, 3), network.dtype)
+    clips_BKT = jax.ShapeDtypeStruct((1, clips.number, clips.frames), jnp.int32)
+    read = functools.partial(network.read_clips, train=False)
+    features = jax.eval_shape(read, variables, frames, clips_BKT).outputs.features
+    assert features is not None
+    return features.shape[-1]
 
 
 def abstract(state: Any, layout: jax.sharding.Sharding) -> Any:

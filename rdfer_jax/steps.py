@@ -94,6 +94,8 @@ def make_grad_fn(
             forward = network.read_clips(variables, frames, clips_BKT, True, rng_dropout)
             judged_BKN = forward.outputs.clip_logits if teacher_BKN is None else teacher_BKN
             verdict, memory = _judge(config, state, batch, judged_BKN)
+            if memory is not None and forward.outputs.features is not None:
+                memory = memory_lib.update_features(memory, batch.index, forward.outputs.features)
             partition = agreement.partition(verdict, batch.label, config.agreement, memory)
             robust = state.step >= robust_from
             all_clean = agreement.all_clean(len(batch.label))

@@ -50,6 +50,7 @@ class Outputs:
         towards no other class.
       logit_shift: float32 [N], added to the logits of all heads in the loss (config.loss.logit_adjustment);
         None for nothing. Not of the network: `losses.per_video` sets it.
+      features: float32 [B, D], what the last layer reads, before dropout: the mean over the clips.
     """
 
     video_logits: jax.Array
@@ -61,6 +62,7 @@ class Outputs:
     key_logits: jax.Array | None = None
     key_class: jax.Array | None = None
     logit_shift: jax.Array | None = None
+    features: jax.Array | None = None
 
 
 @struct.dataclass

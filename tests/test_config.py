@@ -235,6 +235,10 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "config.loss.limit_share = 'sure_half': expected config.agreement.memory_decay above 0",
         ),
         (
+            {"loss": {"method": "self_calibrated"}},
+            "config.agreement.threshold_kind: expected 'running' for .*'self_calibrated'.*, got 'fixed'",
+        ),
+        (
             {"optim": {"evaluate": "teacher"}},
             "config.optim.evaluate = 'teacher': expected config.agreement.teacher_decay above 0",
         ),

@@ -18,7 +18,7 @@ from rdfer_jax import agreement, losses
 from rdfer_jax import config as config_lib
 from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.labels import noise_matrix
-from rdfer_jax.losses import Evidence, baselines, criteria, forward, limit, robust
+from rdfer_jax.losses import Evidence, baselines, criteria, forward, limit, neighbors, robust
 from rdfer_jax.memory import Memory, remembered
 from rdfer_jax.types import Outputs
 
@@ -40,12 +40,15 @@ SETTINGS = config_lib.Loss(
     forget_rate=0.4,
     scn_margin=0.1,
     scn_share=0.4,
+    ssr_neighbors=6,
+    ssr_clean=0.9,
+    ssr_relabel=0.75,
 )
 METHODS = tuple(losses.METHODS)
 #: Those that treat the kinds of the partition differently.
 BY_KIND = ("agreement", "self_calibrated")
 #: Those in which what becomes of a video depends on the others of its batch.
-SELECTING = ("small_loss", "scn", "oracle")
+SELECTING = ("small_loss", "scn", "ssr", "oracle")
 
 
 def make_partition(kinds):
@@ -101,7 +104,17 @@ def make_memory():
         agreement=values[0],
         threshold=values[1],
         visits=(label >= 0).astype(np.int32),
+        features=make_features(true),
     )
+
+
+def make_features(true):
+    """Vectors of length 1, nearer to each other within a class; that of the last video is zero."""
+    rng = np.random.default_rng(9)
+    features = 0.5 * rng.standard_normal((ROWS, 7)) + np.eye(N, 7)[true]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    features[-1] = 0
+    return features.astype(np.float32)
 
 
 def make_evidence(**changes):
@@ -490,6 +503,57 @@ def test_self_calibration_has_a_loss_for_each_kind(margin):
     assert ("noisy", margin < 1) in gains
 
 
+def slow_votes(memory, labels, video, number):
+    """The neighbors' similarities, by class, divided by the share of the class."""
+    visited = [row for row in range(ROWS) if labels[row] >= 0]
+    similar = {row: float(memory.features[row] @ memory.features[video]) for row in visited}
+    nearest = sorted(set(visited) - {video}, key=lambda row: -similar[row])[:number]
+    votes = np.zeros(N)
+    for row in nearest:
+        votes[labels[row]] += max(similar[row], 0)
+    share = np.array([sum(labels[row] == c for row in visited) / len(visited) for c in range(N)])
+    votes /= np.maximum(share, 1e-6)
+    return votes / votes.max()
+
+
+def slow_relabeled(memory):
+    labels = []
+    for row, label in zip(memory.probs, memory.label, strict=True):
+        believed = row / row.sum() if label >= 0 else row
+        labels.append(believed.argmax() if believed.max() > SETTINGS.ssr_relabel else label)
+    return labels
+
+
+@pytest.mark.parametrize("number", [1, 6, 100])
+def test_neighbors_vote_by_their_similarity(number):
+    memory = make_memory()
+    labels = np.int32(slow_relabeled(memory))
+    index = np.array([0, 7, 11], np.int32)
+    found = neighbors.neighbor_votes(memory.features, labels, index, number, N)
+    for row, video in enumerate(index):
+        expected = slow_votes(memory, labels, video, number)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ssr_learns_new_labels_that_the_neighbors_share():
+    outputs, evidence = make_outputs(), make_evidence()
+    memory = evidence.memory
+    labels = slow_relabeled(memory)
+    assert np.sum(labels != memory.label) >= 2
+    votes = [slow_votes(memory, labels, video, SETTINGS.ssr_neighbors) for video in range(B)]
+    clean = [votes[video][labels[video]] >= SETTINGS.ssr_clean for video in range(B)]
+    assert 0 < sum(clean) < B
+    loss = [
+        slow_hierarchical(outputs, slow_targets(labels[video], 0.2), SETTINGS, video)
+        for video in range(B)
+    ]
+    found = np.asarray(per_video(outputs, evidence, of("ssr")))
+    np.testing.assert_allclose(found, np.where(clean, loss, 0) * B / sum(clean), rtol=1e-4)
+    before = make_evidence(progress=np.float32(0.9))
+    plain = per_video(outputs, before, of("cross_entropy"))
+    np.testing.assert_allclose(per_video(outputs, before, of("ssr")), plain, rtol=1e-6)
+
+
 def slow_allowed(memory, share):
     """The rows with the highest odds, as many as there are wrong labels."""
     odds = []
@@ -638,6 +702,7 @@ def test_nothing_is_learned_where_all_labels_are_wrong():
         ("elr", "past", "'elr' needs .*memory_decay"),
         ("forward", "memory", "'forward' needs .*memory_decay"),
         ("self_calibrated", "memory", "'self_calibrated' needs .*memory_decay"),
+        ("ssr", "memory", "'ssr' needs .*memory_decay"),
         ("oracle", "flipped", "'oracle' needs .*wrong"),
     ],
 )
@@ -645,7 +710,7 @@ def test_a_method_without_what_it_needs_is_an_error(method, missing, message):
     evidence = make_evidence(**{missing: None})
     with pytest.raises(ValueError, match=message):
         losses.per_video(make_outputs(), evidence, of(method))
-    for other in set(METHODS) - {"elr", "forward", "self_calibrated", "oracle"}:
+    for other in set(METHODS) - {"elr", "forward", "self_calibrated", "ssr", "oracle"}:
         assert per_video(make_outputs(), evidence, of(other)).shape == (B,)
 
 

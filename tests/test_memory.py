@@ -98,6 +98,24 @@ def test_what_is_remembered_is_the_weighted_mean_of_all_visits(seed, decay, agre
         assert not np.any(believed[1]) and agreed[1] == 0  # never visited
 
 
+def test_features_are_those_of_the_last_visit_with_length_one():
+    rng = np.random.default_rng(0)
+    memory = memory_lib.create(M, N, num_features=4)
+    assert memory.features.shape == (M, 4) and memory_lib.create(M, N).features is None
+    for _ in range(2):
+        features = 5 * rng.standard_normal((3, 4)).astype(np.float32)
+        memory = memory_lib.update_features(memory, np.array([5, 0, 5]), features)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    both = (unit[0] + unit[2]) / np.linalg.norm(unit[0] + unit[2])
+    np.testing.assert_allclose(memory.features[5], both, rtol=1e-5)
+    np.testing.assert_allclose(memory.features[0], unit[1], rtol=1e-5)
+    assert not np.any(np.delete(memory.features, [0, 5], axis=0))
+    after = update(
+        memory, np.array([1]), np.array([2]), np.ones((1, N)) / N, np.ones(1), 0.5, 0.0, 0.9
+    )
+    np.testing.assert_array_equal(after.features, memory.features)
+
+
 def test_the_rows_of_a_batch():
     memory = memory_lib.create(M, N)
     memory = update(

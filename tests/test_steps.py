@@ -319,6 +319,7 @@ def stub(config):
             long_logits=mean,
             instant_logits=mean[:, None],
             instants=jnp.zeros((batch, 1), jnp.int32),
+            features=mean,
         )
         return models.Forward(outputs, {})
 
@@ -439,6 +440,32 @@ def test_a_noisy_video_beyond_the_share_of_wrong_labels_counts_as_hard(limit_sha
     _, aux = judged([0, 3, 0], [2, 2], memory=memory, loss=loss)
     kind = "noisy" if limit_share == "none" else "hard"
     assert kinds(aux["partition"]) == {"clean": 0, "noisy": 0, "hard": 0} | {kind: 2}
+
+
+def test_ssr_remembers_the_features_and_learns_by_them():
+    """Both videos have the same features, so that each is the other's only neighbor."""
+    loss = NOW | {"method": "ssr", "label_smoothing": 0.0}
+    memory = memory_lib.create(ROWS, N, num_features=N)
+    _, aux = judged([0, 3, 0], [1, 1], memory=memory, loss=loss)
+    rows = noise_batch(size=2).index
+    np.testing.assert_allclose(aux["memory"].features[rows], [[0, 1, 0]] * 2, atol=1e-6)
+    assert not np.any(np.delete(aux["memory"].features, rows, axis=0))
+    plain = judged([0, 3, 0], [1, 1], loss=loss | {"method": "cross_entropy"})[1]["loss"]
+    np.testing.assert_allclose(aux["loss"], plain, rtol=1e-6)
+    # The prediction is sure enough to relabel only below 0.91.
+    for least, label in ((0.8, 1), (0.95, 2)):
+        loss["ssr_relabel"] = least
+        _, aux = judged([0, 3, 0], [2, 2], memory=memory, loss=loss)
+        plain = judged([0, 3, 0], [label] * 2, loss=loss | {"method": "cross_entropy"})[1]["loss"]
+        np.testing.assert_allclose(aux["loss"], plain, rtol=1e-6)
+
+
+def test_the_features_are_as_wide_as_the_network_says():
+    config = tiny.config(loss={"method": "ssr"})
+    state = jax.eval_shape(
+        lambda: state_lib.create(config, NETWORK, OPTIMIZER, num_classes=N, num_train=ROWS)
+    )
+    assert state.memory.features.shape == (ROWS, 2 * config.model.width)
 
 
 def test_the_oracle_is_told_which_labels_are_wrong():

@@ -347,12 +347,14 @@ class Loss(Section):
         "scn",
         "forward",
         "self_calibrated",
+        "ssr",
         "oracle",
     ] = _field(
         "agreement",
         "how wrong labels are handled; forward: forward correction by a noise matrix that is estimated "
         "from the memory; self_calibrated: a loss for each kind of the partition, for "
-        "agreement.threshold_kind = running; oracle: drop the labels known to be wrong",
+        "agreement.threshold_kind = running; ssr: selection and relabeling by neighbors in feature space; "
+        "oracle: drop the labels known to be wrong",
     )
     label_smoothing: float = _field(
         0.1, "label smoothing: probability spread over all classes", low=0, high=0.9
@@ -406,7 +408,7 @@ class Loss(Section):
     robust_from: str = _field(
         "30 %",
         "duration after which the method starts to act: the partition in agreement, relabeling in "
-        "scn, the noise matrix in forward; small_loss reaches its final keep rate by then",
+        "scn and ssr, the noise matrix in forward; small_loss reaches its final keep rate by then",
     )
     focal_gamma: float = _field(2.0, "focal loss: exponent of 1 - p", low=0)
     gce_q: float = _field(0.7, "generalized cross-entropy: q", low=0.01, high=1)
@@ -422,6 +424,20 @@ class Loss(Section):
     )
     forget_rate: float = _field(
         0.2, "small_loss: fraction of a batch dropped, by largest loss", low=0, high=0.9
+    )
+    ssr_neighbors: int = _field(20, "SSR: k, nearest training videos that vote on a label", low=1)
+    ssr_clean: float = _field(
+        1.0,
+        "SSR: a video is learned from if the vote for its label is at least this share of the strongest",
+        low=0,
+        high=1,
+    )
+    ssr_relabel: float = _field(
+        0.8,
+        "SSR: a label is replaced by a class whose remembered probability exceeds this; label smoothing "
+        "s keeps probabilities below 1 - s + s / N",
+        low=0,
+        high=1,
     )
     scn_margin: float = _field(
         0.2, "SCN: margin by which a prediction must win to relabel a video", low=0, high=1

@@ -12,7 +12,7 @@ from rdfer_jax import hints
 from rdfer_jax.config.sections import CLIP_TRUNKS, Agreement, Config, Section
 
 #: Methods that need the memory.
-MEMORY_METHODS = ("elr", "forward", "self_calibrated")
+MEMORY_METHODS = ("elr", "forward", "self_calibrated", "ssr")
 #: The sections of Config, by name.
 SECTIONS: dict[str, type[Section]] = {
     field.name: field.type
@@ -132,6 +132,12 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"config.loss.limit_share = {config.loss.limit_share!r}: expected "
             "config.agreement.memory_decay above 0, got 0, so there is no memory to estimate the share from"
+        )
+    if config.loss.method == "self_calibrated" and config.agreement.threshold_kind != "running":
+        raise ValueError(
+            "config.agreement.threshold_kind: expected 'running' for config.loss.method = "
+            f"'self_calibrated', whose videos set their own thresholds, got "
+            f"{config.agreement.threshold_kind!r}"
         )
     if config.optim.evaluate == "teacher" and not config.agreement.teacher_decay:
         raise ValueError(

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from rdfer_jax import config
-from rdfer_jax.losses import baselines, forward, robust, self_calibrated
 from rdfer_jax.losses.evidence import Evidence, required
+from rdfer_jax.losses import baselines, forward, neighbors, robust, self_calibrated
 from rdfer_jax.types import Outputs
 
 __all__ = ["METHODS", "Evidence", "Method", "per_video"]
@@ -37,6 +37,7 @@ METHODS: dict[str, Method] = {
     "scn": baselines.scn,
     "forward": forward.forward,
     "self_calibrated": self_calibrated.self_calibrated,
+    "ssr": neighbors.ssr,
     "oracle": baselines.oracle,
 }
 

@@ -123,7 +123,8 @@ class M3DFEL(nn.Module):
           train: whether the trunk normalizes by the statistics of the batch.
 
         Returns:
-          The outputs, of which only video_logits and clip_logits are set, and None: no key expression.
+          The outputs, of which only video_logits, clip_logits and features are set, and None: no key
+          expression.
         """
         batch, clips, _ = clips_BKT.shape
         # The trunk reads each instance separately, so the clips can be concatenated in time.
@@ -133,5 +134,9 @@ class M3DFEL(nn.Module):
         aggregate = DLIAM(self.hidden, self.layers, self.heads, self.dtype, name="dliam")
         bag_BKW = aggregate(features_BKID).astype(jnp.float32)
         clip_logits_BKN = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(bag_BKW)
-        video_logits_BN = jnp.mean(clip_logits_BKN, axis=1)
-        return Outputs(video_logits=video_logits_BN, clip_logits=clip_logits_BKN), None
+        outputs = Outputs(
+            video_logits=jnp.mean(clip_logits_BKN, axis=1),
+            clip_logits=clip_logits_BKN,
+            features=jnp.mean(bag_BKW, axis=1),
+        )
+        return outputs, None

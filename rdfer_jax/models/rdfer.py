@@ -86,20 +86,20 @@ class RDFER(nn.Module):
           The outputs without key_instants and key_logits, and what `read_key_clips` needs. Instants are
           all frames of the buffer, or the features of the first clip if the trunk reads clips; with
           snippets, the middle one of each snippet. A network
-          with a single stream has video_logits and clip_logits alone, and no context.
+          with a single stream has video_logits, clip_logits and features alone, and no context.
         """
         buffer_BFX = self._features(frames_BFHWC, train) if self._reads_frames else frames_BFHWC
         features_BKSD = self._read(buffer_BFX, clips_BKT, train)
         if self.model.streams == "short":
-            return _mean_of_clips(self._classify([self.short(features_BKSD, None)], train)), None
+            return self._classify_clips([self.short(features_BKSD, None)], train), None
         slow_BKSD = features_BKSD[:, :, self._middles]
         places_I = resampling.spread(self.model.instants, slow_BKSD.shape[2])
         long_logits_BKN, long_BKW, gates_BKW = self.long(slow_BKSD[:, :, places_I])
         if self.model.streams == "long":
-            return _mean_of_clips(self._classify([long_BKW], train)), None
+            return self._classify_clips([long_BKW], train), None
         gate_BKW = gates_BKW if self.model.gate else None
         short_BKW = self.short(features_BKSD, gate_BKW)
-        outputs = _mean_of_clips(self._classify([short_BKW, long_BKW], train))
+        outputs = self._classify_clips([short_BKW, long_BKW], train)
 
         if self._reads_frames:
             features_BID = buffer_BFX[:, self._middles]
@@ -196,11 +196,16 @@ class RDFER(nn.Module):
         per_feature = self.trunk.frames_per_feature
         return clip_BT[:, np.arange(per_feature // 2, clip_BT.shape[1], per_feature)]
 
+    def _classify_clips(self, streams: list[jax.Array], train: bool) -> Outputs:
+        """Returns the outputs of the clips alone; the video's logits are their mean."""
+        clip_logits_BKN = self._classify(streams, train)
+        features_BKD = jnp.concatenate(streams, -1).astype(jnp.float32)
+        return Outputs(
+            video_logits=jnp.mean(clip_logits_BKN, axis=1),
+            clip_logits=clip_logits_BKN,
+            features=jnp.mean(features_BKD, axis=1),
+        )
+
     def _classify(self, streams: list[jax.Array], train: bool) -> jax.Array:
         features_D = self.drop(jnp.concatenate(streams, -1), deterministic=not train)
         return self.head(features_D.astype(jnp.float32))
-
-
-def _mean_of_clips(clip_logits_BKN: jax.Array) -> Outputs:
-    """Returns the outputs of the clips alone; the video's logits are their mean."""
-    return Outputs(video_logits=jnp.mean(clip_logits_BKN, axis=1), clip_logits=clip_logits_BKN)

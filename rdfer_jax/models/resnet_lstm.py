@@ -44,13 +44,18 @@ class ResNetLSTM(nn.Module):
           train: whether to apply dropout and to normalize by the statistics of the batch.
 
         Returns:
-          The outputs, of which only video_logits and clip_logits are set, and None: no key expression.
+          The outputs, of which only video_logits, clip_logits and features are set, and None: no key
+          expression.
         """
         features_BFD = self.trunk(frames_BFHWC, train).astype(self.dtype)
         cell = nn.OptimizedLSTMCell(self.width, dtype=self.dtype, name="lstm")
         lstm = nn.RNN(cell, return_carry=True)
         (_, last_BKW), _ = lstm(resampling.pick(features_BFD, clips_BKT))
-        last_BKW = nn.Dropout(self.dropout, deterministic=not train)(last_BKW)
-        clip_logits_BKN = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(last_BKW)
-        video_logits_BN = jnp.mean(clip_logits_BKN, axis=1)
-        return Outputs(video_logits=video_logits_BN, clip_logits=clip_logits_BKN), None
+        kept_BKW = nn.Dropout(self.dropout, deterministic=not train)(last_BKW)
+        clip_logits_BKN = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(kept_BKW)
+        outputs = Outputs(
+            video_logits=jnp.mean(clip_logits_BKN, axis=1),
+            clip_logits=clip_logits_BKN,
+            features=jnp.mean(last_BKW.astype(jnp.float32), axis=1),
+        )
+        return outputs, None

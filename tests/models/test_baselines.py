@@ -36,10 +36,16 @@ def test_the_order_of_the_videos_only_reorders_their_logits(network):
 def test_shapes_and_types(network, dtype):
     out = forward(network(dtype), variables(network), *inputs())
     found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items() if x is not None}
+    width = variables(network)["params"]["head"]["kernel"].shape[0]
     assert found == {
         "video_logits": ((B, N), "float32"),
         "clip_logits": ((B, K, N), "float32"),
+        "features": ((B, width), "float32"),
     }
+    head = variables(network)["params"]["head"]
+    np.testing.assert_allclose(
+        out.features @ head["kernel"] + head["bias"], out.video_logits, rtol=1e-3, atol=1e-4
+    )
     assert {s.dtype for s in jax.tree.leaves(shapes(network(dtype)))} == {jnp.dtype("float32")}
 
 

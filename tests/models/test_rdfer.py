@@ -89,6 +89,7 @@ def test_shapes_and_types():
         "instants": ((B, F), "int32"),
         "key_instants": ((B, M), "int32"),
         "key_logits": ((B, N), "float32"),
+        "features": ((B, 2 * W), "float32"),
     }
     found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items()}
     assert found == expected
@@ -155,11 +156,12 @@ def slow_forward(module, variables, frames, clips, key_class):
         def classify(short, long):
             return bound.head(np.concatenate([short, long]))
 
-        clip_logits, longs, first = [], [], None
+        clip_logits, longs, read, first = [], [], [], None
         for clip in clips[video]:
             long_logits, long, gate = bound.long(features[clip[places]])
             short = bound.short(features[clip], gate if model.gate else None)
             clip_logits.append(classify(short, long))
+            read.append(np.concatenate([short, long]))
             longs.append(long_logits)
             first = first or (long, gate)
         instants = np.arange(snippet // 2, F, snippet)
@@ -185,6 +187,7 @@ def slow_forward(module, variables, frames, clips, key_class):
                 "instants": instants,
                 "key_instants": best,
                 "key_logits": key_logits if key.enabled else mean,
+                "features": np.mean(read, axis=0),
             }
         )
     return {name: np.stack([np.asarray(v[name]) for v in videos]) for name in videos[0]}
@@ -242,6 +245,7 @@ def test_a_single_stream_reads_the_clips_and_nothing_else(stream, frames_per_fea
     assert {name for name, x in vars(out).items() if x is not None} == {
         "video_logits",
         "clip_logits",
+        "features",
     }
     bound = Parts(module, found)
     places = resampling.spread(model.instants, 8 // frames_per_feature)
