@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from rdfer_jax import config
-from rdfer_jax.losses.evidence import Evidence, required
 from rdfer_jax.losses import baselines, forward, neighbors, robust, self_calibrated
+from rdfer_jax.losses.evidence import Evidence, required
 from rdfer_jax.types import Outputs
 
 __all__ = ["METHODS", "Evidence", "Method", "per_video"]

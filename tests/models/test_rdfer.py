@@ -91,7 +91,7 @@ def test_shapes_and_types():
         "key_logits": ((B, N), "float32"),
         "features": ((B, 2 * W), "float32"),
     }
-    found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items()}
+    found = {name: (x.shape, str(x.dtype)) for name, x in vars(out).items() if x is not None}
     assert found == expected
 
 
@@ -116,6 +116,8 @@ def test_a_video_does_not_depend_on_the_others_in_its_batch():
     after = forward(rdfer(), variables(), others, clips)
     alone = forward(rdfer(), variables(), frames[[1]], clips[[1]])
     for name, expected in vars(whole).items():
+        if expected is None:
+            continue
         np.testing.assert_array_equal(getattr(after, name)[1], expected[1])
         np.testing.assert_allclose(getattr(alone, name)[0], expected[1], rtol=1e-4, atol=1e-5)
 
