@@ -26,10 +26,8 @@ def robust_weights(
         assert verdict.rank is not None
         calm_B = verdict.rank
     hard_B = 1 + settings.hard * (1 - calm_B)
-    reinforced_B = partition.hard
-    if not settings.hard_elsewhere:
-        reinforced_B &= verdict.consensus == label_B
-    weight_B = jnp.where(reinforced_B, hard_B, 1.0)
+    on_label_B = (verdict.consensus == label_B) | settings.hard_elsewhere
+    weight_B = jnp.where(partition.hard & on_label_B, hard_B, 1.0)
     return jnp.where(partition.noisy, settings.noisy_weight, weight_B)
 
 
