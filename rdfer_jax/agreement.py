@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from rdfer_jax import config, mixture, priors
+from rdfer_jax import confident, config, mixture, priors
 from rdfer_jax import memory as memory_lib
 from rdfer_jax.memory import Memory
 
@@ -233,6 +233,17 @@ def rank(agreement_B: jax.Array, known_M: jax.Array, chosen_M: jax.Array) -> jax
     equal_BM = known_M == agreement_B[:, None]
     total_B = jnp.sum((below_BM + 0.5 * equal_BM) * chosen_M, axis=1)
     return total_B / jnp.maximum(jnp.sum(chosen_M), 1)
+
+
+def score_by_posterior(verdict: Verdict, label_B: jax.Array, memory: Memory) -> Verdict:
+    """Returns the verdict with the noise score 1 - P(label | prediction, label).
+
+    By Bayes' rule, see `confident.posterior`, with the noise matrix that confident learning estimates from
+    the memory: a class that is often given the label in error makes it more doubtful. No truth is used.
+    """
+    noise_NN = confident.noise_matrix(memory.label, memory_lib.remembered(memory))
+    truth_BN = confident.posterior(verdict.probs, label_B, noise_NN)
+    return dataclasses.replace(verdict, noise_score=1 - at_label(truth_BN, label_B))
 
 
 def correct_for_prior(

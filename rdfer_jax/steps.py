@@ -153,6 +153,9 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
         variables = evaluated(state, config.optim)
         forward = network.read_clips(variables, frames, clips_BKT, False)
         verdict = agreement.judge(forward.outputs.clip_logits, batch.label, config.agreement)
+        if config.agreement.score == "posterior":
+            assert state.memory is not None
+            verdict = agreement.score_by_posterior(verdict, batch.label, state.memory)
         if network.read_key_clips is not None:
             forward = network.read_key_clips(variables, forward, verdict.consensus, False)
         return Prediction(
@@ -194,6 +197,8 @@ def _judge(
         )
         past = memory_lib.rows(memory, batch.index)
         verdict = agreement.judge(logits_BKN, batch.label, settings, past)
+        if settings.score == "posterior":
+            verdict = agreement.score_by_posterior(verdict, batch.label, memory)
         if settings.prior_correction:
             verdict = agreement.correct_for_prior(
                 verdict, batch.label, memory, settings.prior_correction

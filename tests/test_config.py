@@ -235,6 +235,14 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "config.loss.limit_share = 'sure_half': expected config.agreement.memory_decay above 0",
         ),
         (
+            {"agreement": {"score": "posterior", "memory_decay": 0.0}},
+            "config.agreement.memory_decay: config.agreement.score = 'posterior' needs .*, got 0",
+        ),
+        (
+            {"agreement": {"score": "posterior", "threshold_kind": "mixture"}},
+            "config.agreement.score: expected 'odds' .*, got 'posterior'",
+        ),
+        (
             {"loss": {"method": "self_calibrated"}},
             "config.agreement.threshold_kind: expected 'running' for .*'self_calibrated'.*, got 'fixed'",
         ),

@@ -14,6 +14,7 @@ import tiny
 from rdfer_jax import memory as memory_lib
 from rdfer_jax import models, optim, sharding, steps
 from rdfer_jax import state as state_lib
+from rdfer_jax.labels import noise_matrix
 from rdfer_jax.types import Batch, Outputs
 
 pytestmark = pytest.mark.slow
@@ -613,3 +614,31 @@ def test_the_weights_that_are_evaluated_are_those_of_the_settings(evaluate):
         found = predict_step(state, noise_batch()).logits[0]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.abs(mean - params[-1]).min() > 1e-4 and np.abs(mean - teacher).min() > 1e-4
+
+
+def test_the_posterior_is_scored_with_the_noise_that_the_memory_shows():
+    """In training by what is remembered of the video, in prediction by its clips."""
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, N, ROWS)
+    label = np.where(true == 1, rng.integers(1, 3, ROWS), true).astype(np.int32)
+    probs = (0.7 * np.eye(N)[true] + 0.3 / N).astype(np.float32)
+    batch, student = noise_batch(size=4), np.array([0.0, 3.0, 1.0])
+    label[batch.index] = batch.label
+    memory = dataclasses.replace(remember(probs), label=jnp.array(label))
+    _, aux = judged(student, batch.label, memory=memory, agreement={"score": "posterior"})
+
+    def expected(memory, probs_of_batch):
+        believed = np.asarray(memory.probs) / np.sum(memory.probs, axis=1, keepdims=True)
+        counts = noise_matrix.noise_matrix(memory.label, believed).joint.T * ROWS + 10 * np.eye(N)
+        noise = counts / counts.sum(axis=1, keepdims=True)
+        joint = [p * noise[:, y] for p, y in zip(probs_of_batch, batch.label, strict=True)]
+        return [1 - j[y] / j.sum() for j, y in zip(joint, batch.label, strict=True)]
+
+    np.testing.assert_allclose(
+        aux["verdict"].noise_score, expected(aux["memory"], aux["verdict"].probs), atol=1e-5
+    )
+    config = tiny.config(agreement={"score": "posterior"})
+    state = state_lib.create(config, stub(config), OPTIMIZER, num_classes=N, num_train=ROWS)
+    state = dataclasses.replace(state, params={"logits": jnp.float32(student)}, memory=memory)
+    found = jax.jit(steps.make_predict_step(config, stub(config)))(state, batch).noise_score
+    np.testing.assert_allclose(found, expected(memory, [softmax(student)] * 4), atol=1e-5)

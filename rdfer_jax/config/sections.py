@@ -279,10 +279,11 @@ class Agreement(Section):
         "fitted to all training videos; running: tau, and each video has its own threshold on the "
         "label's probability, which all clips pass if clean and none if noisy",
     )
-    score: Literal["odds", "support"] = _field(
+    score: Literal["odds", "support", "posterior"] = _field(
         "odds",
         "noise score, how likely a label is wrong; odds: odds of the best other class against the "
-        "label; support: 1 minus the label's highest probability in any clip",
+        "label; support: 1 minus the label's highest probability in any clip; posterior: 1 minus the "
+        "label's probability given the prediction and a noise matrix that is estimated from the memory",
     )
     noise_threshold: float = _field(
         0.7, "a video can be judged noisy only if its noise score is above this", low=0, high=1

@@ -192,10 +192,15 @@ def _check_agreement(settings: Agreement) -> None:
             f"config.agreement.memory_decay: config.agreement.{what} needs the memory of earlier "
             "predictions; expected a value above 0, such as 0.6, got 0"
         )
-    if kind == "mixture" and settings.score == "support":
+    if settings.score == "posterior" and not settings.memory_decay:
+        raise ValueError(
+            "config.agreement.memory_decay: config.agreement.score = 'posterior' needs the memory to "
+            "estimate a noise matrix; expected a value above 0, such as 0.6, got 0"
+        )
+    if kind == "mixture" and settings.score != "odds":
         raise ValueError(
             "config.agreement.score: expected 'odds' for config.agreement.threshold_kind = 'mixture', "
-            "which needs the scores of all training videos, got 'support'"
+            f"which needs the scores of all training videos, got {settings.score!r}"
         )
 
 
