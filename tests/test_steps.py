@@ -642,3 +642,48 @@ def test_the_posterior_is_scored_with_the_noise_that_the_memory_shows():
     state = dataclasses.replace(state, params={"logits": jnp.float32(student)}, memory=memory)
     found = jax.jit(steps.make_predict_step(config, stub(config)))(state, batch).noise_score
     np.testing.assert_allclose(found, expected(memory, [softmax(student)] * 4), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loss": {"method": "forward"}},
+        {"loss": {"method": "ssr", "ssr_neighbors": 3, "ssr_clean": 0.5}},
+        {
+            "loss": {"method": "self_calibrated", "limit_share": "confident_learning"},
+            "agreement": {"threshold_kind": "running"},
+        },
+        {"loss": {"limit_share": "sure_half"}, "agreement": {"score": "posterior"}},
+    ],
+    ids=["forward", "ssr", "self_calibrated", "limit"],
+)
+def test_what_reads_the_whole_memory_is_the_same_on_eight_devices(sections):
+    sections = sections | {"loss": NOW | sections["loss"]}
+    config = tiny.config(**sections)
+    state = state_lib.create(config, stub(config), OPTIMIZER, num_classes=N, num_train=ROWS)
+    rng = np.random.default_rng(2)
+    memory = dataclasses.replace(
+        state.memory,
+        probs=jnp.float32(0.8 * rng.dirichlet(np.ones(N), ROWS)),
+        label=jnp.int32(rng.integers(0, N, ROWS)),
+        visits=jnp.full(ROWS, 3, jnp.int32),
+    )
+    if memory.features is not None:
+        features = rng.standard_normal((ROWS, N)).astype(np.float32)
+        memory = memory_lib.update_features(memory, jnp.arange(ROWS), features)
+    state = dataclasses.replace(state, memory=memory)
+    found = []
+    for devices in DEVICES:
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        whole = sharding.replicated(mesh)
+        grad_fn = jax.jit(
+            steps.make_grad_fn(config, stub(config), **LENGTHS),
+            in_shardings=(whole, sharding.split_batch(mesh)),
+            out_shardings=whole,
+        )
+        grads, aux = jax.device_get(grad_fn(state, noise_batch()))
+        found.append(
+            {"grads": grads, **{name: aux[name] for name in ("loss", "memory", "verdict")}}
+        )
+    assert len(set(found[0]["loss"].round(4))) > 2
+    assert_close(*found, 1e-5)
