@@ -24,10 +24,13 @@ import numpy as np
 from etils import epath
 
 from benchmarks import harness
+from experiments import evidence
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
 from rdfer_jax.config import Config
-from rdfer_jax.pipeline import loader, source
+from rdfer_jax.labels import csv_file, relabel
+from rdfer_jax.memory import remembered
+from rdfer_jax.pipeline import label_files, loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
@@ -38,6 +41,8 @@ from rdfer_jax.training.setup import ModelSetup, Setup
 
 #: Seconds between two states of an unfinished cell.
 SAVE_SECONDS = 180.0
+#: Files of an unfinished cell: its state, and the labels for the second of two trainings.
+STATE, LABELS = "state.npz", "labels.csv"
 #: Steps between two checks that the loss is finite.
 CHECK_STEPS = 50
 #: Compiled programs that a process keeps.
@@ -88,15 +93,13 @@ class Trainer:
           folder: of the cell; an earlier process may have left its state there.
 
         Returns:
-          The results, as `rdfer train` writes them to results.json.
+          results: as `rdfer train` writes them to results.json; evidence: as evidence.collect returns it.
 
         Raises:
           NonFiniteLossError: training diverged.
           ValueError: the settings need what a cell does not have.
         """
-        setup = open_data(config)
-        compiled = self._program(setup)
-        state = run(setup, compiled, folder)
+        setup, compiled, state = self.fit(config, folder)
         test, train = compiled.evaluator(state, setup.test), None
         results = {"checkpoint": "last", "step": int(state.step)} | summary(test)
         save_predictions(test, folder / "run" / TEST_FILE)
@@ -104,8 +107,32 @@ class Trainer:
             train = compiled.evaluator(state, setup.train)
             results |= noise_detection(train)
             save_predictions(train, folder / "run" / TRAIN_FILE, memory(state))
-        (folder / "state.npz").unlink(missing_ok=True)
-        return results
+        (folder / STATE).unlink(missing_ok=True)
+        found = evidence.collect(test, train, state.memory, config.agreement)
+        return {"results": results, "evidence": found}
+
+    def fit(self, config: Config, folder: epath.Path) -> tuple[Setup, Program, TrainState]:
+        """Trains without evaluating; arguments and errors as in `train`."""
+        setup = open_data(config)
+        compiled = self._program(setup)
+        return setup, compiled, run(setup, compiled, folder)
+
+    def relabel(self, config: Config, folder: epath.Path, **options: Any) -> None:
+        """Trains, and writes labels.csv for a second training, see labels.relabel.
+
+        Args:
+          config: all settings of the first training, which needs a memory.
+          folder: of the cell.
+          **options: score and threshold of relabel.new_labels.
+        """
+        setup, _, state = self.fit(config, folder)
+        assert state.memory is not None, "config.agreement.memory_decay must be above 0"
+        labels_M = np.asarray(state.memory.label)
+        labels_M = relabel.new_labels(labels_M, np.asarray(remembered(state.memory)), **options)
+        clips = setup.train.columns("clip_id")["clip_id"].tolist()
+        names = np.array(setup.classes)[labels_M].tolist()
+        csv_file.write(folder / LABELS, label_files.COLUMNS, zip(clips, names, strict=True))
+        (folder / STATE).unlink(missing_ok=True)
 
     def _program(self, setup: Setup) -> Program:
         key = (program(setup.config), setup.num_classes, setup.num_train)
@@ -155,7 +182,7 @@ def run(setup: Setup, compiled: Program, folder: epath.Path) -> TrainState:
     """
     config, counts = setup.config, setup.counts
     state = compiled.setup.new_state(config.seed, setup.class_prior)
-    saved = folder / "state.npz"
+    saved = folder / STATE
     if saved.exists():
         state = restore(saved, state)
     start = int(state.step)
@@ -211,9 +238,8 @@ def memory(state: TrainState) -> dict[str, np.ndarray]:
     """Returns the memory of the training videos as arrays of the file of predictions."""
     if state.memory is None:
         return {}
-    named = jax.tree_util.tree_leaves_with_path(state.memory)
-    rows = {jax.tree_util.keystr(path, simple=True) or "probs": leaf for path, leaf in named}
-    return {f"memory_{name}": np.asarray(rows[name]) for name in rows}
+    fields = dataclasses.asdict(state.memory)
+    return {f"memory_{name}": np.asarray(rows) for name, rows in fields.items()}
 
 
 def save_predictions(
@@ -235,13 +261,20 @@ def run_cell(folder: epath.Path, trainer: Trainer) -> None:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     commit = harness.commit()  # before anyone edits the code
     start, cpu = time.monotonic(), time.process_time()
-    results = trainer.train(config, folder)
+    if again := spec.get("again"):
+        options = dict(again)
+        if not (folder / LABELS).exists():
+            first = harness.load(spec["config"], spec["settings"] | options.pop("first"))
+            trainer.relabel(first, folder, **options)
+        data = dataclasses.replace(config.data, labels=str(folder / LABELS))
+        config = dataclasses.replace(config, data=data)
+    found = trainer.train(config, folder)
     result = {
         "name": spec["name"],
         "noise": spec["noise"],
         "seed": config.seed,
         "settings": spec["settings"],
-        "results": results,
+        **found,
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - cpu,
         "commit": commit,

@@ -57,6 +57,8 @@ class Cell:
       seed: seed of the initial parameters, the order of the data and the augmentation.
       build: options of the data set's builder on top of the grid's, such as {"seed": 201}. A cell with
         any has its own variant of the data set, which is built if it is missing.
+      again: for two trainings, the second from scratch on labels that the first one corrected: "first",
+        the settings in which the first differs, and the options of labels.relabel.new_labels.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Cell:
     noise: Noise
     seed: int
     build: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    again: Mapping[str, Any] | None = None
 
 
 def base(
@@ -184,7 +187,11 @@ def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]
         settings["data.labels"] = str(output / "labels" / labels)
     load(config, settings)
     noise = dataclasses.asdict(cell.noise)
-    return {"name": cell.name, "config": config, "settings": settings, "noise": noise}
+    spec = {"name": cell.name, "config": config, "settings": settings, "noise": noise}
+    if cell.again is not None:
+        load(config, settings | cell.again["first"])
+        spec["again"] = cell.again
+    return spec
 
 
 def _digest(values: Any) -> str:
@@ -206,8 +213,8 @@ def _check_same(folder: epath.Path, spec: Mapping[str, Any]) -> None:
 
 
 def define_flags(output: str, sizes: Sequence[str]) -> None:
-    """Defines the flags that all grids share."""
-    flags.DEFINE_string("config", "configs/synthetic.py", "Config file.")
+    """Defines the flags of a grid with presets and seeds."""
+    define_common_flags(output, "configs/synthetic.py")
     flags.DEFINE_enum(
         "size",
         sizes[0],
@@ -215,6 +222,11 @@ def define_flags(output: str, sizes: Sequence[str]) -> None:
         "Preset of data set size and duration; config: as in the config file.",
     )
     flags.DEFINE_list("seeds", "0,1,2", "Seeds, one training run each.")
+
+
+def define_common_flags(output: str, config: str) -> None:
+    """Defines the flags that all grids share."""
+    flags.DEFINE_string("config", config, "Config file.")
     flags.DEFINE_integer("jobs", 1, "Number of runs in parallel.", lower_bound=1)
     flags.DEFINE_string("output", output, "Folder for all files of the grid.")
     flags.DEFINE_multi_string(
@@ -237,16 +249,57 @@ def run_from_flags(
     """
     options = flags.FLAGS
     output = epath.Path(options.output).expanduser().absolute()
-    overrides = base(output, changes, options.set)
-    ensure_built(load(options.config, overrides))
-    finished = [
-        cell for path in options.add for cell in json.loads(epath.Path(path).read_text())["cells"]
-    ]
-    return output, run(
+    ensure_built(load(options.config, base(output, changes, options.set)))
+    return output, train(cells, output, options, added(options.add), changes)
+
+
+def added(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the cells of other reports, such as those of --add."""
+    return [cell for path in paths for cell in json.loads(epath.Path(path).read_text())["cells"]]
+
+
+def finished(
+    output: epath.Path, prefix: str, added: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, dict[str, Any]]:
+    """Returns the results of all finished cells of a folder, and those of other reports, by name.
+
+    Args:
+      output: folder of the grid.
+      prefix: with which the names of the cells begin.
+      added: as `added` returns them.
+
+    Returns:
+      As in a report: settings are without PLACES.
+    """
+    found = {cell["name"]: dict(cell) for cell in added if cell["name"].startswith(prefix)}
+    for path in sorted(output.glob(f"cells/{prefix}*/result.json")):
+        result = json.loads(path.read_text())
+        found[result["name"]] = result | {"settings": _portable(result["settings"])}
+    return found
+
+
+def settings_of(
+    cell: Cell, output: epath.Path, config: str, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the settings with which a cell is trained, without PLACES, as JSON holds them."""
+    spec = _spec(cell, output, config, dict(overrides))
+    settings: dict[str, Any] = json.loads(json.dumps(_portable(spec["settings"])))
+    return settings
+
+
+def train(
+    cells: Sequence[Cell],
+    output: epath.Path,
+    options: Any,
+    finished: Sequence[Mapping[str, Any]],
+    changes: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Runs the missing cells as the flags say: options.config, options.set, options.jobs; see `run`."""
+    return run(
         cells,
         output,
         config=options.config,
-        overrides=overrides,
+        overrides=base(output, changes, options.set),
         jobs=options.jobs,
         finished=finished,
     )
@@ -274,8 +327,15 @@ def write_report(
     plots.save(picture, output / f"{name}.png")
 
 
-def provenance(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the commits, hardware, seconds and scalar results of the cells, for a report."""
+def provenance(
+    results: Sequence[Mapping[str, Any]], *, with_evidence: bool = False
+) -> dict[str, Any]:
+    """Returns the commits, hardware, seconds and scalar results of the cells, for a report.
+
+    Args:
+      results: of the cells.
+      with_evidence: also keep what the tables of the protocol need of each cell, see evidence.py.
+    """
     return {
         "commits": sorted({r["commit"] for r in results}),
         "hardware": sorted({r["hardware"] for r in results}),
@@ -295,6 +355,7 @@ def provenance(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     if value is None or isinstance(value, int | float | str)
                 },
             }
+            | ({"evidence": result["evidence"]} if with_evidence and "evidence" in result else {})
             for result in results
         ],
     }

@@ -1,0 +1,224 @@
+"""The protocol of the comparison of methods, fixed before its results; see docs/evidence/protocol.md.
+
+    python -m experiments.choose --output=runs/choose --jobs=2
+    python -m experiments.report --choice=runs/choose/choice.json --output=runs/report --jobs=2
+
+Everything that could be tuned is here: the search space of each method, the kinds of wrong labels, the data
+sets for choosing and for reporting, the rule of choice, and the comparisons that are claimed. To add a
+method, add one entry to `METHODS`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.grid import Cell, Noise
+
+Settings = Mapping[str, Any]
+
+#: Settings that every method is tried with: without and with the extras.
+PLAIN = {
+    "loss.label_smoothing": 0.0, "agreement.memory_decay": 0.0, "optim.evaluate": "last",
+}  # fmt: skip
+EXTRAS = {
+    "loss.label_smoothing": 0.1,
+    "agreement.memory_decay": 0.6,  # key expression re-sampling by the consensus over the epochs
+    "optim.evaluate": "average",
+    "optim.average_from": "80 %",
+}
+#: For a method without a setting of its own.
+RATES: tuple[Settings, ...] = tuple({"optim.learning_rate": rate} for rate in (5e-4, 1e-3, 2e-3))
+#: Settings that are tried for each method: three of its own, without and with the extras.
+TRIES = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method and its search space.
+
+    Attributes:
+      base: the settings that make the method, over those of `own` and the extras.
+      own: three values of its own most important settings.
+      again: for a method that trains twice, the second time on corrected labels: as in grid.Cell. Each
+        training has half of the epochs.
+      is_baseline: whether it is one of the published methods that ours are compared with.
+    """
+
+    base: Settings
+    own: tuple[Settings, ...] = RATES
+    again: Mapping[str, Any] | None = None
+    is_baseline: bool = True
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Returns the settings of each try."""
+        return [{**extras, **own, **self.base} for extras in (PLAIN, EXTRAS) for own in self.own]
+
+
+def _values(name: str, *values: Any) -> tuple[Settings, ...]:
+    return tuple({name: value} for value in values)
+
+
+METHODS: dict[str, Method] = {
+    "cross_entropy": Method({"loss.method": "cross_entropy"}),
+    "label_smoothing": Method(
+        # As cross-entropy, with more smoothing than the extras have.
+        {"loss.method": "cross_entropy", "loss.label_smoothing": 0.2}
+    ),
+    "focal": Method({"loss.method": "focal"}, _values("loss.focal_gamma", 0.5, 1.0, 2.0)),
+    "gce": Method({"loss.method": "gce"}, _values("loss.gce_q", 0.3, 0.5, 0.7)),
+    "sce": Method(
+        {"loss.method": "sce"},
+        (
+            {"loss.sce_alpha": 0.1, "loss.sce_beta": 1.0},
+            {"loss.sce_alpha": 1.0, "loss.sce_beta": 1.0},
+            {"loss.sce_alpha": 1.0, "loss.sce_beta": 0.3},
+        ),
+    ),
+    "elr": Method(
+        {"loss.method": "elr"},
+        (
+            {"loss.elr_weight": 3.0, "agreement.memory_decay": 0.7},
+            {"loss.elr_weight": 1.0, "agreement.memory_decay": 0.9},  # theirs, asymmetric noise
+            {"loss.elr_weight": 1.0, "agreement.memory_decay": 0.7},
+        ),
+    ),
+    "small_loss": Method(
+        {"loss.method": "small_loss", "loss.robust_from": "30 %"},
+        _values("loss.forget_rate", 0.1, 0.2, 0.3),
+    ),
+    "scn": Method(
+        {"loss.method": "scn", "loss.robust_from": "25 %"}, _values("loss.scn_margin", 0.1, 0.2, 0.4)
+    ),
+    "forward": Method(
+        {"loss.method": "forward", "agreement.memory_decay": 0.6},
+        _values("loss.robust_from", "20 %", "30 %", "50 %"),
+    ),
+    "again": Method(
+        # The second training, on the labels that the memory of forward correction gives.
+        {"loss.method": "cross_entropy"},
+        RATES,
+        again={
+            "first": {"loss.method": "forward", "agreement.memory_decay": 0.6},
+            "score": "posterior",
+            "threshold": 0.5,
+        },
+        is_baseline=False,
+    ),
+    "agreement": Method(
+        {"loss.method": "agreement", "agreement.memory_decay": 0.6},
+        _values("agreement.noise_threshold", 0.5, 0.6, 0.7),
+        is_baseline=False,
+    ),
+    "oracle": Method({"loss.method": "oracle"}),
+}  # fmt: skip
+
+#: The method that knows which labels are wrong: a bound, not a baseline.
+ORACLE = "oracle"
+
+
+class Condition(NamedTuple):
+    """A kind and share of wrong labels, and options of the data set's builder."""
+
+    kind: str
+    rate: float
+    build: Mapping[str, Any]
+
+
+CONDITIONS: dict[str, Condition] = {
+    "confusion": Condition("confusion", 0.3, {}),
+    "symmetric": Condition("symmetric", 0.4, {}),
+    "instance": Condition("instance", 0.3, {}),
+    "dfew": Condition("confusion", 0.2, {"imbalance": True}),
+    "clean": Condition("none", 0.0, {}),
+}
+
+#: The cells in which each try is measured for the choice: condition, and seed of the data set. Every kind
+#: of wrong labels counts once.
+CHOOSE = (
+    ("confusion", 101), ("symmetric", 102), ("instance", 101), ("dfew", 102), ("clean", 101),
+)  # fmt: skip
+#: Seeds of the data sets for the report, which no choice has seen; one for each run seed.
+REPORT = (201, 202, 203, 204, 205)
+#: Run seeds of the choice and of the report are apart, too.
+CHOOSE_RUN_SEED = 1000
+
+#: The data sets, and the settings of all cells.
+FACES = {
+    "num_train": 2000, "num_test": 2000, "num_frames": 32, "image_size": 48, "flip_rate": 0.0,
+    "flip_kind": "symmetric", "hard_share": 0.4, "imbalance": False, "seed": 0, "jpeg_quality": 95,
+}  # fmt: skip
+CONFIG = "configs/synthetic.py"
+
+
+def common() -> dict[str, Any]:
+    """Returns the settings of all cells."""
+    return {"build": FACES, "train.tensorboard": False}
+
+
+def choose_cells(methods: Sequence[str], kinds: Sequence[str], epochs: int) -> list[Cell]:
+    """Returns the cells of the choice for some methods, conditions and a number of epochs."""
+    return [
+        _cell(
+            f"choose-{method}-{number}-{condition}-b{build_seed}-e{epochs}",
+            (method, settings), condition, epochs, build_seed, CHOOSE_RUN_SEED,
+        )
+        for condition, build_seed in CHOOSE
+        if condition in kinds
+        for method in methods
+        for number, settings in enumerate(METHODS[method].tried())
+    ]  # fmt: skip
+
+
+def report_cells(
+    chosen: Mapping[str, Settings], kinds: Sequence[str], epochs: int, seeds: Iterable[int] = REPORT
+) -> list[Cell]:
+    """Returns the cells of the report: chosen settings by method, each condition and data set."""
+    return [
+        _cell(
+            f"report-{method}-{condition}-b{build_seed}-e{epochs}",
+            (method, settings), condition, epochs, build_seed, build_seed,
+        )
+        for build_seed in seeds
+        for condition in kinds
+        for method, settings in chosen.items()
+    ]  # fmt: skip
+
+
+def _cell(
+    name: str,
+    method: tuple[str, Settings],
+    condition: str,
+    epochs: int,
+    build_seed: int,
+    run_seed: int,
+) -> Cell:
+    again = METHODS[method[0]].again
+    kind, rate, build = CONDITIONS[condition]
+    each = epochs / 2 if again else epochs  # equal compute
+    return Cell(
+        name,
+        {**method[1], "train.duration": f"{each:g} epochs"},
+        Noise(kind, rate, run_seed),
+        run_seed,
+        build={"seed": build_seed, **build},
+        again=again,
+    )
+
+
+def digest(value: Any) -> str:
+    """Returns a hash of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def search_space(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
+    """Returns what a choice depends on, as JSON; for some methods only."""
+    return {
+        "methods": {
+            name: {"tried": METHODS[name].tried(), "again": METHODS[name].again} for name in methods
+        },
+        "conditions": {name: list(condition) for name, condition in CONDITIONS.items()},
+        "choose": [list(pair) for pair in CHOOSE],
+        "common": common(),
+    }

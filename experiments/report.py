@@ -1,0 +1,127 @@
+"""Reports the methods with their chosen settings, on data sets that no choice has seen.
+
+    python -m experiments.report --choice=runs/choose/choice.json --output=runs/report --epochs=11 --jobs=2
+
+Trains the missing cells of --methods, --kinds and --epochs, each with the settings that experiments.choose
+chose for it; a method without a choice is refused. The first sitting ties --output to its choice: later
+ones must bring the same. A number of epochs without a choice of its own takes the settings chosen at the
+next smaller one. Then reads all finished cells in --output, of this sitting or of others (and of --add),
+and writes report.json (all cells), report.md (tables), and pictures.
+
+protocol.py has the data sets and the claimed comparisons; statistics.py the intervals.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags
+from etils import epath
+
+from benchmarks import harness
+from experiments import grid, protocol, report_tables
+from experiments.protocol import METHODS
+from rdfer_jax import plots
+
+
+class ChoiceError(ValueError):
+    """The settings of a report are not what experiments.choose chose."""
+
+
+def read_choice(path: epath.Path) -> dict[str, Any]:
+    """Reads choice.json and checks that experiments.choose wrote it, from the search space of this code.
+
+    Raises:
+      ChoiceError: it was changed, or the search space has.
+    """
+    choice: dict[str, Any] = json.loads(path.read_text())
+    content = {name: value for name, value in choice.items() if name != "digest"}
+    if protocol.digest(content) != choice.get("digest"):
+        raise ChoiceError(f"{path} was changed after experiments.choose wrote it; run it again")
+    methods = sorted({method for rows in choice["chosen"].values() for method in rows})
+    unknown = set(methods) - set(METHODS)
+    if unknown or protocol.digest(protocol.search_space(methods)) != choice["search_space"]:
+        raise ChoiceError(
+            f"{path}: the search space has changed since the choice; run experiments.choose again"
+        )
+    for rows in choice["chosen"].values():
+        for method, row in rows.items():
+            if METHODS[method].tried()[row["try"]] != row["settings"]:
+                raise ChoiceError(f"{path}: the settings of {method} are not those of its try")
+    return choice
+
+
+def settings(choice: Mapping[str, Any], epochs: int, methods: Sequence[str]) -> dict[str, Any]:
+    """Returns the chosen settings by method: those of the highest number of epochs up to `epochs`.
+
+    Raises:
+      ChoiceError: nothing was chosen for a method.
+    """
+    lengths = sorted(int(number) for number in choice["chosen"] if int(number) <= epochs)
+    found: dict[str, Any] = {}
+    for length in lengths:
+        found |= {m: row["settings"] for m, row in choice["chosen"][str(length)].items()}
+    if missing := [method for method in methods if method not in found]:
+        raise ChoiceError(
+            f"nothing was chosen for {', '.join(missing)} at up to {epochs} epochs; run "
+            "experiments.choose first"
+        )
+    return {method: found[method] for method in methods}
+
+
+def tie(output: epath.Path, choice: Mapping[str, Any]) -> None:
+    """Ties a folder to a choice: writes it there, or checks that it is the one that is there.
+
+    Raises:
+      ChoiceError: the folder has results of another choice.
+    """
+    path = output / "choice.json"
+    if path.exists():
+        if json.loads(path.read_text())["digest"] != choice["digest"]:
+            raise ChoiceError(
+                f"{output} has a report of another choice. The data sets for reporting are used once: give "
+                "the choice that this report began with"
+            )
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(harness.to_json(choice))
+
+
+def main(_: Sequence[str]) -> None:
+    """Trains the missing cells, and writes the report."""
+    options = flags.FLAGS
+    choice = read_choice(epath.Path(options.choice))
+    chosen_methods = sorted({m for rows in choice["chosen"].values() for m in rows})
+    methods = options.methods or [name for name in METHODS if name in chosen_methods]
+    grid.check_known("--methods", methods, list(METHODS))
+    grid.check_known("--kinds", options.kinds, list(protocol.CONDITIONS))
+    cells = [
+        cell
+        for epochs in map(int, options.epochs)
+        for cell in protocol.report_cells(settings(choice, epochs, methods), options.kinds, epochs)
+    ]
+    output = epath.Path(options.output).expanduser().absolute()
+    tie(output, choice)
+    options.config, options.set = choice["config"], choice["set"]
+    added = grid.added(options.add)
+    grid.train(cells, output, options, added, protocol.common())
+    results = grid.finished(output, "report-", added)
+    report = report_tables.summary(results, choice)
+    text = report_tables.text(report)
+    origin = grid.provenance(list(results.values()), with_evidence=True)
+    (output / "report.json").write_text(
+        harness.to_json({"choice": choice["digest"], **origin, **report})
+    )
+    (output / "report.md").write_text(text + "\n")
+    for name, picture in report_tables.pictures(results).items():
+        plots.save(picture, output / f"{name}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    grid.define_common_flags("runs/report", protocol.CONFIG)
+    flags.DEFINE_string("choice", None, "choice.json of experiments.choose.", required=True)
+    flags.DEFINE_list("methods", None, "Methods to train; by default all that have a choice.")
+    flags.DEFINE_list("kinds", list(protocol.CONDITIONS), "Conditions whose cells are trained.")
+    flags.DEFINE_list("epochs", ["11"], "Lengths of training, in epochs.")
+    app.run(main)

@@ -1,0 +1,239 @@
+"""The protocol: equal tries, data sets apart, the rule of choice, and what a report refuses.
+
+No cell trains here: a function writes its result.
+"""
+
+import copy
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+
+from experiments import choose, evidence, grid, protocol, report, report_tables
+from experiments.protocol import METHODS, TRIES
+
+CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/synthetic.py")
+
+
+def test_every_method_has_as_many_tries_with_the_same_extras():
+    for name, method in METHODS.items():
+        tried = method.tried()
+        assert len(tried) == TRIES and len({json.dumps(t, sort_keys=True) for t in tried}) == TRIES
+        assert sum(t["optim.evaluate"] == "average" for t in tried) == TRIES // 2, name
+        if "agreement.memory_decay" not in method.base and not any(
+            "agreement.memory_decay" in own for own in method.own
+        ):
+            assert {t["agreement.memory_decay"] for t in tried} == {0.0, 0.6}, name
+        for settings in tried:
+            grid.load(CONFIG, settings)  # raises for an unknown setting
+
+
+def test_the_data_sets_of_choice_and_report_are_apart():
+    seeds = {seed for _, seed in protocol.CHOOSE}
+    assert not seeds & set(protocol.REPORT) and 0 not in seeds | set(protocol.REPORT)
+    assert len(set(protocol.REPORT)) >= 5
+    assert protocol.CHOOSE_RUN_SEED not in protocol.REPORT
+    assert {name for name, _ in protocol.CHOOSE} == set(protocol.CONDITIONS)
+    chosen = {m: METHODS[m].tried()[0] for m in METHODS}
+    for cells in (
+        protocol.choose_cells(list(METHODS), list(protocol.CONDITIONS), 11),
+        protocol.report_cells(chosen, list(protocol.CONDITIONS), 11),
+    ):
+        assert len({cell.name for cell in cells}) == len(cells)
+    by_seed = {cell.seed: cell.build["seed"] for cell in cells}
+    assert len(by_seed) == len(protocol.REPORT)
+
+
+def test_a_method_that_trains_twice_has_half_of_the_epochs():
+    def lengths(name):
+        return {c.overrides["train.duration"] for c in protocol.choose_cells([name], ["clean"], 11)}
+
+    assert lengths("again") == {"5.5 epochs"} and lengths("elr") == {"11 epochs"}
+
+
+def cell_result(cell, output, config, overrides, war=None, label_seed=None):
+    """A result of a cell that did not train; its accuracy depends on its name alone."""
+    settings = grid.settings_of(cell, output, config, overrides)
+    rng = np.random.default_rng(sum(map(ord, cell.name)))
+    label = np.random.default_rng(cell.build["seed"]).integers(7, size=50)
+    war = rng.uniform(0.5, 0.9) if war is None else war
+    predicted = np.where(rng.random(50) < war, label, (label + 1) % 7)
+    return {
+        "name": cell.name, "seed": cell.seed, "noise": {}, "settings": settings, "commit": "c",
+        "hardware": "h", "seconds": 1.0, "results": {"war": float(war)},
+        "evidence": {
+            "test": {"label": evidence.digits(label), "prediction": evidence.digits(predicted),
+                     "hard": evidence.digits(label > 3)},
+            "calls": rng.integers(1, 30, size=(3, 3)).tolist(),
+            "agreement": {"clips": rng.integers(9, size=(3, evidence.BINS)).tolist()},
+            "detection": {
+                choose.TASK: {
+                    "scores": ["odds, K clips", "odds, one clip", "loss, one clip", "loss, video"],
+                    "auroc": [0.9, 0.8, 0.85, 0.7], "covariance": (1e-4 * np.eye(4)).tolist(),
+                }
+            },
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Runs both commands with a few methods; returns a function (module, **flags) -> its folder."""
+    names = ("elr", "again", "agreement", "oracle")
+    methods = {name: METHODS[name] for name in names}
+    for module in (protocol, choose, report, report_tables):
+        monkeypatch.setattr(module, "METHODS", methods)
+    ran = []
+
+    def run(cells, output, *, config, overrides, jobs, finished):
+        known = {cell["name"] for cell in finished}
+        for cell in cells:
+            folder = output / "cells" / cell.name
+            if cell.name not in known and not (folder / "result.json").exists():
+                ran.append(cell.name)
+                folder.mkdir(parents=True)
+                result = cell_result(cell, output, config, overrides)
+                (folder / "result.json").write_text(json.dumps(result))
+
+    monkeypatch.setattr(grid, "run", run)
+
+    def command(module, **changes):
+        options = {
+            "config": CONFIG, "set": [], "jobs": 1, "add": [], "epochs": ["11"],
+            "methods": list(methods), "kinds": list(protocol.CONDITIONS),
+        }  # fmt: skip
+        given = type("Options", (), options | changes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "flags", type("Flags", (), {"FLAGS": given}))
+            module.main(())
+        return epath.Path(given.output)
+
+    command.ran = ran
+    return command
+
+
+def test_choose_takes_the_highest_mean_and_spreads_over_sittings(tmp_path, commands):
+    output = str(tmp_path / "choose")
+    commands(choose, output=output, kinds=["confusion"])
+    assert json.loads((tmp_path / "choose/choice.json").read_text())["chosen"] == {}
+    assert len(commands.ran) == 4 * TRIES
+    commands(choose, output=output, methods=["elr", "agreement"])
+    first = json.loads((tmp_path / "choose/choice.json").read_text())
+    assert set(first["chosen"]["11"]) == {"elr", "agreement"}
+    commands(choose, output=output)
+    assert len(commands.ran) == len(set(commands.ran)) == 4 * TRIES * len(protocol.CHOOSE)
+    choice = json.loads((tmp_path / "choose/choice.json").read_text())
+    for method, row in choice["chosen"]["11"].items():
+        war = np.zeros(TRIES)
+        for path in (tmp_path / "choose/cells").glob(f"choose-{method}-*/result.json"):
+            number = int(path.parent.name.split("-")[2])
+            war[number] += json.loads(path.read_text())["results"]["war"] / len(protocol.CHOOSE)
+        assert row["try"] == war.argmax() and row["mean_war"] == pytest.approx(war.max())
+        assert row["settings"] == METHODS[method].tried()[row["try"]]
+        assert (row["scores"]["clips"], row["scores"]["one"]) == ("odds, K clips", "loss, one clip")
+    # On another machine, from the committed file: nothing is trained again, and the choice is the same.
+    commands.ran.clear()
+    commands(choose, output=str(tmp_path / "there"), add=[str(tmp_path / "choose/choose.json")])
+    assert not commands.ran
+    assert json.loads((tmp_path / "there/choice.json").read_text()) == choice
+
+
+def test_choose_refuses_a_cell_with_other_settings(tmp_path, commands):
+    output = str(tmp_path / "choose")
+    commands(choose, output=output)
+    path = next((tmp_path / "choose/cells").glob("choose-elr-0-*/result.json"))
+    result = json.loads(path.read_text())
+    result["settings"]["loss.elr_weight"] = 7.0
+    path.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="expected the settings of the search space"):
+        commands(choose, output=output)
+    with pytest.raises(ValueError, match="expected the settings of the search space"):
+        commands(choose, output=output, set=["optim.beta2=0.9"])
+
+
+@pytest.fixture
+def chosen(tmp_path, commands):
+    commands(choose, output=str(tmp_path / "choose"))
+    return tmp_path / "choose/choice.json"
+
+
+def test_a_report_has_all_tables_and_pictures(tmp_path, commands, chosen):
+    commands.ran.clear()
+    output = commands(report, choice=str(chosen), output=str(tmp_path / "report"))
+    assert len(commands.ran) == 4 * len(protocol.CONDITIONS) * len(protocol.REPORT)
+    found = json.loads((output / "report.json").read_text())
+    assert len(found["accuracy"]) == 4 * len(protocol.CONDITIONS)
+    ours = [row for row in found["differences"] if row["method"] == "agreement"]
+    assert {row["than"] for row in ours} == {"elr", "oracle"}
+    for row in found["differences"]:
+        assert ("holm_p" in row["war"]) == row["claimed"] == (row["than"] == "elr")
+        assert row["war"].get("holm_p", 1) >= row["war"]["p"]
+        one, other = (
+            next(
+                r["war"]["mean"] for r in found["accuracy"]
+                if (r["method"], r["condition"]) == (method, row["condition"])
+            )
+            for method in (row["method"], row["than"])
+        )  # fmt: skip
+        assert row["war"]["mean"] == pytest.approx(one - other)
+    (detection, *_) = found["detection"]
+    assert detection["auroc"]["mean"] == pytest.approx(0.9)
+    assert detection["minus_same"]["mean"] == pytest.approx(0.1)
+    assert detection["minus_single"]["mean"] == pytest.approx(0.05)
+    assert detection["minus_loss"]["mean"] == pytest.approx(0.2)
+    calls = next(r for r in found["calls"] if r["method"] == "elr" and r["condition"] == "clean")
+    names = [f"report-elr-clean-b{seed}-e11" for seed in protocol.REPORT]
+    tables = [np.array(c["evidence"]["calls"]) for c in found["cells"] if c["name"] in names]
+    expected = np.mean([table[2, 2] / table[:, 2].sum() for table in tables])
+    assert calls["called noisy, flipped"]["mean"] == pytest.approx(expected)
+    assert (output / "agreement_agreement_confusion_11.png").exists()
+    text = (output / "report.md").read_text()
+    assert "confusion, 11 epochs, 5 seeds" in text and "agreement" in text
+    # Resumed elsewhere from the committed file, the tables are the same.
+    commands.ran.clear()
+    again = commands(
+        report,
+        choice=str(chosen),
+        output=str(tmp_path / "there"),
+        add=[str(output / "report.json")],
+    )
+    assert not commands.ran and (again / "report.md").read_text() == text
+
+
+def test_a_report_refuses_what_was_not_chosen(tmp_path, commands, chosen, monkeypatch):
+    output = str(tmp_path / "report")
+    choice = json.loads(chosen.read_text())
+    changed = copy.deepcopy(choice)
+    changed["chosen"]["11"]["elr"]["settings"]["loss.elr_weight"] = 2.0
+    other = tmp_path / "changed.json"
+    other.write_text(json.dumps(changed))
+    with pytest.raises(report.ChoiceError, match="was changed"):
+        commands(report, choice=str(other), output=output)
+    # Even with a digest that fits.
+    del changed["digest"]
+    other.write_text(json.dumps(changed | {"digest": protocol.digest(changed)}))
+    with pytest.raises(report.ChoiceError, match="elr are not those of its try"):
+        commands(report, choice=str(other), output=output)
+    with pytest.raises(report.ChoiceError, match="nothing was chosen for elr"):
+        commands(report, choice=str(chosen), output=output, epochs=["5"])
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "PLAIN", protocol.PLAIN | {"loss.clips": 0.2})
+        with pytest.raises(report.ChoiceError, match="search space has changed"):
+            commands(report, choice=str(chosen), output=output)
+    assert not (tmp_path / "report").exists()
+    assert report.settings(choice, 44, ["elr"]) == report.settings(choice, 11, ["elr"])
+
+
+def test_a_folder_of_a_report_belongs_to_one_choice(tmp_path, commands, chosen):
+    output = str(tmp_path / "report")
+    commands(report, choice=str(chosen), output=output, kinds=["clean"])
+    commands(report, choice=str(chosen), output=output, kinds=["clean"])
+    path = next((tmp_path / "choose/cells").glob("choose-elr-*/result.json"))
+    result = json.loads(path.read_text())
+    result["results"]["war"] += 0.01
+    path.write_text(json.dumps(result))
+    commands(choose, output=str(tmp_path / "choose"))
+    with pytest.raises(report.ChoiceError, match="another choice"):
+        commands(report, choice=str(chosen), output=output, kinds=["clean"])
