@@ -108,7 +108,7 @@ class Trainer:
             results |= noise_detection(train)
             save_predictions(train, folder / "run" / TRAIN_FILE, memory(state))
         (folder / STATE).unlink(missing_ok=True)
-        found = evidence.collect(test, train, state.memory, config.agreement)
+        found = evidence.collect(test, train, state, config)
         return {"results": results, "evidence": found}
 
     def fit(self, config: Config, folder: epath.Path) -> tuple[Setup, Program, TrainState]:
@@ -238,8 +238,8 @@ def memory(state: TrainState) -> dict[str, np.ndarray]:
     """Returns the memory of the training videos as arrays of the file of predictions."""
     if state.memory is None:
         return {}
-    fields = dataclasses.asdict(state.memory)
-    return {f"memory_{name}": np.asarray(rows) for name, rows in fields.items()}
+    fields = ("probs", "label", "agreement", "threshold", "visits")
+    return {f"memory_{name}": np.asarray(getattr(state.memory, name)) for name in fields}
 
 
 def save_predictions(

@@ -21,9 +21,11 @@ from numpy.typing import ArrayLike, NDArray
 from experiments import noise_scores
 from experiments.noise_scores import Evidence
 from experiments.statistics import auroc_covariance
-from rdfer_jax import agreement, config
+from rdfer_jax.config import Config
 from rdfer_jax.labels.noise_matrix import posterior
 from rdfer_jax.memory import Memory, remembered, remembered_agreement
+from rdfer_jax.state import TrainState
+from rdfer_jax.steps import judge_videos
 from rdfer_jax.training.predictions import Predictions
 
 Vector = NDArray[np.float64]
@@ -55,15 +57,15 @@ HARD = {"1 - max softmax": lambda e: 1 - noise_scores.confidence(e)}
 
 
 def collect(
-    test: Predictions, train: Predictions | None, memory: Memory | None, settings: config.Agreement
+    test: Predictions, train: Predictions | None, state: TrainState, config: Config
 ) -> dict[str, Any]:
     """Returns what the tables need.
 
     Args:
       test: predictions of the test split.
       train: predictions of the training split, if it is known which labels are wrong.
-      memory: of the training videos, if the run has one.
-      settings: of the agreement.
+      state: after the last step; its memory and class prior are read.
+      config: all settings.
     """
     found: dict[str, Any] = {
         "test": {
@@ -79,14 +81,14 @@ def collect(
     kind_B = np.where(flipped_B, 2, hard_B.astype(int))
     agreement_B = np.asarray(train["agreement"], np.float64)
     found["agreement"] = {"clips": histogram(agreement_B, kind_B)}
-    if memory is not None and bool(np.asarray(memory.visited).all()):
-        found["agreement"]["memory"] = histogram(
-            np.asarray(remembered_agreement(memory), np.float64), kind_B
-        )
-    else:
-        memory = None
-    found["calls"] = calls(train, memory, settings, kind_B)
-    flipped, hard = scores(train, memory)
+    memory = state.memory
+    if memory is not None and not bool(np.asarray(memory.visits > 0).all()):
+        memory = None  # the training was shorter than an epoch
+    if memory is not None:
+        past_B = np.asarray(remembered_agreement(memory, config.agreement.remember), np.float64)
+        found["agreement"]["memory"] = histogram(past_B, kind_B)
+    found["calls"] = calls(train, memory, state.class_prior, config, kind_B)
+    flipped, hard = scores(train, memory, config)
     doubtful_B = flipped_B | hard_B
     found["detection"] = {
         "flipped, among all": aurocs(flipped, flipped_B, np.ones_like(flipped_B)),
@@ -117,14 +119,16 @@ def histogram(values_B: Vector, kind_B: NDArray[np.integer]) -> list[list[int]]:
 def calls(
     train: Predictions,
     memory: Memory | None,
-    settings: config.Agreement,
+    class_prior_N: Any,
+    config: Config,
     kind_B: NDArray[np.integer],
 ) -> list[list[int]]:
     """Returns the number of videos by kind and call, KINDS x CALLS, as training judges them at its end."""
-    probs_BN = None if memory is None else remembered(memory)
-    label_B = jnp.asarray(train["label"])
-    verdict = agreement.judge(jnp.asarray(train["clip_logits"]), label_B, settings, probs_BN)
-    parts = agreement.partition(verdict, label_B, settings)
+    label_B = jnp.asarray(train["label"], jnp.int32)
+    _, parts = judge_videos(
+        config, class_prior_N, memory, jnp.arange(len(label_B)), label_B,
+        jnp.asarray(train["clip_logits"]),
+    )  # fmt: skip
     call_B = np.select([np.asarray(parts.clean), np.asarray(parts.hard)], [0, 1], 2)
     table = np.zeros((len(KINDS), len(CALLS)), int)
     np.add.at(table, (kind_B, call_B), 1)
@@ -132,7 +136,7 @@ def calls(
 
 
 def scores(
-    train: Predictions, memory: Memory | None
+    train: Predictions, memory: Memory | None, config: Config
 ) -> tuple[dict[str, Vector], dict[str, Vector]]:
     """Returns the scores of wrong labels and of hard videos, float64 [B] by name and view."""
     label_B, logits_BN = train["label"], train["logits"]
@@ -157,7 +161,8 @@ def scores(
     }
     hard["1 - agreement, K clips"] = 1 - np.asarray(train["agreement"], np.float64)
     if memory is not None:
-        hard["1 - agreement, memory"] = 1 - np.asarray(remembered_agreement(memory), np.float64)
+        past_B = remembered_agreement(memory, config.agreement.remember)
+        hard["1 - agreement, memory"] = 1 - np.asarray(past_B, np.float64)
     return flipped, hard
 
 

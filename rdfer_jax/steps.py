@@ -93,20 +93,13 @@ def make_grad_fn(
             variables = state.variables | {"params": params}
             forward = network.read_clips(variables, frames, clips_BKT, True, rng_dropout)
             judged_BKN = forward.outputs.clip_logits if teacher_BKN is None else teacher_BKN
-            verdict, memory = _judge(config, state, batch, judged_BKN)
+            memory = _remember(config, state, batch, judged_BKN)
             if memory is not None and forward.outputs.features is not None:
                 memory = memory_lib.update_features(memory, batch.index, forward.outputs.features)
-            partition = agreement.partition(verdict, batch.label, config.agreement, memory)
-            robust = state.step >= robust_from
-            all_clean = agreement.all_clean(len(batch.label))
-            partition = jax.tree.map(lambda p, c: jnp.where(robust, p, c), partition, all_clean)
-            if config.agreement.protect_below:
-                assert state.class_prior is not None
-                verdict, partition = agreement.protect(
-                    verdict, partition, batch.label, state.class_prior, config.agreement
-                )
-            allowed_B = limit.allowed(memory, batch.index, config.loss)
-            partition = limit.limited(partition, allowed_B)
+            verdict, partition = judge_videos(
+                config, state.class_prior, memory, batch.index, batch.label, judged_BKN,
+                state.step >= robust_from,
+            )  # fmt: skip
             if network.read_key_clips is not None:
                 key_class_B = verdict.consensus
                 if config.key.consensus == "clips":
@@ -172,43 +165,72 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
     return predict_step
 
 
-def _judge(
-    config: Config, state: TrainState, batch: Batch, logits_BKN: jax.Array
-) -> tuple[Verdict, Memory | None]:
-    """Judges the batch by the clips' predictions, averaged over the epochs if there is a memory.
+def judge_videos(
+    config: Config,
+    class_prior_N: jax.Array | None,
+    memory: Memory | None,
+    index_B: jax.Array,
+    label_B: jax.Array,
+    logits_BKN: jax.Array,
+    robust: jax.Array | bool = True,
+) -> tuple[Verdict, Partition]:
+    """Judges videos by their clips' predictions, averaged over the epochs if there is a memory.
 
-    Returns:
-      The verdict, and the updated memory.
+    Args:
+      config: all settings.
+      class_prior_N: state.class_prior.
+      memory: of all training videos, after the visit of these.
+      index_B: rows of the videos in the memory.
+      label_B: the given labels.
+      logits_BKN: of the clips.
+      robust: whether the partition acts; else all videos are clean.
     """
-    settings, memory = config.agreement, state.memory
-    verdict = agreement.judge(logits_BKN, batch.label, settings)
-    known, visited = verdict.agreement, jnp.ones(len(batch.label), bool)
-    if memory is not None:
-        now = jax.lax.stop_gradient(verdict)
-        memory = memory_lib.update(
-            memory,
-            batch.index,
-            batch.label,
-            now.probs,
-            now.agreement,
-            decay=settings.memory_decay,
-            agreement_decay=settings.remember,
-            threshold_decay=settings.running_decay,
-        )
-        past = memory_lib.rows(memory, batch.index)
-        verdict = agreement.judge(logits_BKN, batch.label, settings, past)
+    settings = config.agreement
+    if memory is None:
+        verdict = agreement.judge(logits_BKN, label_B, settings)
+        known, visited = verdict.agreement, jnp.ones(len(label_B), bool)
+    else:
+        past = memory_lib.rows(memory, index_B)
+        verdict = agreement.judge(logits_BKN, label_B, settings, past)
         if settings.score == "posterior":
-            verdict = agreement.score_by_posterior(verdict, batch.label, memory)
+            verdict = agreement.score_by_posterior(verdict, label_B, memory)
         if settings.prior_correction:
             verdict = agreement.correct_for_prior(
-                verdict, batch.label, memory, settings.prior_correction
+                verdict, label_B, memory, settings.prior_correction
             )
         known = memory_lib.remembered_agreement(memory, settings.remember)
         visited = memory.visits > 0
     if config.loss.hard_scale == "rank":
         rank_B = agreement.rank(verdict.agreement, known, visited)
         verdict = dataclasses.replace(verdict, rank=rank_B)
-    return agreement.stop(verdict, settings), memory
+    verdict = agreement.stop(verdict, settings)
+    partition = agreement.partition(verdict, label_B, settings, memory)
+    all_clean = agreement.all_clean(len(label_B))
+    partition = jax.tree.map(lambda p, c: jnp.where(robust, p, c), partition, all_clean)
+    if settings.protect_below:
+        assert class_prior_N is not None
+        verdict, partition = agreement.protect(verdict, partition, label_B, class_prior_N, settings)
+    return verdict, limit.limited(partition, limit.allowed(memory, index_B, config.loss))
+
+
+def _remember(
+    config: Config, state: TrainState, batch: Batch, logits_BKN: jax.Array
+) -> Memory | None:
+    """Returns the memory after the visit of the batch."""
+    if state.memory is None:
+        return None
+    settings = config.agreement
+    now = jax.lax.stop_gradient(agreement.judge(logits_BKN, batch.label, settings))
+    return memory_lib.update(
+        state.memory,
+        batch.index,
+        batch.label,
+        now.probs,
+        now.agreement,
+        decay=settings.memory_decay,
+        agreement_decay=settings.remember,
+        threshold_decay=settings.running_decay,
+    )
 
 
 def _keys(rng: jax.Array, index_B: jax.Array) -> jax.Array:

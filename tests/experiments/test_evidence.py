@@ -1,5 +1,7 @@
 """What a cell keeps for the tables, against loops over videos."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -7,6 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from experiments import evidence
 from rdfer_jax import agreement, config
 from rdfer_jax import memory as memory_lib
+from rdfer_jax.state import TrainState
 from rdfer_jax.training.predictions import Predictions
 
 B, K, N = 200, 5, 4
@@ -29,6 +32,15 @@ def train():
     return Predictions("train", tuple("abcd"), arrays)
 
 
+def collect(train, memory=None, **settings):
+    state = TrainState(
+        seed=0, step=0, params={}, batch_stats={}, opt_state=(), teacher=None, memory=memory
+    )
+    every = config.resolve(config.default())
+    chosen = dataclasses.replace(every.agreement, **settings)
+    return evidence.collect(train, train, state, dataclasses.replace(every, agreement=chosen))
+
+
 def test_numbers_survive_as_text():
     values = np.arange(36)
     np.testing.assert_array_equal(evidence.numbers(evidence.digits(values)), values)
@@ -36,8 +48,7 @@ def test_numbers_survive_as_text():
 
 
 def test_scores_of_clips_and_of_one_clip_are_the_same_score(train):
-    settings = config.Agreement(threshold=0.0)
-    found = evidence.collect(train, train, None, settings)
+    found = collect(train, threshold=0.0)
     table = found["detection"]["flipped, among flipped or hard"]
     doubtful = train["is_flipped"] | train["is_hard"]
     probs = np.exp(train["clip_logits"].astype(np.float64))
@@ -60,8 +71,7 @@ def test_scores_of_clips_and_of_one_clip_are_the_same_score(train):
 
 
 def test_calls_and_histograms_count_every_video_once(train):
-    settings = config.Agreement(threshold=0.8, noise_threshold=0.55)
-    found = evidence.collect(train, train, None, settings)
+    found = collect(train, threshold=0.8, noise_threshold=0.55)
     counts = np.zeros((3, 3), int)
     for i in range(B):
         p = np.exp(train["clip_logits"][i].astype(np.float64))
@@ -80,14 +90,14 @@ def test_calls_and_histograms_count_every_video_once(train):
 
 
 def test_a_memory_that_saw_every_video_is_measured_too(train):
-    settings = config.Agreement(threshold=0.0, noise_threshold=0.55)
+    settings = {"threshold": 0.0, "noise_threshold": 0.55}
     probs = np.asarray(agreement.mean_probs(train["clip_logits"]))
-    visit = {"decay": 0.6, "threshold_decay": 0.9}
+    visit = {"decay": 0.6, "agreement_decay": 0.0, "threshold_decay": 0.9}
     empty = memory_lib.create(B, N)
     memory = memory_lib.update(
         empty, np.arange(B), train["label"], probs, train["agreement"], **visit
     )
-    found = evidence.collect(train, train, memory, settings)
+    found = collect(train, memory, **settings)
     table = found["detection"]["flipped, among all"]
     clips, remembered = (
         table["auroc"][table["scores"].index(f"odds, {view}")] for view in ("K clips", "memory")
@@ -98,5 +108,5 @@ def test_a_memory_that_saw_every_video_is_measured_too(train):
         empty, np.arange(B // 2), train["label"][: B // 2], probs[: B // 2],
         train["agreement"][: B // 2], **visit,
     )  # fmt: skip
-    partial = evidence.collect(train, train, half, settings)["detection"]["flipped, among all"]
+    partial = collect(train, half, **settings)["detection"]["flipped, among all"]
     assert not any("memory" in name for name in partial["scores"])
