@@ -1,10 +1,11 @@
 """Data augmentation on the device: uint8 frames -> normalized floats. Pure functions, to be jitted.
 
-All frames of a video share one random transform: resized crop, flip, brightness, contrast, saturation and
-hue. Everything except the final clipping is linear. So the transform is two matrix products, one over the
-rows and one over columns and colors together, and a shift of the gray level.
+All frames of a video, or of each of its clips, share one random transform: resized crop, flip, brightness,
+contrast, saturation and hue. Everything except the final clipping is linear. So the transform is two matrix
+products, one over the rows and one over columns and colors together, and a shift of the gray level.
 
-Letters: B videos, F frames, H W C of the input (C = 3, RGB), h w = options.size of the output.
+Letters: B videos, F frames, K clips of T frames, H W C of the input (C = 3, RGB), h w = options.size of the
+output.
 """
 
 from typing import Any, NamedTuple
@@ -89,6 +90,44 @@ def train_augment(
         return _normalize(frames_FhwC, options)
 
     return jax.vmap(augment)(frames_BFHWC, keys_B)
+
+
+def train_frames(
+    frames_BFHWC: jax.Array,
+    clips_BKT: jax.Array,
+    keys_B: jax.Array,
+    options: config.Augment,
+    dtype: Any = jnp.float32,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Applies a random transform to each video, or with options.per = "clip" to each clip of each video.
+
+    Args:
+      frames_BFHWC: uint8, RGB.
+      clips_BKT: int [B, K, T], positions of the clips' frames.
+      keys_B: a typed PRNG key for each video; clip k has the key `jax.random.fold_in(key, k)`.
+      options: see config.Augment.
+      dtype: of the computation and of the result.
+
+    Returns:
+      frames_BFhwC, see `train_augment`, and None, or the frames of the clips by themselves, [B, K, T, h, w,
+      C]. Then the frames of the video have the transform of the first clip.
+    """
+    if options.per == "video":
+        return train_augment(frames_BFHWC, keys_B, options, dtype), None
+    batch, clips, _ = clips_BKT.shape
+    keys_BK = jax.vmap(
+        lambda key: jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(clips))
+    )(keys_B)
+    picked_BKTHWC = pick_frames(frames_BFHWC, clips_BKT)
+    picked_NTHWC = picked_BKTHWC.reshape(batch * clips, *picked_BKTHWC.shape[2:])
+    own_NThwC = train_augment(picked_NTHWC, keys_BK.reshape(-1), options, dtype)
+    own_BKThwC = own_NThwC.reshape(batch, clips, *own_NThwC.shape[1:])
+    return train_augment(frames_BFHWC, keys_BK[:, 0], options, dtype), own_BKThwC
+
+
+def pick_frames(frames_BFX: jax.Array, clips_BKT: jax.Array) -> jax.Array:
+    """Returns the frames of clips: [B, F, ...] and int [B, K, T] -> [B, K, T, ...]. Without a gradient."""
+    return jax.vmap(lambda frames_FX, clips_KT: frames_FX[clips_KT])(frames_BFX, clips_BKT)
 
 
 def eval_transform(

@@ -78,20 +78,20 @@ def make_grad_fn(
     def grad_fn(state: TrainState, batch: Batch) -> tuple[Any, dict[str, Any]]:
         rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
         rng_augment, rng_clips, rng_dropout = jax.random.split(rng, 3)
-        frames = augment.train_augment(
-            batch.frames, _keys(rng_augment, batch.index), config.augment, network.dtype
-        )
         clips_BKT = resampling.train_clips(
             _keys(rng_clips, batch.index), config.clips, config.data.frames, config.data.snippet
         )
+        frames, own = augment.train_frames(
+            batch.frames, clips_BKT, _keys(rng_augment, batch.index), config.augment, network.dtype
+        )
         teacher_BKN = None
         if state.teacher is not None:
-            forward = network.read_clips(state.teacher, frames, clips_BKT, False)
+            forward = network.read_clips(state.teacher, frames, clips_BKT, False, clip_frames=own)
             teacher_BKN = forward.outputs.clip_logits
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
             variables = state.variables | {"params": params}
-            forward = network.read_clips(variables, frames, clips_BKT, True, rng_dropout)
+            forward = network.read_clips(variables, frames, clips_BKT, True, rng_dropout, own)
             judged_BKN = forward.outputs.clip_logits if teacher_BKN is None else teacher_BKN
             memory = _remember(config, state, batch, judged_BKN)
             if memory is not None and forward.outputs.features is not None:
@@ -143,8 +143,9 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
     def predict_step(state: TrainState, batch: Batch) -> Prediction:
         frames = augment.eval_transform(batch.frames, config.augment, network.dtype)
         clips_BKT = jnp.broadcast_to(clips_KT, (len(batch.label), *clips_KT.shape))
+        own = augment.pick_frames(frames, clips_BKT) if config.augment.per == "clip" else None
         variables = evaluated(state, config.optim)
-        forward = network.read_clips(variables, frames, clips_BKT, False)
+        forward = network.read_clips(variables, frames, clips_BKT, False, clip_frames=own)
         verdict = agreement.judge(forward.outputs.clip_logits, batch.label, config.agreement)
         if config.agreement.score == "posterior":
             assert state.memory is not None

@@ -187,6 +187,26 @@ def test_the_place_in_the_batch_does_not_matter():
     np.testing.assert_array_equal(train(frames[order], each[order], ON), out[order])
 
 
+@functools.partial(jax.jit, static_argnames="options")
+def train_frames(frames, clips, keys, options):
+    return augment.train_frames(frames, clips, keys, options)
+
+
+def test_a_transform_is_for_a_video_or_for_each_of_its_clips():
+    frames = videos(NUMBER, 4, SIDE, SIDE)
+    clips = np.random.default_rng(0).integers(0, 4, (NUMBER, 2, 4))  # as long as the buffer
+    whole, own = train_frames(frames, clips, keys(), ON)
+    assert own is None
+    np.testing.assert_allclose(whole, train(frames, keys(), ON), atol=1e-5)
+    whole, own = train_frames(frames, clips, keys(), dataclasses.replace(ON, per="clip"))
+    for k in range(2):
+        of_clip = jnp.stack([jax.random.fold_in(key, k) for key in keys()])
+        picked = np.stack([frames[video, clips[video, k]] for video in range(NUMBER)])
+        np.testing.assert_allclose(own[:, k], train(picked, of_clip, ON), atol=1e-5)
+        if k == 0:
+            np.testing.assert_allclose(whole, train(frames, of_clip, ON), atol=1e-5)
+
+
 def test_a_flip_is_an_exact_mirror_image():
     frames, each = videos(2, 2, 24, 24), keys(2)
     plain = np.asarray(train(frames, each, OFF))

@@ -11,8 +11,8 @@ import optax
 import pytest
 import tiny
 
+from rdfer_jax import augment, models, optim, sharding, steps
 from rdfer_jax import memory as memory_lib
-from rdfer_jax import models, optim, sharding, steps
 from rdfer_jax import state as state_lib
 from rdfer_jax.labels import noise_matrix
 from rdfer_jax.types import Batch, Outputs
@@ -310,7 +310,7 @@ def stub(config):
     """A network whose clips all predict its parameters, with the chosen class as key instant."""
     clips = config.clips.number
 
-    def read_clips(variables, frames, clips_BKT, train, rng=None):
+    def read_clips(variables, frames, clips_BKT, train, rng=None, clip_frames=None):
         batch = len(frames)
         logits = jnp.broadcast_to(variables["params"]["logits"], (batch, clips, N))
         mean = logits.mean(axis=1)
@@ -583,6 +583,28 @@ def test_predictions_know_nothing_of_the_label_but_the_noise_score():
         other = np.delete(probs[video], label).max()
         expected = other / (other + probs[video, label])
         np.testing.assert_allclose(one.noise_score[video], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("per", ["video", "clip"])
+def test_the_clips_of_a_video_have_one_augmentation_or_one_each(per):
+    config = tiny.config(augment={"per": per}, key={"enabled": False})
+
+    def read_clips(variables, frames, clips_BKT, train, rng=None, clip_frames=None):
+        """Predicts how bright each clip is."""
+        if clip_frames is None:
+            clip_frames = augment.pick_frames(frames, clips_BKT)
+        logits_BKN = clip_frames.mean(axis=(2, 3, 4)) + variables["params"]["logits"]
+        return models.Forward(Outputs(logits_BKN.mean(axis=1), logits_BKN), {})
+
+    network = models.Network(stub(config).init, read_clips, None, jnp.dtype("float32"))
+    state = state_lib.create(config, network, OPTIMIZER, num_classes=N, num_train=ROWS)
+    batch = noise_batch(size=4)
+    batch = dataclasses.replace(batch, frames=np.full_like(batch.frames, 120))
+    _, aux = jax.jit(steps.make_grad_fn(config, network, **LENGTHS))(state, batch)
+    predicted = jax.jit(steps.make_predict_step(config, network))(state, batch)
+    spread_B = np.ptp(aux["outputs"].clip_logits, axis=1).max(axis=-1)
+    assert np.all(spread_B > 0.01) if per == "clip" else np.all(spread_B < 1e-5)
+    assert np.ptp(predicted.clip_logits, axis=1).max() < 1e-5
 
 
 def test_the_noise_score_is_the_configured_one():

@@ -54,7 +54,7 @@ def planted_memory(decay=0.6):
 def network():
     """Predicts its parameters, the logits of each clip."""
 
-    def read_clips(variables, frames, clips_BKT, train, rng=None):
+    def read_clips(variables, frames, clips_BKT, train, rng=None, clip_frames=None):
         logits = variables["params"]["logits"]
         return models.Forward(Outputs(logits.mean(axis=1), logits), {})
 

@@ -125,8 +125,13 @@ class Data(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Augment(Section):
-    """Augmentation of the training videos, on the device; the same for all frames of a video."""
+    """Augmentation of the training videos, on the device; the same for all frames of a video or a clip."""
 
+    per: Literal["video", "clip"] = _field(
+        "video",
+        "what shares a random transform; clip: each clip has its own, and a trunk that reads single frames "
+        "reads every clip by itself, K T + F frames a video in place of F",
+    )
     size: int = _field(112, "height and width of the network's input, pixels", low=8)
     crop_area: tuple[float, float] = _field(
         (0.4, 1.0), "range of the crop's area, as a fraction of the frame's"

@@ -145,6 +145,11 @@ def _check_together(config: Config) -> None:
             "0.99, got 0, so there is no teacher"
         )
     _check_agreement(config.agreement)
+    if config.augment.per == "clip" and not uses_key:
+        raise ValueError(
+            "config.augment.per: expected 'video' for config.model.name = "
+            f"{model.name!r}, which reads all clips from one buffer, got 'clip'"
+        )
     if uses_key and key.enabled and model.streams != "both":
         raise ValueError(
             f"config.model.streams = {model.streams!r}: re-sampling needs both streams; set "

@@ -41,7 +41,9 @@ class Network(NamedTuple):
 
     Attributes:
       init: rng -> variables, a dict with "params" and "batch_stats".
-      read_clips: (variables, frames_BFHWC, clips_BKT, train, rng=None) -> Forward. `rng` is for dropout.
+      read_clips: (variables, frames_BFHWC, clips_BKT, train, rng=None, clip_frames=None) -> Forward.
+        `rng` is for dropout. clip_frames, float [B, K, T, H, W, 3], is what RDFER's clips show, where it
+        is not the frames of the video.
       read_key_clips: (variables, forward, key_class_B, train, rng=None) -> Forward. It takes the result
         of `read_clips`, its batch_stats included, and the same rng. None if the network has no key
         expression.
@@ -85,9 +87,11 @@ def create(config: Config, num_classes: int, platform: str) -> Network:
         clips_BKT: jax.Array,
         train: bool,
         rng: jax.Array | None = None,
+        clip_frames: jax.Array | None = None,
     ) -> Forward:
+        own = {} if clip_frames is None else {"clip_frames_BKTHWC": clip_frames.astype(dtype)}
         (outputs, context), batch_stats = apply(
-            variables, frames_BFHWC.astype(dtype), clips_BKT, train=train, rng=rng
+            variables, frames_BFHWC.astype(dtype), clips_BKT, train=train, rng=rng, **own
         )
         return Forward(outputs, batch_stats, context)
 

@@ -72,7 +72,11 @@ class RDFER(nn.Module):
         self.head = nn.Dense(self.num_classes, dtype=jnp.float32)
 
     def __call__(
-        self, frames_BFHWC: jax.Array, clips_BKT: jax.Array, train: bool
+        self,
+        frames_BFHWC: jax.Array,
+        clips_BKT: jax.Array,
+        train: bool,
+        clip_frames_BKTHWC: jax.Array | None = None,
     ) -> tuple[Outputs, KeyContext | None]:
         """Reads the sampled clips of a batch of videos, all in one vectorized pass.
 
@@ -81,6 +85,8 @@ class RDFER(nn.Module):
           clips_BKT: int32 [B, K, T], positions of the clips' frames in the buffer. The first clip spans
             the video.
           train: whether to apply dropout and to normalize by the statistics of the batch.
+          clip_frames_BKTHWC: float, normalized, what the clips show, such as frames with a transform of
+            their own; None: the frames of the video.
 
         Returns:
           The outputs without key_instants and key_logits, and what `read_key_clips` needs. Instants are
@@ -88,8 +94,13 @@ class RDFER(nn.Module):
           snippets, the middle one of each snippet. A network
           with a single stream has video_logits, clip_logits and features alone, and no context.
         """
-        buffer_BFX = self._features(frames_BFHWC, train) if self._reads_frames else frames_BFHWC
-        features_BKSD = self._read(buffer_BFX, clips_BKT, train)
+        buffer_BFX = frames_BFHWC
+        if self._reads_frames and (clip_frames_BKTHWC is None or self.has_key):
+            buffer_BFX = self._features(frames_BFHWC, train)
+        if clip_frames_BKTHWC is None:
+            features_BKSD = self._read(buffer_BFX, clips_BKT, train)
+        else:
+            features_BKSD = self._read_pixels(clip_frames_BKTHWC, train)
         if self.model.streams == "short":
             return self._classify_clips([self.short(features_BKSD, None)], train), None
         slow_BKSD = features_BKSD[:, :, self._middles]
@@ -187,8 +198,14 @@ class RDFER(nn.Module):
         picked = resampling.pick(buffer_BFX, positions_BPT)
         if self._reads_frames:
             return picked
-        batch, clips = positions_BPT.shape[:2]
-        features = self._features(picked.reshape(batch * clips, *picked.shape[2:]), train)
+        return self._read_pixels(picked, train)
+
+    def _read_pixels(self, frames_BPTHWC: jax.Array, train: bool) -> jax.Array:
+        """Returns the features [B, P, S, D] of clips, each read by itself."""
+        batch, clips = frames_BPTHWC.shape[:2]
+        features = self._features(
+            frames_BPTHWC.reshape(batch * clips, *frames_BPTHWC.shape[2:]), train
+        )
         return features.reshape(batch, clips, *features.shape[1:])
 
     def _times(self, clip_BT: jax.Array) -> jax.Array:

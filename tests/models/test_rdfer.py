@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import tiny
 
-from rdfer_jax import agreement, models
+from rdfer_jax import agreement, augment, models
 from rdfer_jax import config as config_lib
 from rdfer_jax.models import resampling
 from rdfer_jax.models.rdfer import RDFER
 
 pytestmark = pytest.mark.slow
+close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 
 
 B, K, T, F, M, N, W = 3, 4, 6, 10, 2, 5, 16
@@ -381,6 +382,30 @@ def test_the_3d_trunk_works():
     assert out.instants.shape == (2, 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
     jax.tree.map(np.testing.assert_array_equal, batch_stats, found["batch_stats"])
+
+
+def test_clips_with_frames_of_their_own_are_read_by_themselves():
+    network, found, frames, clips = create_tiny(model={"shift": False})
+    read = jax.jit(lambda own: network.read_clips(found, frames, clips, False, clip_frames=own))
+    whole = network.read_clips(found, frames, clips, False)
+    same = np.asarray(augment.pick_frames(frames, clips))
+    # A trunk that does not shift sees the same in the clips as in the buffer.
+    jax.tree.map(close, read(same).outputs, whole.outputs)
+    other = same.copy()
+    other[:, 1] += 1
+    found_by_clip, context = read(other).outputs, read(other).context
+    changed = np.any(found_by_clip.clip_logits != read(same).outputs.clip_logits, axis=(0, 2))
+    assert changed.tolist() == [False, True, False]
+    # The key expression is that of the frames of the video.
+    close(found_by_clip.instant_logits, whole.outputs.instant_logits)
+    close(context.buffer, whole.context.buffer)
+
+
+def test_a_single_stream_reads_the_frames_of_its_clips_alone():
+    network, found, frames, clips = create_tiny(model={"streams": "short"}, key={"enabled": False})
+    own = np.asarray(augment.pick_frames(frames, clips))
+    read = jax.jit(lambda frames: network.read_clips(found, frames, clips, True, None, own).outputs)
+    np.testing.assert_array_equal(read(frames).clip_logits, read(0 * frames).clip_logits)
 
 
 @pytest.mark.parametrize(("snippet", "shift"), [(1, True), (1, False), (2, True), (2, False)])
