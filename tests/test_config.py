@@ -223,6 +223,26 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "config.model.width: expected a multiple of .* = 6, got 100",
         ),
         (
+            {"agreement": {"threshold_kind": "running", "memory_decay": 0.0}},
+            "config.agreement.memory_decay: .*threshold_kind = 'running' needs .*, got 0",
+        ),
+        (
+            {"agreement": {"remember": 0.5, "memory_decay": 0.0}},
+            "config.agreement.memory_decay: .*remember above 0 needs .*, got 0",
+        ),
+        (
+            {"agreement": {"remember": 0.5, "gradient": True}},
+            "config.agreement.gradient: expected False .*, got True",
+        ),
+        (
+            {"agreement": {"threshold_kind": "mixture", "score": "support"}},
+            "config.agreement.score: expected 'odds' .*, got 'support'",
+        ),
+        (
+            {"augment": {"per": "clip"}, "model": {"name": "resnet_lstm"}},
+            "config.augment.per: expected 'video' .*'resnet_lstm'.*, got 'clip'",
+        ),
+        (
             {"loss": {"method": "elr"}, "agreement": {"memory_decay": 0.0}},
             "config.agreement.memory_decay: config.loss.method = 'elr' needs .*, got 0",
         ),

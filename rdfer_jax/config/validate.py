@@ -202,6 +202,11 @@ def _check_agreement(settings: Agreement) -> None:
             "config.agreement.memory_decay: config.agreement.score = 'posterior' needs the memory to "
             "estimate a noise matrix; expected a value above 0, such as 0.6, got 0"
         )
+    if settings.remember and settings.gradient:
+        raise ValueError(
+            "config.agreement.gradient: expected False with config.agreement.remember above 0, because no "
+            "gradient flows through what is remembered, got True"
+        )
     if kind == "mixture" and settings.score != "odds":
         raise ValueError(
             "config.agreement.score: expected 'odds' for config.agreement.threshold_kind = 'mixture', "
