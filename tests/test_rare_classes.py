@@ -18,7 +18,7 @@ from rdfer_jax import state as state_lib
 from rdfer_jax.agreement import Verdict
 from rdfer_jax.losses import criteria
 from rdfer_jax.training.setup import Setup
-from rdfer_jax.types import Batch
+from rdfer_jax.types import Batch, Outputs
 
 N = tools.N
 PRIOR = np.array([0.4, 0.3, 0.2, 0.08, 0.02], np.float32)
@@ -292,3 +292,73 @@ def test_a_step_uses_all_of_it():
         again = losses.per_video(aux["outputs"], evidence, config.loss)
         np.testing.assert_allclose(aux["loss"], again, rtol=1e-4)
     assert np.abs(found["loss"] - other["loss"]).max() > 0.1
+
+
+def test_a_mixture_of_thresholds_is_fitted_to_corrected_odds():
+    """Odds of the batch and of the memory are on one scale: who is noisy is what corrected odds say."""
+    memory, _ = make_memory(seed=1, videos=90)
+    memory = dataclasses.replace(memory, label=np.arange(90, dtype=np.int32) % N)
+    seen = np.flatnonzero(memory.visits)
+    rows = memory_lib.rows(memory, seen)
+    verdict = Verdict(
+        agreement=np.linspace(0.5, 1, len(seen), dtype=np.float32),
+        consensus=np.asarray(rows.probs).argmax(axis=-1),
+        probs=memory_lib.remembered(rows),
+        noise_score=agreement.odds_against(memory_lib.remembered(rows), rows.label),
+    )
+    verdict = agreement.correct_for_prior(verdict, rows.label, memory, 1.0)
+    settings = config_lib.Agreement(threshold_kind="mixture", threshold=0.0, prior_correction=1.0)
+    parts = agreement.partition(verdict, rows.label, settings, memory)
+    other = dataclasses.replace(settings, prior_correction=0.0)
+    assert np.any(parts.noisy != agreement.partition(verdict, rows.label, other, memory).noisy)
+    mean = np.asarray(memory_lib.remembered(rows)).mean(axis=0)
+    score = slow_odds(slow_divided(verdict.probs, mean, 1.0), rows.label)
+    # One threshold on the corrected odds parts those whose consensus is another class.
+    on_other = verdict.consensus != rows.label
+    noisy = np.asarray(parts.noisy)
+    assert noisy.any() and not noisy[~on_other].any()
+    assert score[noisy].min() > score[on_other & ~noisy].max()
+
+
+def test_adjusted_training_finds_the_rare_class():
+    """A linear network on DFEW's shares: per-class recall with and without the adjustment."""
+    shares = np.array([0.6, 0.38, 0.02])
+    rng = np.random.default_rng(0)
+    centers = np.array([[0.0, 0.0], [1.5, 0.0], [0.0, 1.5]])
+
+    def sample(counts):
+        label = np.repeat(np.arange(3), counts)
+        points = centers[label] + rng.standard_normal((len(label), 2))
+        return np.c_[points, np.ones(len(label))].astype(np.float32), label
+
+    points, label = sample((1000 * shares).astype(int))
+    verdict = Verdict(
+        agreement=np.ones(len(label)), consensus=label, probs=np.eye(3)[label],
+        noise_score=np.zeros(len(label)),
+    )  # fmt: skip
+    evidence = losses.Evidence(
+        label=label, verdict=verdict, partition=agreement.all_clean(len(label)),
+        progress=jnp.ones(()), prior=priors.shares(label, 3),
+    )  # fmt: skip
+
+    def recalls(tau):
+        settings = config_lib.Loss(
+            method="cross_entropy", label_smoothing=0.0, clips=0.0, logit_adjustment=tau
+        )
+
+        def loss(weights):
+            logits = points @ weights
+            outputs = Outputs(video_logits=logits, clip_logits=logits[:, None])
+            return losses.per_video(outputs, evidence, settings).mean()
+
+        step = jax.jit(lambda weights: weights - jax.grad(loss)(weights))
+        weights = jnp.zeros((3, 3))
+        for _ in range(400):
+            weights = step(weights)
+        test_points, test_label = sample([2000] * 3)
+        right = np.argmax(test_points @ weights, axis=-1) == test_label
+        return np.array([right[test_label == c].mean() for c in range(3)])
+
+    plain, adjusted_ = recalls(0.0), recalls(1.0)
+    assert plain[2] < 0.3 and adjusted_[2] > 0.6
+    assert adjusted_.mean() > plain.mean() + 0.1
