@@ -219,6 +219,18 @@ def test_with_snippets_the_long_term_stream_and_the_instants_read_the_middle_of_
         np.testing.assert_allclose(getattr(out, name), value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+def test_with_snippets_the_short_term_stream_ignores_their_order_but_not_that_of_their_frames():
+    model = dataclasses.replace(MODEL, streams="short")
+    module = rdfer(model, dataclasses.replace(KEY, enabled=False), snippet=2)
+    frames = inputs()[0]
+    clips = np.int32([[0, 1, 4, 5, 8, 9], [8, 9, 0, 1, 4, 5], [1, 0, 5, 4, 9, 8]])
+    clips = np.broadcast_to(clips, (B, 3, T))
+    apply = jax.jit(lambda variables: module.apply(variables, frames, clips, False)[0].clip_logits)
+    one, shuffled, backward = np.moveaxis(apply(variables(1, model)), 1, 0)
+    np.testing.assert_allclose(shuffled, one, rtol=1e-4, atol=1e-5)
+    assert np.abs(backward - one).max() > 0.01
+
+
 def test_the_chosen_class_decides_where_the_video_is_sampled_again():
     frames, clips = inputs()
     one = forward(rdfer(), variables(), frames, clips, key_class=3)
