@@ -2,10 +2,12 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -26,6 +28,25 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     cv2.setNumThreads(1)  # there is already one process per core
     exit_with_parent()
+
+
+@contextlib.contextmanager
+def _interrupt_afterwards() -> Iterator[None]:
+    """Delays Ctrl-C until the end of the block.
+
+    A worker process whose start is interrupted gets only a part of its data and prints a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    interrupts = []
+    before = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 class Pool:
@@ -69,10 +90,16 @@ class Pool:
             yield from map(function, items)
             return
         remaining = iter(items)
-        ahead = itertools.islice(remaining, _AHEAD * self.workers)
-        pending = collections.deque(self._executor.submit(function, item) for item in ahead)
+        pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+
+        def submit(count: int) -> None:
+            assert self._executor is not None
+            for item in itertools.islice(remaining, count):
+                with _interrupt_afterwards():  # submitting may start a process
+                    pending.append(self._executor.submit(function, item))
+
+        submit(_AHEAD * self.workers)
         while pending:
             result = pending.popleft().result()
-            for item in itertools.islice(remaining, 1):
-                pending.append(self._executor.submit(function, item))
+            submit(1)
             yield result
