@@ -5,6 +5,7 @@ Imports neither JAX nor TFDS, so that help and usage errors are immediate.
 
 import dataclasses
 import re
+import textwrap
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -136,7 +137,7 @@ COMMANDS = {
             Flag("rate", "expected share of wrong labels, in [0, 1)", float, required=True),
             Flag(
                 "kind",
-                "symmetric, confusion, fer2013, crema_d or instance; see data/README.md",
+                "symmetric, confusion, fer2013, crema_d or instance",
                 default="confusion",
             ),
             Flag("seed", "seed of the random choice of labels", int, 0),
@@ -194,7 +195,8 @@ def command_help(name: str) -> str:
             note = f" (default: {flag.default})"
         rows.append((f"--{flag.name}" + ("" if flag.kind is bool else "=..."), flag.text + note))
         if flag.name == "config":
-            rows.append(("", f"names: {', '.join(config_files.names())}"))
+            names = textwrap.wrap(f"names: {', '.join(config_files.names())}", 70)
+            rows += [("", line) for line in names]
             rows.append(
                 ("--config.SECTION.NAME=...", "override a setting, such as --config.data.dir=/data")
             )
