@@ -255,6 +255,10 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "config.loss.limit_share = 'sure_half': expected config.agreement.memory_decay above 0",
         ),
         (
+            {"loss": {"refurbish": "posterior"}, "agreement": {"memory_decay": 0.0}},
+            "config.loss.refurbish = 'posterior' needs the memory",
+        ),
+        (
             {"agreement": {"score": "posterior", "memory_decay": 0.0}},
             "config.agreement.memory_decay: config.agreement.score = 'posterior' needs .*, got 0",
         ),

@@ -290,6 +290,38 @@ def test_the_loss_blends_all_targets_only_once_the_method_acts(done):
     np.testing.assert_allclose(losses.per_video(outputs, evidence, every), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+def test_targets_can_be_the_posterior_of_the_true_class(sharpness):
+    memory, index = make_memory(), np.array([5, 3, 0, 9, 14, 7])
+    labels, past = memory.label[index], np.asarray(remembered(memory), np.float64)
+    known = memory.label >= 0
+    joint = noise_matrix.noise_matrix(memory.label[known], past[known]).joint * known.sum()
+    given = joint.T + 10 * np.eye(N)  # given class, for each true class
+    given /= given.sum(axis=1, keepdims=True)
+    settings = of("agreement", refurbish="posterior", sharpness=sharpness)
+    found = robust.posterior_targets(labels, memory, index, settings)
+    for video, (row, label) in enumerate(zip(index, labels, strict=True)):
+        weights = [past[row, c] ** sharpness * given[c, label] for c in range(N)]
+        expected = 0.8 * np.array(weights) / sum(weights) + 0.2 / N
+        np.testing.assert_allclose(found[video], expected, rtol=1e-4)
+
+
+def test_the_posterior_takes_over_once_the_method_acts():
+    outputs, evidence = make_outputs(), make_evidence()
+    settings = of("agreement", refurbish="posterior")
+    targets = robust.posterior_targets(LABEL, evidence.memory, evidence.index, settings)
+    weights = robust.robust_weights(LABEL, evidence.verdict, MIXED, settings)
+    expected = weights * criteria.hierarchical_loss(outputs, targets, settings)
+    np.testing.assert_allclose(per_video(outputs, evidence, settings), expected, rtol=1e-5)
+    early = make_evidence(
+        partition=make_partition(["clean"] * B), progress=np.float32(0.5), memory=make_memory()
+    )
+    expected = per_video(outputs, early, of("agreement"))
+    np.testing.assert_allclose(per_video(outputs, early, settings), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="memory_decay above 0"):
+        losses.per_video(outputs, make_evidence(memory=None), settings)
+
+
 @pytest.mark.parametrize("refurbish", ["noisy", "all"])
 def test_no_gradient_flows_into_the_targets(refurbish):
     def total(probs, noise):

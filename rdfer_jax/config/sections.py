@@ -389,10 +389,17 @@ class Loss(Section):
         True, "reinforce hard videos, too, whose consensus is another class than their label"
     )
     noisy_weight: float = _field(1.0, "weight of a noisy video", low=0, high=1)
-    refurbish: Literal["noisy", "all"] = _field(
+    refurbish: Literal["noisy", "all", "posterior"] = _field(
         "noisy",
         "which targets are blended with the prediction; noisy: those of noisy videos; all: every "
-        "target, by the square of its noise score",
+        "target, by the square of its noise score; posterior: every target is the probability of the "
+        "true class given the remembered prediction, the label and the noise matrix",
+    )
+    sharpness: float = _field(
+        3.0,
+        "a: for refurbish = posterior, the remembered prediction p counts as p^a",
+        low=0.1,
+        high=20,
     )
     noisy_target: float = _field(
         1.0, "beta: share of the prediction in a blended target", low=0, high=1

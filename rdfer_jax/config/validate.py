@@ -133,6 +133,11 @@ def _check_together(config: Config) -> None:
             f"config.loss.limit_share = {config.loss.limit_share!r}: expected "
             "config.agreement.memory_decay above 0, got 0, so there is no memory to estimate the share from"
         )
+    if config.loss.refurbish == "posterior" and not config.agreement.memory_decay:
+        raise ValueError(
+            "config.agreement.memory_decay: config.loss.refurbish = 'posterior' needs the memory of "
+            "earlier predictions; expected a value above 0, such as 0.8, got 0"
+        )
     if config.loss.method == "self_calibrated" and config.agreement.threshold_kind != "running":
         raise ValueError(
             "config.agreement.threshold_kind: expected 'running' for config.loss.method = "
