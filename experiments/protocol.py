@@ -95,6 +95,19 @@ METHODS: dict[str, Method] = {
         {"loss.method": "forward", "agreement.memory_decay": 0.6},
         _values("loss.robust_from", "20 %", "30 %", "50 %"),
     ),
+    "self_calibrated": Method(
+        {
+            "loss.method": "self_calibrated", "agreement.threshold_kind": "running",
+            "agreement.memory_decay": 0.6,
+        },
+        _values("loss.correct_margin", 0.1, 0.2, 0.3),
+        is_baseline=False,
+    ),
+    "ssr": Method(
+        {"loss.method": "ssr", "agreement.memory_decay": 0.6},
+        _values("loss.ssr_relabel", 0.6, 0.7, 0.8),
+        is_baseline=False,
+    ),
     "again": Method(
         # The second training, on the labels that the memory of forward correction gives.
         {"loss.method": "cross_entropy"},
@@ -108,7 +121,17 @@ METHODS: dict[str, Method] = {
     ),
     "agreement": Method(
         {"loss.method": "agreement", "agreement.memory_decay": 0.6},
-        _values("agreement.noise_threshold", 0.5, 0.6, 0.7),
+        (
+            {"agreement.threshold_kind": "fixed", "agreement.noise_threshold": 0.7},
+            {
+                "agreement.threshold_kind": "mixture", "agreement.threshold": 0.5,
+                "agreement.noise_threshold": 0.5, "agreement.remember": 0.6,
+            },
+            {
+                "agreement.threshold_kind": "quantile", "agreement.threshold": 0.2,
+                "agreement.noise_threshold": 0.6, "agreement.remember": 0.6,
+            },
+        ),
         is_baseline=False,
     ),
     "oracle": Method({"loss.method": "oracle"}),
