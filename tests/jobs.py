@@ -52,7 +52,9 @@ def environment(devices: int = 1) -> dict[str, str]:
     """The environment of a job with that many simulated devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # As in conftest.py: little optimization, because compiling takes most of the time.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     }
 
 
