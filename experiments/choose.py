@@ -1,6 +1,6 @@
 """Chooses the settings of every method by the protocol: equally many tries, on data sets for choosing.
 
-    python -m experiments.choose --output=runs/choose --epochs=11 --jobs=2
+    python -m experiments.choose --output=runs/choose --epochs=22 --jobs=2
     python -m experiments.choose --output=runs/choose --methods=elr,agreement --kinds=confusion
 
 Trains the missing cells of --methods, --kinds and --epochs. Then reads all finished cells in --output, of
@@ -183,5 +183,5 @@ if __name__ == "__main__":
     grid.define_common_flags("runs/choose", protocol.CONFIG)
     flags.DEFINE_list("methods", list(METHODS), "Methods whose missing cells are trained.")
     flags.DEFINE_list("kinds", list(protocol.CONDITIONS), "Conditions whose cells are trained.")
-    flags.DEFINE_list("epochs", ["11"], "Lengths of training, in epochs.")
+    flags.DEFINE_list("epochs", ["22"], "Lengths of training, in epochs.")
     app.run(main)

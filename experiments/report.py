@@ -1,6 +1,6 @@
 """Reports the methods with their chosen settings, on data sets that no choice has seen.
 
-    python -m experiments.report --choice=runs/choose/choice.json --output=runs/report --epochs=11 --jobs=2
+    python -m experiments.report --choice=runs/choose/choice.json --output=runs/report --epochs=22 --jobs=2
 
 Trains the missing cells of --methods, --kinds and --epochs, each with the settings that experiments.choose
 chose for it; a method without a choice is refused. The first sitting ties --output to its choice: later
@@ -123,5 +123,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("choice", None, "choice.json of experiments.choose.", required=True)
     flags.DEFINE_list("methods", None, "Methods to train; by default all that have a choice.")
     flags.DEFINE_list("kinds", list(protocol.CONDITIONS), "Conditions whose cells are trained.")
-    flags.DEFINE_list("epochs", ["11"], "Lengths of training, in epochs.")
+    flags.DEFINE_list("epochs", ["22"], "Lengths of training, in epochs.")
     app.run(main)
