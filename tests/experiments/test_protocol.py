@@ -48,7 +48,9 @@ def test_the_data_sets_of_choice_and_report_are_apart():
 
 def test_a_method_that_trains_twice_has_half_of_the_epochs():
     def lengths(name):
-        return {c.overrides["train.duration"] for c in protocol.choose_cells([name], ["confusion"], 11)}
+        return {
+            c.overrides["train.duration"] for c in protocol.choose_cells([name], ["confusion"], 11)
+        }
 
     assert lengths("again") == {"5.5 epochs"} and lengths("elr") == {"11 epochs"}
 
