@@ -754,6 +754,7 @@ def of_batch(function, outputs, evidence):
     return outputs, dataclasses.replace(part, **whole)
 
 
+@pytest.mark.slow
 def test_what_a_network_does_not_have_is_left_out():
     whole = make_outputs()
     names = [f.name for f in dataclasses.fields(Outputs) if f.default is None]

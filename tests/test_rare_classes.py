@@ -294,6 +294,7 @@ def test_a_step_uses_all_of_it():
     assert np.abs(found["loss"] - other["loss"]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_mixture_of_thresholds_is_fitted_to_corrected_odds():
     """Odds of the batch and of the memory are on one scale: who is noisy is what corrected odds say."""
     memory, _ = make_memory(seed=1, videos=90)

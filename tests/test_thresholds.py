@@ -110,6 +110,7 @@ RANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "values"), RANGES)
 def test_a_threshold_changes_whom_a_step_calls_hard_and_what_it_learns(name, kind, values):
     fixed = {} if name == "threshold" else {"threshold": 0.95 if kind == "fixed" else 0.2}

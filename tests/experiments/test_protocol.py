@@ -161,6 +161,7 @@ def chosen(tmp_path, commands):
     return tmp_path / "choose/choice.json"
 
 
+@pytest.mark.slow
 def test_a_report_has_all_tables_and_pictures(tmp_path, commands, chosen):
     commands.ran.clear()
     output = commands(report, choice=str(chosen), output=str(tmp_path / "report"))
@@ -228,6 +229,7 @@ def test_a_report_refuses_what_was_not_chosen(tmp_path, commands, chosen, monkey
     assert report.settings(choice, 44, ["elr"]) == report.settings(choice, 11, ["elr"])
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_report_belongs_to_one_choice(tmp_path, commands, chosen):
     output = str(tmp_path / "report")
     commands(report, choice=str(chosen), output=output, kinds=["clean"])

@@ -169,6 +169,7 @@ def _crossval(folder):
     ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "prepare", [_audit, _report, _crossval], ids=["audit", "report", "crossval"]
 )

@@ -113,7 +113,8 @@ def test_batches_follow_the_order(split, tiny_data, caplog):
 
 
 @pytest.mark.parametrize(
-    ("start", "workers", "processes"), [(5, 0, 1), (0, 0, 2), (3, 0, 2), (2, 2, 1)]
+    ("start", "workers", "processes"),
+    [(5, 0, 1), (0, 0, 2), (3, 0, 2), pytest.param(2, 2, 1, marks=pytest.mark.e2e)],
 )
 def test_restarts_workers_and_processes_change_nothing(split, tiny_data, start, workers, processes):
     expected = batches(split, tiny_data, start + 4)[start:]

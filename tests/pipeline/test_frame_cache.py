@@ -56,7 +56,7 @@ def assert_equal(one, two):
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.e2e)])
 @pytest.mark.parametrize(
     "changes", [{}, {"image_size": 24, "frames": 9}, {"fold": "2/3"}, {"labels": True}], ids=str
 )

@@ -71,7 +71,7 @@ def test_the_records_have_the_labels_of_the_file_and_what_is_true(data):
     assert sum(label != true for label, true in seen.values()) >= 2
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.e2e)])
 def test_the_batches_of_training_have_the_labels_of_the_file(data, workers):
     settings = dataclasses.replace(data, num_workers=workers)
     batches = loader.train_loader(

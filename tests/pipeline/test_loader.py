@@ -115,6 +115,7 @@ def test_two_processes_together_read_what_one_reads(split, tiny_data):
     assert_equal(both, whole)
 
 
+@pytest.mark.e2e
 def test_worker_processes_change_nothing(split, tiny_data):
     data = dataclasses.replace(tiny_data, num_workers=2)
     assert_equal(take(train(split, data), 7), take(train(split, tiny_data), 7))
@@ -123,7 +124,9 @@ def test_worker_processes_change_nothing(split, tiny_data):
 
 
 @pytest.mark.parametrize("start", [1, 5])
-@pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 2)])
+@pytest.mark.parametrize(
+    ("workers", "processes"), [(0, 1), pytest.param(2, 1, marks=pytest.mark.e2e), (0, 2)]
+)
 def test_a_later_start_goes_on_with_that_batch(split, tiny_data, start, workers, processes):
     expected = take(train(split, tiny_data), start + 4)[start:]
     data = dataclasses.replace(tiny_data, num_workers=workers)
