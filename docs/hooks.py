@@ -99,7 +99,7 @@ def command_help() -> str:
 
 
 def settings_tables() -> str:
-    """Returns one table per section of rdfer_jax/config/sections.py."""
+    """Returns one table per section of rdfer_jax/config/sections/."""
     from rdfer_jax import config
 
     sections: dict[str, Any] = {"": config.Config, **config.SECTIONS}

@@ -1,6 +1,6 @@
 """The settings of a run.
 
-The settings are frozen dataclasses (sections.py). `default()` returns them as the ConfigDict that the
+The settings are frozen dataclasses (sections/). `default()` returns them as the ConfigDict that the
 files in configs/ start from and that `--config.x.y=value` overrides. `resolve()` validates a
 ConfigDict and converts it back to the dataclasses that the rest of the code reads.
 """

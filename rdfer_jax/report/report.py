@@ -199,7 +199,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _texts(section: Any) -> dict[str, str]:
-    """The descriptions of settings from config/sections.py; builder options have none."""
+    """The descriptions of settings from config/sections/; builder options have none."""
     fields = dataclasses.fields(section) if section else ()
     return {field.name: field.metadata.get("text", "") for field in fields}
 

@@ -1,0 +1,95 @@
+"""Settings of the network."""
+
+import dataclasses
+import typing
+from typing import Literal
+
+from rdfer_jax.config.sections.base import Section, field
+
+FrameTrunk = Literal["resnet8_narrow", "resnet18", "resnet50"]
+ClipTrunk = Literal["r3d_18", "r2plus1d_18"]
+#: Trunks that read four frames at a time. The others read single frames.
+CLIP_TRUNKS: tuple[str, ...] = typing.get_args(ClipTrunk)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyClips(Section):
+    """Key expression re-sampling (KER)."""
+
+    enabled: bool = field(True, "re-sample each video around its key expression")
+    number: int = field(4, "M, key instants per video, each the center of a key clip", low=1)
+    frames: int = field(4, "consecutive frames per key clip", low=1)
+    min_gap: float = field(
+        0.05,
+        "smallest gap between key instants, as a fraction of the video's length",
+        low=0,
+        high=1,
+    )
+    consensus: Literal["memory", "clips"] = field(
+        "memory",
+        "whose consensus the key expression is in training; memory: of the predictions over the epochs, "
+        "where there is a memory; clips: of the present clips, as in prediction",
+    )
+    train_towards: Literal["target", "choice"] = field(
+        "target",
+        "which key instants have a loss; target: all of them; choice: only those of videos whose key "
+        "expression is the likeliest class of the target, so that no instant is trained towards another "
+        "class than it was chosen for",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Section):
+    """The network."""
+
+    name: Literal["rdfer", "m3dfel", "resnet_lstm"] = field(
+        "rdfer",
+        "the network; m3dfel (needs trunk r3d_18) and resnet_lstm (needs a frame trunk) are baselines "
+        "that ignore config.key",
+    )
+    trunk: Literal[FrameTrunk, ClipTrunk] = field(
+        "resnet18", "the CNN that turns frames into features"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = field(
+        "auto", "compute dtype; auto: bfloat16 on TPU and GPU, float32 on CPU"
+    )
+    shift: bool = field(
+        True,
+        "temporal shift: the blocks of a frame trunk see neighboring frames; without it, or in "
+        "resnet_lstm, each frame is read by itself",
+    )
+    remat: bool = field(
+        False,
+        "recompute the trunk's blocks in the backward pass, which saves memory",
+        affects_training=False,
+    )
+    width: int = field(256, "features of the two streams, or of the LSTM in resnet_lstm", low=8)
+    short_layers: int = field(2, "layers of the short-term stream", low=1)
+    short_kernel: int = field(3, "temporal kernel size of a short-term layer, frames", low=1)
+    long_layers: int = field(2, "layers of the long-term stream", low=1)
+    long_heads: int = field(4, "attention heads of the long-term stream", low=1)
+    instants: int = field(16, "I, instants of the long-term stream per clip", low=1)
+    streams: Literal["both", "short", "long"] = field(
+        "both",
+        "the streams that read a clip; short and long are for ablations and need key.enabled False",
+    )
+    gate: bool = field(True, "gate the short-term stream by the long-term stream")
+    dropout: float = field(0.1, "dropout rate before the classifiers", low=0, high=0.9)
+
+    def check(self) -> None:
+        """Checks that the network's parts fit together; see Section."""
+        if self.width % (2 * self.long_heads):
+            raise ValueError(
+                "config.model.width: expected a multiple of 2 x config.model.long_heads = "
+                f"{2 * self.long_heads}, got {self.width}"
+            )
+        if self.name == "m3dfel" and self.trunk != "r3d_18":
+            raise ValueError(
+                "config.model.trunk: expected 'r3d_18' for config.model.name = 'm3dfel', got "
+                f"{self.trunk!r}"
+            )
+        if self.name == "resnet_lstm" and self.trunk in CLIP_TRUNKS:
+            raise ValueError(
+                "config.model.trunk: expected a trunk that reads single frames, such as 'resnet18', "
+                f"for config.model.name = 'resnet_lstm', got {self.trunk!r}"
+            )
