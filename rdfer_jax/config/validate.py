@@ -119,10 +119,15 @@ def _checked(kind: type, key: str, value: Any, path: str) -> Any:
 
 def _check_together(config: Config) -> None:
     """Raises a ValueError if settings of different sections contradict each other."""
+    _check_loss(config)
+    _check_agreement(config.agreement)
     _check_rare_classes(config)
-    clips, key, model, buffer = config.clips, config.key, config.model, config.data.frames
-    snippet = config.data.snippet
-    uses_key = model.name == "rdfer"
+    _check_network(config)
+    _check_frames(config)
+
+
+def _check_loss(config: Config) -> None:
+    """Raises a ValueError if the method lacks a memory, thresholds or a teacher."""
     if config.loss.method in MEMORY_METHODS and not config.agreement.memory_decay:
         raise ValueError(
             f"config.agreement.memory_decay: config.loss.method = {config.loss.method!r} needs the memory "
@@ -149,7 +154,12 @@ def _check_together(config: Config) -> None:
             "config.optim.evaluate = 'teacher': expected config.agreement.teacher_decay above 0, such as "
             "0.99, got 0, so there is no teacher"
         )
-    _check_agreement(config.agreement)
+
+
+def _check_network(config: Config) -> None:
+    """Raises a ValueError if the network cannot read such clips."""
+    clips, key, model = config.clips, config.key, config.model
+    uses_key = model.name == "rdfer"
     if config.augment.per == "clip" and not uses_key:
         raise ValueError(
             "config.augment.per: expected 'video' for config.model.name = "
@@ -165,7 +175,19 @@ def _check_together(config: Config) -> None:
             "config.clips.kind = 'windows': re-sampling uses the long-term features of the first clip, "
             "and only views cover the whole video; set config.key.enabled to False"
         )
-    frames = {"clips": clips.frames} | ({"key": key.frames} if uses_key else {})
+
+
+def _check_frames(config: Config) -> None:
+    """Raises a ValueError if numbers of frames do not fit together."""
+    clips, model, buffer, snippet = (
+        config.clips,
+        config.model,
+        config.data.frames,
+        config.data.snippet,
+    )
+    frames = {"clips": clips.frames}
+    if model.name == "rdfer":
+        frames["key"] = config.key.frames
     for section, count in frames.items():
         if count > buffer:
             raise ValueError(
