@@ -55,7 +55,7 @@ demo: install
 	@echo "  $(BIN)/rdfer train --config=video_folder --workdir=runs/mine"
 
 # Markers: `e2e` starts the program, or Python with JAX, in a process of its own; `slow` compiles a whole
-# network or training step, or trains. `make test-fast` leaves both out.
+# network or training step, trains, or takes seconds. `make test-fast` leaves both out.
 test: install-dev
 	$(BIN)/python -m pytest $(XDIST)
 

@@ -830,6 +830,7 @@ def judged_value_and_gradient(outputs, evidence, settings, flows):
     return jax.value_and_grad(total)({name: getattr(outputs, name) for name in HEADS})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "kind"),
     [(m, kind) for m in METHODS for kind in KINDS if kind == "clean" or m in BY_KIND],

@@ -90,6 +90,7 @@ def test_the_adjusted_loss_is_the_formula_on_all_heads(tau):
         np.testing.assert_allclose(found[video], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", losses.METHODS)
 def test_a_method_takes_the_adjusted_logits(method):
     if method not in READS_LOGITS:

@@ -131,6 +131,7 @@ def whole(x):
     return snippets(x)[:, :, SNIPPET // 2].reshape(len(x), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "two"), PAIRS)
 def test_a_bag_of_frames_is_at_chance_and_the_right_view_of_movement_is_not(one, two):
     x, signs = intensities((one, two), 350)

@@ -108,6 +108,7 @@ def test_a_videos_clips_do_not_depend_on_its_place_in_the_batch(settings):
     assert not np.array_equal(one[0], two[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["views", "windows"])
 @pytest.mark.parametrize("snippet", [2, 4])
 def test_clips_are_made_of_whole_snippets(kind, snippet):

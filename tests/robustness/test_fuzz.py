@@ -74,6 +74,7 @@ def guard():
     return fuzz.Guard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", parsers())
 @pytest.mark.timeout(300)
 def test_a_parser_accepts_or_refuses_every_damaged_file(name, guard, tmp_path):
