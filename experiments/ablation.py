@@ -124,11 +124,8 @@ def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
         variant = VARIANTS[name]
         row: dict[str, Any] = {"variant": name, "group": variant.group, "versus": variant.versus}
         row |= {"changes": variant.changes, "seeds": len(by_seed)}
-        for column in COLUMNS:
-            difference = over_seeds.paired(by_seed, by_variant.get(variant.versus, {}), column)
-            row[column] = over_seeds.to_dict(over_seeds.mean(by_seed, column))
-            row[f"{column}_difference"] = over_seeds.to_dict(difference)
-        rows.append(row)
+        versus = by_variant.get(variant.versus, {})
+        rows.append(row | over_seeds.compared(by_seed, versus, COLUMNS))
     return rows
 
 

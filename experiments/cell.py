@@ -28,9 +28,8 @@ from experiments import evidence
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
 from rdfer_jax.config import Config
-from rdfer_jax.labels import csv_file, relabel
-from rdfer_jax.memory import remembered
-from rdfer_jax.pipeline import label_files, loader, source
+from rdfer_jax.labels import relabel
+from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
@@ -127,11 +126,7 @@ class Trainer:
         """
         setup, _, state = self.fit(config, folder)
         assert state.memory is not None, "config.agreement.memory_decay must be above 0"
-        labels_M = np.asarray(state.memory.label)
-        labels_M = relabel.new_labels(labels_M, np.asarray(remembered(state.memory)), **options)
-        clips = setup.train.columns("clip_id")["clip_id"].tolist()
-        names = np.array(setup.classes)[labels_M].tolist()
-        csv_file.write(folder / LABELS, label_files.COLUMNS, zip(clips, names, strict=True))
+        relabel.write_remembered(setup, state.memory, folder / LABELS, **options)
         (folder / STATE).unlink(missing_ok=True)
 
     def _program(self, setup: Setup) -> Program:

@@ -5,7 +5,7 @@ Input: results of training runs by seed. Output: intervals, their JSON form, the
 Shape letters: S seeds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,15 @@ def paired(
     ]
     differences = [a - b for a, b in pairs if a is not None and b is not None]
     return mean_interval(differences) if differences else None
+
+
+def compared(by_seed: BySeed, versus: BySeed, columns: Iterable[str]) -> dict[str, Any]:
+    """Returns mean and paired difference of each column for JSON: COLUMN and COLUMN_difference."""
+    found = {}
+    for column in columns:
+        found[column] = to_dict(mean(by_seed, column))
+        found[f"{column}_difference"] = to_dict(paired(by_seed, versus, column))
+    return found
 
 
 def to_dict(interval: Interval | None) -> dict[str, float] | None:

@@ -110,11 +110,7 @@ def summary(
     rows = []
     for (data, variant), by_seed in by_name.items():
         row: dict[str, Any] = {"data": data, "variant": variant, "seeds": len(by_seed)}
-        for column in COLUMNS:
-            difference = over_seeds.paired(by_seed, by_name.get((data, BASE), {}), column)
-            row[column] = over_seeds.to_dict(over_seeds.mean(by_seed, column))
-            row[f"{column}_difference"] = over_seeds.to_dict(difference)
-        rows.append(row)
+        rows.append(row | over_seeds.compared(by_seed, by_name.get((data, BASE), {}), COLUMNS))
     return rows
 
 

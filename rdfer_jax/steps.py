@@ -115,7 +115,6 @@ def make_grad_fn(
                 progress=jnp.minimum(state.step / robust_from, 1.0)
                 if robust_from
                 else jnp.ones(()),
-                past=None if memory is None else memory.probs[batch.index],
                 memory=memory,
                 index=batch.index,
                 prior=state.class_prior,

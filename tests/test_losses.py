@@ -118,13 +118,11 @@ def make_features(true):
 
 
 def make_evidence(**changes):
-    past = np.random.default_rng(7).dirichlet(np.ones(N), B).astype(np.float32)
     evidence = Evidence(
         label=LABEL,
         verdict=make_verdict(),
         partition=MIXED,
         progress=np.float32(1),
-        past=past,
         memory=make_memory(),
         index=np.arange(B, dtype=np.int32),
         flipped=FLIPPED,
@@ -453,7 +451,7 @@ def test_elr_adds_its_penalty_to_the_cross_entropy():
     found = per_video(outputs, evidence, of("elr"))
     for video in range(B):
         targets = slow_targets(LABEL[video], SETTINGS.label_smoothing)
-        overlap = sum(slow_probs(outputs.video_logits[video]) * evidence.past[video])
+        overlap = sum(slow_probs(outputs.video_logits[video]) * evidence.memory.probs[video])
         expected = slow_hierarchical(outputs, targets, SETTINGS, video)
         expected += SETTINGS.elr_weight * math.log(1 - overlap)
         np.testing.assert_allclose(found[video], expected, rtol=1e-4)
@@ -731,7 +729,7 @@ def test_nothing_is_learned_where_all_labels_are_wrong():
 @pytest.mark.parametrize(
     ("method", "missing", "message"),
     [
-        ("elr", "past", "'elr' needs .*memory_decay"),
+        ("elr", "memory", "'elr' needs .*memory_decay"),
         ("forward", "memory", "'forward' needs .*memory_decay"),
         ("self_calibrated", "memory", "'self_calibrated' needs .*memory_decay"),
         ("ssr", "memory", "'ssr' needs .*memory_decay"),
@@ -805,7 +803,6 @@ def test_neither_names_of_classes_nor_order_of_videos_matter(method):
         other,
         label=new_name[other.label],
         verdict=verdict,
-        past=rename(evidence.past),
         memory=memory,
     )
     np.testing.assert_allclose(
@@ -840,7 +837,10 @@ def test_loss_and_gradient_stay_finite(method, kind, scale):
     outputs = make_outputs(scale=scale)
     # A memory that is as certain as the prediction, rightly or wrongly.
     past = np.eye(N, dtype=np.float32)[outputs.video_logits.argmax(-1) - np.arange(B) % 2]
-    evidence = make_evidence(partition=make_partition([kind] * B), past=past)
+    memory = make_memory()
+    probs = np.concatenate([past, memory.probs[B:]])
+    memory = dataclasses.replace(memory, probs=probs)
+    evidence = make_evidence(partition=make_partition([kind] * B), memory=memory)
     settings = of(method, focal_gamma=0.5)
     # Through the agreement flows the product of two logits, which float32 must be able to hold.
     flows = method == "agreement" and scale < 1e19

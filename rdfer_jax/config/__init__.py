@@ -6,21 +6,12 @@ ConfigDict and converts it back to the dataclasses that the rest of the code rea
 """
 
 from rdfer_jax.config.parsing import fold_splits, parse_fold, steps
-from rdfer_jax.config.sections import (
-    CLIP_TRUNKS,
-    Agreement,
-    Augment,
-    Clips,
-    Config,
-    Data,
-    KeyClips,
-    Loss,
-    Model,
-    Optim,
-    Predict,
-    Section,
-    Train,
-)
+from rdfer_jax.config.sections.base import Section
+from rdfer_jax.config.sections.data import Augment, Clips, Data
+from rdfer_jax.config.sections.method import Agreement, Loss
+from rdfer_jax.config.sections.network import CLIP_TRUNKS, KeyClips, Model
+from rdfer_jax.config.sections.running import Optim, Predict, Train
+from rdfer_jax.config.sections.whole import Config
 from rdfer_jax.config.validate import (
     SECTIONS,
     affects_training,

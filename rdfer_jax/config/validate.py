@@ -9,7 +9,10 @@ from typing import Any, Literal
 from ml_collections import config_dict
 
 from rdfer_jax import hints
-from rdfer_jax.config.sections import CLIP_TRUNKS, Agreement, Config, Section
+from rdfer_jax.config.sections.base import Section
+from rdfer_jax.config.sections.method import Agreement
+from rdfer_jax.config.sections.network import CLIP_TRUNKS
+from rdfer_jax.config.sections.whole import Config
 
 #: Methods that need the memory.
 MEMORY_METHODS = ("elr", "forward", "self_calibrated", "ssr")

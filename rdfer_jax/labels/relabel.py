@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from rdfer_jax.labels import csv_file
 from rdfer_jax.labels.noise_matrix import Ints, checked_pair, posterior
-from rdfer_jax.memory import remembered
+from rdfer_jax.memory import Memory, remembered
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.setup import Setup
@@ -93,8 +93,23 @@ def write(
             f"{workdir}: after {step} steps {(labels_N < 0).sum()} of {len(labels_N)} training videos were "
             "not visited; train for an epoch or longer"
         )
-    relabeled_N = new_labels(labels_N, np.asarray(remembered(state.memory)), score, threshold)
+    return len(labels_N), write_remembered(setup, state.memory, output, score, threshold)
+
+
+def write_remembered(
+    setup: Setup,
+    memory: Memory,
+    output: epath.PathLike,
+    score: str = "odds",
+    threshold: float | None = None,
+) -> int:
+    """Writes the labels that follow from a memory of the training videos, and returns how many are new.
+
+    Arguments and errors as in `new_labels` and `write`.
+    """
+    labels_N = np.asarray(memory.label)
+    relabeled_N = new_labels(labels_N, np.asarray(remembered(memory)), score, threshold)
     clips_N = setup.train.columns("clip_id")["clip_id"].tolist()
     names_N = np.array(setup.classes)[relabeled_N].tolist()
     csv_file.write(output, label_files.COLUMNS, zip(clips_N, names_N, strict=True))
-    return len(labels_N), int((relabeled_N != labels_N).sum())
+    return int((relabeled_N != labels_N).sum())

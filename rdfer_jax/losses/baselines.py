@@ -75,7 +75,10 @@ def sce(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Arra
 
 def elr(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Early-learning regularization: cross-entropy with `early_learning_penalty`."""
-    past_BN = required(evidence.past, settings, "config.agreement.memory_decay above 0")
+    memory = required(evidence.memory, settings, "config.agreement.memory_decay above 0")
+    assert evidence.index is not None
+    # Not divided by their sum: in the first epochs the penalty is weaker.
+    past_BN = memory.probs[evidence.index]
     penalty_B = early_learning_penalty(outputs.video_logits, past_BN)
     return supervised(outputs, evidence.label, settings) + settings.elr_weight * penalty_B
 

@@ -21,8 +21,6 @@ class Evidence:
       verdict: agreement, consensus and noise score of each video.
       partition: which videos are clean, noisy and hard.
       progress: float32 in [0, 1], 1 from config.loss.robust_from on.
-      past: float32 [B, N], memory.probs of this batch, whose rows sum to less than 1 in the first
-        epochs; None without a memory.
       memory: of all training videos, after the visit of this batch; None without a memory.
       index: int32 [B], the rows of this batch in the memory.
       prior: float32 [N], the share of each class among the training labels; None if no setting needs it.
@@ -33,7 +31,6 @@ class Evidence:
     verdict: Verdict
     partition: Partition
     progress: jax.Array
-    past: jax.Array | None = None
     memory: Memory | None = None
     index: jax.Array | None = None
     prior: jax.Array | None = None

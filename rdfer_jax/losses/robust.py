@@ -95,8 +95,8 @@ def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> ja
     )
     if settings.refurbish == "posterior":
         memory = required(evidence.memory, settings, "config.agreement.memory_decay above 0")
-        index_B = required(evidence.index, settings, "the rows of the videos in the memory")
-        truth_BN = posterior_targets(evidence.label, memory, index_B, settings)
+        assert evidence.index is not None
+        truth_BN = posterior_targets(evidence.label, memory, evidence.index, settings)
         if outputs.logit_shift is not None:
             truth_BN = priors.shifted(truth_BN, outputs.logit_shift)
         truth_BN = jax.lax.stop_gradient(truth_BN)
