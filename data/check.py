@@ -159,6 +159,7 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
         _published(builder, "labels" in metadata["options"]),
         metadata.get("notes", []),
         left_out=metadata.get("missing_clips", []),
+        damaged=metadata.get("damaged_clips", []),
     )
 
 
@@ -203,6 +204,7 @@ def _result(
     published: counts.Published,
     notes: Sequence[str],
     left_out: Sequence[str] = (),
+    damaged: Sequence[str] = (),
 ) -> Checked:
     readable = [clip for clip in clips if clip.look.num_frames]
     per_split = {
@@ -221,6 +223,7 @@ def _result(
             for problem in clip.look.problems
         ],
         "clips were left out when it was built": [str(clip) for clip in left_out],
+        "clips were damaged when it was built": [str(clip) for clip in damaged],
         "counts differ from the published ones": _differences(by_class, published),
         "classes have no clip": [
             f"{split}: {name}" for split, n in by_class.items() for name in n if not n[name]

@@ -8,18 +8,29 @@ OpenCV, PyAV and NumPy.
 import dataclasses
 import hashlib
 import io
-import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from etils import epath
 
 from rdfer_jax.media import images
-from rdfer_jax.media.files import IMAGE_SUFFIXES, MediaError, check_is_file, natural_key
-from rdfer_jax.media.video import Frame, VideoReader
+from rdfer_jax.media.files import (
+    IMAGE_SUFFIXES,
+    MediaError,
+    check_is_file,
+    in_time_order,
+    printable,
+)
+from rdfer_jax.media.video import VideoReader
+
+Result = TypeVar("Result")
+
+#: Videos of which less is there are not stored.
+_LEAST_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +52,17 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """The frames of a clip as JPEG bytes, or the reason why there are none."""
+    """The frames of a clip as JPEG bytes, or the reason why there are none.
+
+    Attributes:
+      frames: JPEG files, in time order.
+      problem: why the clip cannot be stored; empty if it can.
+      damage: what is missing or damaged in a clip that can be stored; empty if nothing is.
+    """
 
     frames: tuple[bytes, ...] = ()
     problem: str = ""
+    damage: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +70,7 @@ class Probe:
     """The result of a quick check of a clip.
 
     Attributes:
-      num_frames: number of pictures in the folder, or of frames that the video declares.
+      num_frames: number of pictures in the folder, or about how many frames the video has.
       problem: why the clip cannot be read; empty if it can.
     """
 
@@ -81,11 +99,10 @@ class Inspection:
 def frame_files(folder: epath.Path) -> list[epath.Path]:
     """Returns the pictures of a folder in time order.
 
-    Names sort by their numbers, so 1, 2, 10 need no leading zeros. A folder that holds only another
-    folder stands for that one. Hidden files are skipped.
+    A folder that holds only another folder stands for that one. Hidden files are skipped.
 
     Raises:
-      MediaError: there are no pictures, or two with the same number.
+      MediaError: there are no pictures, or their order is not clear; see in_time_order.
     """
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     pictures = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -94,11 +111,7 @@ def frame_files(folder: epath.Path) -> list[epath.Path]:
         if len(folders) == 1:
             return frame_files(folders[0])
         raise MediaError(f"{folder}: holds no frames ({len(entries)} entries, no picture)")
-    pictures.sort(key=lambda path: (natural_key(path.stem), path.name))
-    for earlier, later in itertools.pairwise(pictures):
-        if natural_key(earlier.stem) == natural_key(later.stem):
-            raise MediaError(f"{folder}: {earlier.name} and {later.name} are the same frame")
-    return pictures
+    return in_time_order(pictures)
 
 
 def store_picture(data: bytes, name: object, short_side: int, jpeg_quality: int) -> bytes:
@@ -128,17 +141,26 @@ def store_frame(image: np.ndarray, short_side: int, jpeg_quality: int) -> bytes:
     return images.encode_jpeg(images.shrink(image, short_side), jpeg_quality)
 
 
-def video_frames(path: epath.Path, max_fps: float = 0.0) -> Iterator[Frame]:
-    """Yields the frames of a video, at most max_fps per second; all of them if that is 0.
+def read_video(
+    path: epath.Path, use: Callable[[np.ndarray], Result], max_fps: float = 0.0
+) -> tuple[list[Result], str, float]:
+    """Applies a function to the frames of a video.
+
+    Args:
+      path: the video.
+      use: takes a frame, uint8 [H, W, 3] in RGB.
+      max_fps: frames per second that the video is thinned to; 0 keeps every frame.
+
+    Returns:
+      What the function returned for each frame; what is missing or damaged, empty if nothing is; and how
+      much of the video there is, from 0 to 1.
 
     Raises:
-      MediaError: it cannot be read, has no frame, or ends before half of the frames that it declares
-        (many files declare a few too many).
+      MediaError: it cannot be read, or has no frame.
     """
     with VideoReader(path, threads=1) as reader:
-        yield from reader.frames(max_fps)
-        if reader.read < reader.declared / 2:
-            raise MediaError(f"{path}: ends at frame {reader.read} of {reader.declared}")
+        results = [use(frame.image) for frame in reader.frames(max_fps)]
+        return results, reader.problem(), reader.share
 
 
 def _check_picture(path: epath.Path) -> None:
@@ -208,15 +230,11 @@ def inspect(path: str, root: str = "") -> Inspection:
         files = _files(clip, root)
         if clip.is_dir():
             return inspect_pictures((file, file.read_bytes()) for file in files)
-        thumbnails, problems = [], []
-        try:
-            for frame in video_frames(clip):
-                thumbnails.append(_thumbnail(frame.image))
-        except MediaError as error:
-            problems.append(str(error))
+        thumbnails, damage, _ = read_video(clip, _thumbnail)
         with clip.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        return Inspection(len(thumbnails), tuple(problems), digest, _fingerprint(thumbnails))
+        problems = (f"{clip}: {damage}",) if damage else ()
+        return Inspection(len(thumbnails), problems, digest, _fingerprint(thumbnails))
     except (MediaError, OSError) as error:
         return Inspection(problems=(str(error),))
 
@@ -257,7 +275,10 @@ def _fingerprint(thumbnails: Sequence[np.ndarray]) -> bytes:
 
 
 def convert(job: Job) -> Converted:
-    """Reads a clip and returns its frames as JPEG bytes, in time order."""
+    """Reads a clip and returns its frames as JPEG bytes, in time order.
+
+    A video of which less than half is there is a problem.
+    """
     clip = epath.Path(job.path)
     try:
         if clip.is_dir():
@@ -265,11 +286,12 @@ def convert(job: Job) -> Converted:
                 store_picture(file.read_bytes(), file, job.short_side, job.jpeg_quality)
                 for file in frame_files(clip)
             ]
-        else:
-            jpegs = [
-                store_frame(frame.image, job.short_side, job.jpeg_quality)
-                for frame in video_frames(clip, job.max_fps)
-            ]
+            return Converted(tuple(jpegs))
+        jpegs, damage, share = read_video(
+            clip, lambda image: store_frame(image, job.short_side, job.jpeg_quality), job.max_fps
+        )
     except (MediaError, OSError) as error:
-        return Converted(problem=str(error))
-    return Converted(frames=tuple(jpegs))
+        return Converted(problem=printable(error))
+    if share < _LEAST_SHARE:
+        return Converted(problem=f"{printable(clip)}: {damage}")
+    return Converted(tuple(jpegs), damage=damage)

@@ -242,9 +242,11 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
 
     def _report(self, metadata: Mapping[str, Any]) -> str:
         splits = metadata["splits"]
+        rows = {"missing": "missing", f"under {counts.SHORT} frames": "short"}
         extra = {
             name: {split: numbers[key] for split, numbers in splits.items()}
-            for name, key in (("missing", "missing"), (f"under {counts.SHORT} frames", "short"))
+            for name, key in rows.items()
+            if all(key in numbers for numbers in splits.values())
         }
         clips = {split: numbers["clips"] for split, numbers in splits.items()}
         classes = self.info.features["label"].names
@@ -257,6 +259,9 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         if stored:
             mean = stored / sum(map(sum, clips.values()))
             lines.append(f"{stored} frames, {mean:.1f} per clip")
+        if damaged := metadata.get("damaged_clips"):
+            lines.append(f"damaged, stored as far as they can be read: {len(damaged)}")
+            lines.append(raw.listing(damaged))
         return "\n".join(lines)
 
     def _shard_iterators_per_split(
@@ -277,8 +282,13 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             }
             for split in good
         }
+        self._unconverted = {entry.clip_id: entry for clips in good.values() for entry, _ in clips}
         self.info.metadata.update(
-            notes=list(plan.notes), **plan.facts, splits=splits, missing_clips=missing
+            notes=list(plan.notes),
+            **plan.facts,
+            splits=splits,
+            missing_clips=missing,
+            damaged_clips=[],
         )
         self._bar.reset(total=_count(good))
         return {
@@ -299,7 +309,6 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             split: {
                 "clips": counts.per_class(plan.classes, [entry.label for entry, _ in clips]),
                 "missing": len(probed[split]) - len(clips),
-                "short": sum(probe.num_frames < counts.SHORT for _, probe in clips),
             }
             for split, clips in good.items()
         }
@@ -331,25 +340,24 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         self, plan: Plan, split: str, entries: Sequence[Entry]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the records of a shard, and counts them in the metadata."""
-        options = self.builder_config
         metadata = self.info.metadata
         numbers = metadata["splits"][split]
-        jobs = (
-            frames.Job(entry.path, options.short_side, options.jpeg_quality, plan.max_fps)
-            for entry in entries
-        )
-        results = self._pool.map(frames.convert, jobs, total=len(entries))
         num_written = 0
-        for entry, result in zip(entries, results, strict=True):
-            self._bar.update()
+        converted = self._converted(plan, entries)
+        for entry, result in converted:
             if result.problem:
-                self._leave_out([_complaint(entry, result.problem)])
+                complaints = [_complaint(entry, result.problem)]
+                if len(self._complaints) >= self.builder_config.most_missing:
+                    complaints += self._further_complaints(plan, converted)
+                self._leave_out(complaints)
                 numbers["missing"] += 1
                 metadata["missing_clips"].append(entry.clip_id)
                 continue
             numbers["clips"][entry.label] += 1
             numbers["short"] += len(result.frames) < counts.SHORT
             numbers["frames"] += len(result.frames)
+            if result.damage:
+                metadata["damaged_clips"].append(f"{entry.clip_id}: {result.damage}")
             num_written += 1
             yield entry.clip_id, record(entry, result.frames, len(plan.classes))
         if not num_written:
@@ -357,6 +365,29 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
                 f"{split}: none of the {len(entries)} clips of a shard is readable; the first one is "
                 f"{entries[0].clip_id}"
             )
+
+    def _converted(
+        self, plan: Plan, entries: Sequence[Entry]
+    ) -> Iterator[tuple[Entry, frames.Converted]]:
+        """Converts clips, and strikes them off those to convert."""
+        options = self.builder_config
+        jobs = (
+            frames.Job(entry.path, options.short_side, options.jpeg_quality, plan.max_fps)
+            for entry in entries
+        )
+        results = self._pool.map(frames.convert, jobs, total=len(entries))
+        for entry, result in zip(entries, results, strict=True):
+            self._bar.update()
+            del self._unconverted[entry.clip_id]
+            yield entry, result
+
+    def _further_complaints(
+        self, plan: Plan, rest: Iterator[tuple[Entry, frames.Converted]]
+    ) -> list[str]:
+        """Reads all other clips of a build that has failed, so that its message names every bad one."""
+        complaints = [_complaint(entry, result.problem) for entry, result in rest if result.problem]
+        others = self._converted(plan, list(self._unconverted.values()))
+        return complaints + [_complaint(entry, r.problem) for entry, r in others if r.problem]
 
 
 def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, Any]:

@@ -30,3 +30,16 @@ def hesitate(path: pathlib.Path, first: int, factor: int) -> None:
         data[size_at : size_at + 4] = struct.pack(">I", size + 8)
     data[(edits := data.index(b"edts")) : edits + 4] = b"free"  # it would end where it ended before
     path.write_bytes(data)
+
+
+def begin_at(path: pathlib.Path, seconds: float, timescale: int = 12_800) -> None:
+    """Moves the start of the one edit of a video, as a phone does when its owner trims the beginning."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12
+    duration, start = struct.unpack_from(
+        ">Ii", data, place
+    )  # in thousandths, in ticks of the track
+    struct.pack_into(
+        ">Ii", data, place, duration - round(1000 * seconds), start + round(seconds * timescale)
+    )
+    path.write_bytes(data)

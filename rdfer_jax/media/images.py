@@ -67,9 +67,13 @@ def read_header(file: BinaryIO, name: object) -> Header:
       name: what errors call it.
 
     Raises:
-      MediaError: not an image, or one of more than files.MAX_PIXELS pixels.
+      MediaError: not an image, one of more than files.MAX_PIXELS pixels, or several in one file.
     """
-    image = _open(file, name)
+    image, count = _open(file, name)
+    if count > 1:
+        raise MediaError(
+            f"{name}: holds {count} pictures, expected one; convert it into a video, such as MP4"
+        )
     width, height = image.size
     check_size(height, width, name)
     end, is_plain = 0, False
@@ -81,13 +85,15 @@ def read_header(file: BinaryIO, name: object) -> Header:
     return Header(str(image.format), height, width, is_plain, end)
 
 
-def _open(file: BinaryIO, name: object) -> ImageFile:
+def _open(file: BinaryIO, name: object) -> tuple[ImageFile, int]:
+    """Returns an image of which only the header is read, and the number of pictures in the file."""
     start = file.read(8)
     file.seek(0)
     reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
     try:
         if reader is not None:
-            return reader(file)
+            image = reader(file)
+            return image, getattr(image, "n_frames", 1)
     except Exception:  # damaged headers make Pillow raise many kinds
         pass
     raise MediaError(f"{name}: not a readable image")
@@ -115,7 +121,7 @@ def decode(data: bytes, name: object) -> np.ndarray:
       uint8 [H, W, 3], RGB.
 
     Raises:
-      MediaError: not an image, truncated or damaged, or of more than files.MAX_PIXELS pixels.
+      MediaError: not one image, truncated or damaged, or of more than files.MAX_PIXELS pixels.
     """
     header = read_header(io.BytesIO(data), name)
     if not _is_whole(data, header):
@@ -191,3 +197,30 @@ def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scales an image to a size, keeping its proportions: the rest, on two sides, is black.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: width and height, pixels.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    scale = min(size[0] / width, size[1] / height)
+    inner = tuple(
+        max(1, min(side, round(scale * own)))
+        for side, own in zip(size, (width, height), strict=True)
+    )
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    result = np.zeros((size[1], size[0], 3), np.uint8)
+    result[top : top + inner[1], left : left + inner[0]] = cv2.resize(
+        image, inner, interpolation=method
+    )
+    return result

@@ -18,10 +18,13 @@ import av.container
 import av.filter
 import cv2
 import numpy as np
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from etils import epath
 
+from rdfer_jax.media import images, orientation, structure
+from rdfer_jax.media.clock import Clock
 from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
 
 #: Frame rate where nothing says how fast frames follow each other.
@@ -40,8 +43,11 @@ _PLAYLISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
 _ROUNDING = 1e-3
 #: Pixel shapes beyond this ratio are damage rather than the geometry of a camera.
 _MAX_PIXEL_ASPECT = 10
-#: Share of the declared frames, and their number, that may be missing without a warning.
+#: Share of the declared frames, and their number, that may be missing from a complete file: many containers
+#: declare a few too many.
 _MISSING_SHARE, _MISSING_FRAMES = 0.05, 1
+#: Damages to the structure of a file in a row, after which it is not read on.
+_DAMAGES = 100
 #: Clock of written videos, seconds, and the longest time that one frame is shown.
 _TICK, _LONGEST_PAUSE = fractions.Fraction(1, 90_000), 60
 #: Nearly lossless to the eye, and twice as fast to encode as the default.
@@ -66,13 +72,12 @@ class Frame:
 class VideoReader:
     """An open video file. Use as a context manager; it can be read once.
 
-    Frames are rotated as the file asks for, deinterlaced where they are interlaced, and stretched to the
-    shape that a player shows where pixels are not square. All have the size of the first one.
+    Frames are turned and mirrored as the file asks for, deinterlaced where they are interlaced, and
+    stretched to the shape that a player shows where pixels are not square. All have the size of the first
+    one. Reading goes on after damage.
 
     Attributes:
       declared: number of frames that the container says it holds; 0 if it does not say.
-      read: number of coded frames decoded so far, among them those that an edit list hides.
-      damaged: number of coded frames that could not be decoded.
     """
 
     def __init__(self, path: epath.Path, threads: int = 0):
@@ -86,14 +91,20 @@ class VideoReader:
           MediaError: it cannot be read, is not a video, or has frames of more than files.MAX_PIXELS pixels.
         """
         self._path = path
-        self.read = self.damaged = 0
+        self._coded = self._hidden = self._shown = self._errors = self._spoiled = 0
         with contextlib.ExitStack() as opened:
             try:
                 file = opened.enter_context(open_file(path))
-                if file.read(256).lstrip().startswith(_PLAYLISTS):
+                start = file.read(256)
+                if not start:
+                    raise MediaError(f"{path}: an empty file")
+                if start.lstrip().startswith(_PLAYLISTS):
                     raise MediaError(
                         f"{path}: a playlist, which names other files; expected a video"
                     )
+                self._missing, is_broken = structure.inspect(file)
+                self._breaks = int(is_broken)
+                self._bytes = self._missing + file.seek(0, os.SEEK_END)
                 file.seek(0)
                 # By the open file: FFmpeg would take some names for addresses or numbered series.
                 self._container: av.container.InputContainer = av.open(
@@ -101,18 +112,24 @@ class VideoReader:
                 )
                 opened.callback(self._container.close)
             except av.FFmpegError:
-                raise MediaError(f"{path}: not a video that FFmpeg can read") from None
+                end = (
+                    f"; it ends after {self._share_of_bytes} of its bytes" if self._missing else ""
+                )
+                raise MediaError(f"{path}: not a video that FFmpeg can read{end}") from None
             except OSError as error:
                 raise unreadable(path, error) from None
-            stream = self._container.streams.best("video")
-            if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
+            stream = _moving(self._container)
+            if stream is None or stream.codec_context is None:
                 raise MediaError(f"{path}: holds no video that FFmpeg can decode")
             check_size(stream.codec_context.height, stream.codec_context.width, path)
             self._opened = opened.pop_all()
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
+        # Threads would swallow the last frames before the end of a file that breaks off.
+        stream.codec_context.thread_count = 1 if self._missing else threads
         self._stream = stream
-        self.declared = stream.frames
+        # In MP4, an edit list may leave out some of the stored frames, and FFmpeg takes them off its index.
+        has_edits = self._container.format.name.startswith("mov") and stream.frames
+        self.declared = len(stream.index_entries) if has_edits else stream.frames
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         self._fps = rate if 0 < rate <= 1000 else FALLBACK_FPS
         self._converter, self._threads = VideoReformatter(), threads
@@ -144,58 +161,80 @@ class VideoReader:
         Raises:
           MediaError: reading fails, a frame has more than files.MAX_PIXELS pixels, or there is no frame.
         """
-        keeps, number, size = Thinner(max_fps), 0, None
-        for number, (time, frame) in enumerate(self._timed(), 1):
+        keeps, clock, number, size = Thinner(max_fps), Clock(self._fps), 0, None
+        for number, frame in enumerate(_deinterlaced(self._decoded()), 1):
+            time = clock(frame.time)
             if keeps(time):
                 image = self._image(frame)
                 size = size or image.shape[1::-1]
-                if image.shape[1::-1] != size:
-                    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-                yield Frame(number - 1, time, image)
+                yield Frame(number - 1, time, images.fit(image, size))
         if not number:
             raise MediaError(f"{self._path}: holds no frame that can be decoded")
 
+    @property
+    def share(self) -> float:
+        """How much of the video there is, from 0 to 1, once all frames are read."""
+        if self.declared:
+            return min(1.0, (self._coded + self._hidden) / self.declared)
+        return 1 - self._missing / self._bytes
+
     def problem(self) -> str:
         """Returns what was missing or damaged, once all frames are read; empty if nothing was."""
+        problems = []
+        read = self._coded + self._hidden
         least = (1 - _MISSING_SHARE) * self.declared - _MISSING_FRAMES
-        if self.read + self.damaged < least:
-            return f"ends after {self.read} of the {self.declared} frames that it declares"
-        return f"{self.damaged} damaged frames were skipped" if self.damaged else ""
+        if read < (self.declared if self._missing else least):
+            read = self._shown + self._hidden
+            problems.append(f"holds {read} of the {self.declared} frames that it declares")
+        elif self._missing and not self.declared:
+            problems.append(f"ends after {self._share_of_bytes} of its bytes")
+        cut = len(problems)  # the frame at which it breaks off
+        if self._errors > cut:
+            lost = max(self._errors, self._coded - self._shown) - cut
+            problems.append(f"damaged: {lost} of {self._coded} frames cannot be decoded")
+        if self._breaks > cut:
+            problems.append("damaged: the structure of the file")
+        if self._spoiled:
+            problems.append(f"{self._spoiled} of {self._coded} frames show damage")
+        return "; ".join(problems)
 
-    def _timed(self) -> Iterator[tuple[float, VideoFrame]]:
-        """Yields decoded frames with their times: some files carry none, or times that stand still."""
-        start, time = None, -1 / self._fps
-        for frame in _deinterlaced(self._decoded()):
-            stamp = frame.time
-            if stamp is not None:
-                start = stamp if start is None else start
-                stamp -= start
-            time = stamp if stamp is not None and stamp > time else time + 1 / self._fps
-            yield time, frame
+    @property
+    def _share_of_bytes(self) -> str:
+        return f"{1 - self._missing / self._bytes:.1%}"
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        """Yields decoded frames; skips damaged ones, and counts both."""
+        """Yields decoded frames; skips damaged ones; counts both, and those that an edit list hides."""
         for packet in self._packets():
             try:
                 for frame in self._stream.decode(packet):
                     frame.time_base = self._stream.time_base  # PyAV omits it in the last ones
+                    self._shown += 1
+                    self._spoiled += frame.is_corrupt
                     yield frame
-                self.read += packet is not None
             except av.FFmpegError:
-                self.damaged += packet is not None
+                self._errors += 1
 
     def _packets(self) -> Iterator[av.Packet | None]:
-        """Yields coded frames up to the end of the file or the first damage to its structure, then None."""
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.size:
-                    yield packet
-                else:  # a dropped frame, or PyAV's mark of the end
-                    self.read += packet.dts is not None
-        except av.FFmpegError:
-            pass
-        except OSError as error:
-            raise unreadable(self._path, error) from None
+        """Yields and counts coded frames; goes on after damage to the structure; at the end yields None."""
+        damages = 0
+        while damages < _DAMAGES:
+            try:
+                for packet in self._container.demux(self._stream):
+                    damages = 0
+                    if packet.size:
+                        self._coded += not packet.is_discard
+                        self._hidden += packet.is_discard
+                        self._breaks += packet.is_corrupt
+                        yield packet
+                    elif packet.dts is not None:  # a frame that the camera dropped
+                        self._hidden += 1
+                    else:  # PyAV's mark of the end
+                        damages = _DAMAGES
+            except av.FFmpegError:
+                damages += 1
+                self._breaks += 1
+            except OSError as error:
+                raise unreadable(self._path, error) from None
         yield None
 
     def _image(self, frame: VideoFrame) -> np.ndarray:
@@ -215,8 +254,15 @@ class VideoReader:
         if width != frame.width:
             method = cv2.INTER_AREA if width < frame.width else cv2.INTER_LINEAR
             image = cv2.resize(image, (width, height), interpolation=method)
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+        return np.ascontiguousarray(orientation.of_frame(frame)(image))
+
+
+def _moving(container: av.container.InputContainer) -> av.VideoStream | None:
+    """Returns the stream that a player shows; a picture of the cover is none."""
+    best = container.streams.best("video")
+    streams = [stream for stream in (best, *container.streams.video) if stream is not None]
+    moving = (s for s in streams if not s.disposition & Disposition.attached_pic)
+    return next((s for s in moving if isinstance(s, av.VideoStream)), None)
 
 
 def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

@@ -181,4 +181,4 @@ def test_a_video_that_ends_early_is_named(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 4])
     problem = frames.convert(frames.Job(str(path), 64, 95)).problem
-    assert "clip.avi" in problem and "ends at frame" in problem
+    assert "clip.avi: holds" in problem and "of the 40 frames" in problem

@@ -530,9 +530,9 @@ def test_a_video_that_lies_about_its_length_gives_what_it_has(tmp_path, claimed,
     assert frames.probe(str(path)).num_frames == claimed
     found = frames.convert(frames.Job(str(path), 32, 95))
     assert (found.problem != "") == (claimed == 100)  # less than half is there
-    assert "ends at frame 20 of 100" in found.problem if found.problem else found.frames[19]
+    assert "holds 20 of the 100 frames" in found.problem if found.problem else found.frames[19]
     assert len(list(sources.VideoFile(epath.Path(path)).frames())) == 20
-    warned = f"ends after 20 of the {claimed} frames that it declares" in caplog.text
+    warned = f"holds 20 of the {claimed} frames that it declares" in caplog.text
     assert warned == (claimed > 20)
 
 
