@@ -17,6 +17,7 @@ from jax.stages import Compiled
 from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import paths
 from rdfer_jax.training.setup import ModelSetup
 
 GIB = 2**30
@@ -114,7 +115,7 @@ def define_flags() -> None:
         10_000,
         "Number of training videos, which is the size of the prediction memory, if enabled.",
     )
-    flags.DEFINE_string("json", None, "File to write the report to; may be gs://.")
+    paths.DEFINE_path("json", None, "File to write the report to; may be gs://.")
     flags.mark_flag_as_required("config")
 
 

@@ -33,7 +33,7 @@ from benchmarks import harness
 from data import builder
 from data.synthetic_faces import clips as drawing
 from data.synthetic_faces.parameters import CLASSES, Parameters
-from rdfer_jax import processes, workarounds
+from rdfer_jax import paths, processes, workarounds
 from rdfer_jax.config import Data
 from rdfer_jax.media.images import encode_jpeg
 from rdfer_jax.pipeline import loader, source
@@ -307,5 +307,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 16, "Clips in a batch.", lower_bound=1)
     flags.DEFINE_list("workers", "0,1,2", "Numbers of worker processes to compare.")
     flags.DEFINE_integer("rounds", 3, "Turns of each contestant.", lower_bound=1)
-    flags.DEFINE_string("output", "runs/input", "Folder for everything.")
+    paths.DEFINE_path("output", "runs/input", "Folder for everything.")
     app.run(main)

@@ -28,7 +28,7 @@ from etils import epath
 
 from benchmarks import harness
 from data.synthetic_faces import film, labels
-from rdfer_jax import sharding
+from rdfer_jax import paths, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.media.video import FALLBACK_FPS, VideoReader, VideoWriter
@@ -274,16 +274,14 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("video", None, "Video that the films repeat; by default a synthetic one.")
+    paths.DEFINE_path("video", None, "Video that the films repeat; by default a synthetic one.")
     flags.DEFINE_list("minutes", "1,10", "Lengths of the films, minutes.")
-    flags.DEFINE_string(
-        "workdir", None, "Folder of a run; by default that of an untrained network."
-    )
-    flags.DEFINE_string(
+    paths.DEFINE_path("workdir", None, "Folder of a run; by default that of an untrained network.")
+    paths.DEFINE_path(
         "config",
         "configs/synthetic.py",
         "Configuration: how to read videos, and the untrained network.",
     )
     flags.DEFINE_multi_string("set", [], "Further settings, such as predict.fps=5.")
-    flags.DEFINE_string("output", "runs/predict", "Folder for everything.")
+    paths.DEFINE_path("output", "runs/predict", "Folder for everything.")
     app.run(main)

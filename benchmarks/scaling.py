@@ -25,7 +25,7 @@ from etils import epath
 
 from benchmarks import harness
 from benchmarks.hlo import collectives
-from rdfer_jax import sharding
+from rdfer_jax import paths, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.types import Batch
@@ -218,13 +218,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
+    paths.DEFINE_path("config", "configs/synthetic.py", "File of the settings.")
     flags.DEFINE_multi_string("set", [], "Further settings, such as model.trunk=resnet18.")
     flags.DEFINE_integer("batch", 16, "Videos in a step, a multiple of 8.", lower_bound=8)
     flags.DEFINE_integer("steps", 3, "Steps of training.", lower_bound=1)
     flags.DEFINE_list("videos", "2,8,32", "Videos of a step whose FLOPs are counted.")
     flags.DEFINE_list("frames", "16,64,256", "Frames of a video whose FLOPs are counted.")
-    flags.DEFINE_string("output", "runs/scaling", "Folder for everything.")
+    paths.DEFINE_path("output", "runs/scaling", "Folder for everything.")
     flags.DEFINE_string("child", "", "Internal.")
     flags.DEFINE_string("join", "", "Internal.")
     app.run(main)

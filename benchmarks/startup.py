@@ -20,6 +20,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from benchmarks import harness
+from rdfer_jax import paths
 from rdfer_jax.build import build
 from rdfer_jax.training.writers import read_metrics
 
@@ -105,9 +106,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", "configs/synthetic.py", "File of the settings.")
+    paths.DEFINE_path("config", "configs/synthetic.py", "File of the settings.")
     flags.DEFINE_multi_string("set", [], "Further settings, such as model.trunk=resnet18.")
     flags.DEFINE_boolean("build", True, "Build the data set of the settings first.")
     flags.DEFINE_integer("rounds", 2, "Number of cold and warm starts each.", lower_bound=1)
-    flags.DEFINE_string("output", "runs/startup", "Folder for everything; must not exist.")
+    paths.DEFINE_path("output", "runs/startup", "Folder for everything; must not exist.")
     app.run(main)

@@ -24,7 +24,7 @@ from etils import epath
 from benchmarks import harness
 from configs import dfew, dfew_m3dfel
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding
+from rdfer_jax import paths, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training.setup import ModelSetup
@@ -236,5 +236,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 2, "Videos per step.", lower_bound=1)
     flags.DEFINE_list("frames", "16,64", "Frames of a video, multiples of 4.")
     flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
-    flags.DEFINE_string("output", "runs/step.json", "File to write.")
+    paths.DEFINE_path("output", "runs/step.json", "File to write.")
     app.run(main)

@@ -13,6 +13,7 @@ over five folds.
 from ml_collections import ConfigDict
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import setting_types
 
 
 def get_config(fold: str = "1") -> ConfigDict:
@@ -25,7 +26,7 @@ def get_config(fold: str = "1") -> ConfigDict:
         "label_base": 1,
         "short_side": 128,
         "jpeg_quality": 95,
-        "allow_missing": False,
+        "allow_missing": setting_types.budget(0),
         "labels": "",
     }
     return config

@@ -11,6 +11,7 @@ Expected result: unknown, not yet run on the real data.
 from ml_collections import ConfigDict
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import setting_types
 
 
 def get_config() -> ConfigDict:
@@ -24,7 +25,7 @@ def get_config() -> ConfigDict:
         "allow_mismatch": False,
         "short_side": 128,
         "jpeg_quality": 95,
-        "allow_missing": False,
+        "allow_missing": setting_types.budget(0),
         "labels": "",
     }
     return config

@@ -9,6 +9,7 @@ Holds out 10 % of the training clips to select the best checkpoint.
 from ml_collections import ConfigDict
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import setting_types
 
 
 def get_config() -> ConfigDict:
@@ -23,7 +24,7 @@ def get_config() -> ConfigDict:
         "max_fps": 0.0,
         "short_side": 128,
         "jpeg_quality": 95,
-        "allow_missing": False,
+        "allow_missing": setting_types.budget(0),
         "labels": "",
     }
     return config

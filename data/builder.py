@@ -21,7 +21,7 @@ import filelock
 import tensorflow_datasets as tfds
 from etils import epath
 
-from rdfer_jax import hints
+from rdfer_jax import hints, paths
 
 from . import tfds_compat
 
@@ -61,7 +61,8 @@ def build(
     """
     config = make_config(name, variant=variant, options=options)
     module = importlib.import_module(BUILDERS[name])
-    directory = epath.Path(data_dir).expanduser() / name / variant / str(module.Builder.VERSION)
+    data_dir = epath.Path(paths.expand(data_dir))
+    directory = data_dir / name / variant / str(module.Builder.VERSION)
     if _is_finished(directory, config):
         return directory
     with _build_lock(directory.parent):
@@ -70,7 +71,7 @@ def build(
             return directory
         _remove_leftovers(directory.parent)
         with tfds_compat.quiet(), tfds_compat.without_main():
-            builder = module.Builder(data_dir=epath.Path(data_dir).expanduser(), config=config)
+            builder = module.Builder(data_dir=data_dir, config=config)
             tfds_compat.download_and_prepare(builder)
     if hasattr(builder, "summary"):
         print(builder.summary(), flush=True)
@@ -131,7 +132,7 @@ def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool
     lines = [
         f"  {field}: built with {_show(stored, field)}, now {_show(wanted, field)}"
         for field in {**stored, **wanted}
-        if stored.get(field, _NOTHING) != wanted.get(field, _NOTHING)
+        if not _same(stored.get(field, _NOTHING), wanted.get(field, _NOTHING))
     ]
     if lines:
         raise ValueError(
@@ -139,6 +140,11 @@ def _is_finished(directory: epath.Path, config: tfds.core.BuilderConfig) -> bool
             + "\nSet another config.data.variant, or delete the directory and build again."
         )
     return True
+
+
+def _same(stored: Any, wanted: Any) -> bool:
+    """Returns whether two values of an option mean the same; True, without a limit, is not 1."""
+    return stored == wanted and (stored is True) == (wanted is True)
 
 
 def _show(options: Mapping[str, Any], field: str) -> str:

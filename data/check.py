@@ -20,6 +20,8 @@ from etils import epath
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from rdfer_jax import paths
+
 from . import builder as builder_lib
 from . import counts, frames, raw, recorded, tfds_compat, workers
 
@@ -133,7 +135,7 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
     """
     builder_lib.make_config(name, variant=variant)
     module = importlib.import_module(builder_lib.BUILDERS[name])
-    data_dir = epath.Path(data_dir).expanduser()
+    data_dir = epath.Path(paths.expand(data_dir))
     directory = data_dir / name / variant / str(module.Builder.VERSION)
     if not (directory / "dataset_info.json").exists():
         raise FileNotFoundError(

@@ -22,6 +22,8 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
+from rdfer_jax import paths
+
 from . import counts, frames, raw, relabel, schema, workers
 
 #: Frames in one shard, about 100 MB at a short side of 128 pixels.
@@ -39,7 +41,7 @@ class ClipOptions(tfds.core.BuilderConfig):
       short_side: short side of the stored frames, in pixels; smaller frames are not enlarged.
       jpeg_quality: quality of the stored frames, 1 to 100.
       allow_missing: maximum number of missing or unreadable clips, which are left out and counted; with
-        more, the build stops. True: any number.
+        more, the build stops. True: any number; False: 0.
       labels: clip_id -> class name, in place of the label in the lists.
     """
 
@@ -54,8 +56,11 @@ class ClipOptions(tfds.core.BuilderConfig):
             raise ValueError(f"short_side={self.short_side}: use 16 pixels or more")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality={self.jpeg_quality}: use 1 to 100")
-        if self.allow_missing < 0:
-            raise ValueError(f"allow_missing={self.allow_missing}: use 0 or more, or True")
+        self.source_dir = paths.expand(self.source_dir)
+        if self.allow_missing is False:
+            self.allow_missing = 0
+        if not isinstance(self.allow_missing, int) or self.allow_missing < 0:
+            raise ValueError(f"allow_missing={self.allow_missing!r}: use 0 or more, or True")
 
     @property
     def most_missing(self) -> float:
@@ -330,8 +335,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         if number > allowed:
             raise MissingClipsError(
                 f"{number} of {self._num_clips} clips are missing or unreadable:\n"
-                f"{raw.listing(self._complaints)}\nRestore them, or set allow_missing (now "
-                f"{allowed:g}) to {number} or more to build without them."
+                f"{raw.listing(self._complaints)}\nRestore them, or build without them: "
+                f"--config.build.allow_missing={number} (now {allowed:g}), or True for any number."
             )
         if complaints:
             print(f"left out:\n{raw.listing(complaints)}", flush=True)

@@ -36,7 +36,7 @@ from experiments import noise_scores, plots
 from experiments.calibration import ece, excess_aurc, reliability
 from experiments.noise_scores import Evidence
 from experiments.predictions import SavedError, Test, Training, read_test, read_training
-from rdfer_jax import metrics
+from rdfer_jax import metrics, paths
 from rdfer_jax.plots import save
 
 Vector = NDArray[np.float64]
@@ -320,8 +320,8 @@ def run(directory: epath.PathLike, output: epath.PathLike | None = None) -> dict
 
 def define_flags() -> None:
     """Defines the flags; not on import, so that they do not clash with those of other programs."""
-    flags.DEFINE_string("run", None, "Folder of the training run; may be gs://.")
-    flags.DEFINE_string("output", None, "Folder to write to; by default RUN/analysis.")
+    paths.DEFINE_path("run", None, "Folder of the training run; may be gs://.")
+    paths.DEFINE_path("output", None, "Folder to write to; by default RUN/analysis.")
     flags.mark_flag_as_required("run")
 
 

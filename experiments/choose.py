@@ -160,7 +160,7 @@ def main(_: Sequence[str]) -> None:
         for number in epochs
         for cell in protocol.choose_cells(options.methods, options.kinds, number)
     ]
-    output = epath.Path(options.output).expanduser().absolute()
+    output = epath.Path(options.output).absolute()
     overrides = grid.base(output, protocol.common(), options.set)
     added = grid.added(options.add)
     grid.train(cells, output, options, added, protocol.common())

@@ -18,10 +18,11 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import app
 from etils import epath
 
 from data.schema import DFEW_CLASSES as CLASSES
+from rdfer_jax import paths
 
 #: FER2013's codes 0 to 6.
 FER2013_CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -39,9 +40,9 @@ FERPLUS_COLUMNS = {
     "NF": None,
 }
 
-_FER2013 = flags.DEFINE_string("fer2013", "", "fer2013.csv, plain or with gzip")
-_FERPLUS = flags.DEFINE_string("ferplus", "", "fer2013new.csv of FER+")
-_CREMA_D = flags.DEFINE_string("crema_d", "", "votes on CREMA-D by people who saw the face only")
+_FER2013 = paths.DEFINE_path("fer2013", "", "fer2013.csv, plain or with gzip")
+_FERPLUS = paths.DEFINE_path("ferplus", "", "fer2013new.csv of FER+")
+_CREMA_D = paths.DEFINE_path("crema_d", "", "votes on CREMA-D by people who saw the face only")
 
 
 def fer2013(labels: Sequence[str], votes: Sequence[Mapping[str, str]]) -> np.ndarray:

@@ -19,7 +19,7 @@ from etils import epath
 from benchmarks import harness
 from experiments import analysis, noise_scores, over_seeds
 from experiments.predictions import SavedError, Training, read_training
-from rdfer_jax import metrics
+from rdfer_jax import metrics, paths
 
 #: The score that every other score is compared with.
 LOSS = "loss of the video"
@@ -106,7 +106,7 @@ def read(
 
 def main(_: Sequence[str]) -> None:
     """Reads the cells, prints the tables and writes them."""
-    folder = epath.Path(flags.FLAGS.grid).expanduser().absolute()
+    folder = epath.Path(flags.FLAGS.grid).absolute()
     try:
         groups = read(folder, flags.FLAGS.methods)
     except SavedError as error:
@@ -126,6 +126,6 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("grid", "runs/noise", "Folder of the grid, its --output.")
+    paths.DEFINE_path("grid", "runs/noise", "Folder of the grid, its --output.")
     flags.DEFINE_list("methods", None, "Methods to read; by default all.")
     app.run(main)

@@ -23,7 +23,7 @@ from benchmarks import harness
 from benchmarks.harness import load
 from experiments import workers
 from experiments.cell import program
-from rdfer_jax import build, plots
+from rdfer_jax import build, paths, plots
 from rdfer_jax.config import Config
 from rdfer_jax.labels import inject
 from rdfer_jax.pipeline import source
@@ -226,9 +226,9 @@ def define_flags(output: str, sizes: Sequence[str]) -> None:
 
 def define_common_flags(output: str, config: str) -> None:
     """Defines the flags that all grids share."""
-    flags.DEFINE_string("config", config, "Config file.")
+    paths.DEFINE_path("config", config, "Config file.")
     flags.DEFINE_integer("jobs", 1, "Number of runs in parallel.", lower_bound=1)
-    flags.DEFINE_string("output", output, "Folder for all files of the grid.")
+    paths.DEFINE_path("output", output, "Folder for all files of the grid.")
     flags.DEFINE_multi_string(
         "add", [], "Report (.json) with cells that finished elsewhere, which are not run again."
     )
@@ -248,7 +248,7 @@ def run_from_flags(
       The folder of the grid, and the results of all cells.
     """
     options = flags.FLAGS
-    output = epath.Path(options.output).expanduser().absolute()
+    output = epath.Path(options.output).absolute()
     ensure_built(load(options.config, base(output, changes, options.set)))
     return output, train(cells, output, options, added(options.add), changes)
 

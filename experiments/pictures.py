@@ -17,6 +17,8 @@ from typing import Any
 
 from absl import app, flags
 
+from rdfer_jax import paths
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: No sandbox, which needs rights that containers lack; the pages are our own.
 FLAGS = (
@@ -111,8 +113,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("page", None, "HTML file.", required=True)
-    flags.DEFINE_string("output", None, "PNG file to write.", required=True)
+    paths.DEFINE_path("page", None, "HTML file.", required=True)
+    paths.DEFINE_path("output", None, "PNG file to write.", required=True)
     flags.DEFINE_integer("width", 1200, "Size of the window, in pixels.", lower_bound=1)
     flags.DEFINE_integer("height", 900, "Size of the window, in pixels.", lower_bound=1)
     flags.DEFINE_enum("scheme", "light", ["light", "dark"], "Color scheme.")

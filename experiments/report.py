@@ -21,7 +21,7 @@ from etils import epath
 from benchmarks import harness
 from experiments import grid, protocol, report_tables
 from experiments.protocol import METHODS
-from rdfer_jax import plots
+from rdfer_jax import paths, plots
 
 
 class ChoiceError(ValueError):
@@ -100,7 +100,7 @@ def main(_: Sequence[str]) -> None:
         for epochs in map(int, options.epochs)
         for cell in protocol.report_cells(settings(choice, epochs, methods), options.kinds, epochs)
     ]
-    output = epath.Path(options.output).expanduser().absolute()
+    output = epath.Path(options.output).absolute()
     tie(output, choice)
     options.config, options.set = choice["config"], choice["set"]
     added = grid.added(options.add)
@@ -120,7 +120,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     grid.define_common_flags("runs/report", protocol.CONFIG)
-    flags.DEFINE_string("choice", None, "choice.json of experiments.choose.", required=True)
+    paths.DEFINE_path("choice", None, "choice.json of experiments.choose.", required=True)
     flags.DEFINE_list("methods", None, "Methods to train; by default all that have a choice.")
     flags.DEFINE_list("kinds", list(protocol.CONDITIONS), "Conditions whose cells are trained.")
     flags.DEFINE_list("epochs", ["22"], "Lengths of training, in epochs.")

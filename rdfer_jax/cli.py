@@ -8,12 +8,14 @@ import re
 import textwrap
 import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rdfer_jax import config_files, hints
+# setting_types tells ml_collections how to read its types.
+from rdfer_jax import config_files, hints, paths, setting_types  # noqa: F401
 
 
 class UsageError(ValueError):
@@ -22,7 +24,7 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag of a command: its name, help text, type (str, int, float or bool) and default."""
+    """A flag of a command: its name, help text, type (str, Path, int, float or bool) and default."""
 
     name: str
     text: str
@@ -55,9 +57,8 @@ class Call:
 _CONFIG = Flag(
     "config", "settings: a name such as dfew or dfew:2, or a file such as my.py", required=True
 )
-_WORKDIR = Flag("workdir", "folder of the run; may be gs://", required=True)
+_WORKDIR = Flag("workdir", "folder of the run; may be gs://", Path, required=True)
 _CHECKPOINT = Flag("checkpoint", "last, best, or a step number", default="last")
-_OUTPUT = Flag("output", "")
 _CLUSTER = (
     Flag("multihost", "run as one of several processes of a cluster (TPU pod, Slurm)", bool, False),
     Flag("coordinator", "host:port of process 0, if there is no cluster manager"),
@@ -67,7 +68,7 @@ _CLUSTER = (
 
 
 def _output(text: str, required: bool = False) -> Flag:
-    return Flag("output", text, required=required)
+    return Flag("output", text, Path, required=required)
 
 
 COMMANDS = {
@@ -97,6 +98,7 @@ COMMANDS = {
             Flag(
                 "input",
                 "a video, a folder of videos, or a text file that lists videos",
+                Path,
                 required=True,
             ),
             _output("folder for the results; default: WORKDIR/predict"),
@@ -270,6 +272,7 @@ def _parse_flags(command: str, words: list[str]) -> types.SimpleNamespace:
 
 _DEFINE: dict[type, Any] = {
     str: flags.DEFINE_string,
+    Path: paths.DEFINE_path,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
@@ -279,7 +282,7 @@ _DEFINE: dict[type, Any] = {
 def _define_settings(config: ConfigDict, words: Sequence[str], values: flags.FlagValues) -> None:
     """Defines the flag `config`, with a flag for each setting that the words override."""
     for word in words:
-        if match := re.match(r"--?(?:no)?config\.([^=]+)", word):
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", word):
             _check_setting(config, match[1])
     try:
         config_flags.DEFINE_config_dict(
@@ -301,6 +304,10 @@ def _check_setting(config: ConfigDict, path: str) -> None:
                 f"--config.{path}: {prefix} has no setting {part!r}. {hints.suggest(part, names)}"
             )
         section = section[part]
+    if isinstance(section, ConfigDict):
+        raise UsageError(
+            f"--config.{path} is a section: set one of its settings, by name. {hints.suggest('', section)}"
+        )
 
 
 def _unknown_flag(command: str, name: str) -> str:
@@ -313,5 +320,7 @@ def _unknown_flag(command: str, name: str) -> str:
     if users:
         return f"rdfer {command} has no flag --{base}; it belongs to {', '.join(users)}"
     close = hints.closest(base, own)
+    if "." in name and "config" in own:
+        close = f"config.{name}"
     hint = f"Did you mean --{close}? " if close else ""
     return f"rdfer {command} has no flag --{base}. {hint}It has {', '.join(f'--{n}' for n in own)}"

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from rdfer_jax import hints
+from rdfer_jax import hints, paths
 
 _PACKAGE = pathlib.Path(__file__).parent
 
@@ -37,7 +37,7 @@ def find(name: str) -> pathlib.Path:
       FileNotFoundError: no configuration has this name, or the file does not exist.
     """
     is_path = name.endswith(".py")
-    path = pathlib.Path(name) if is_path else folder() / f"{name}.py"
+    path = pathlib.Path(paths.expand(name)) if is_path else folder() / f"{name}.py"
     if not name or not path.is_file() or (not is_path and name not in names()):
         problem = f"no file {name}" if is_path else f"no configuration is called {name!r}"
         raise FileNotFoundError(

@@ -116,6 +116,12 @@ def test_training_is_the_default():
         ("train --config=dfew --config.dta.frames=3", "config has no setting 'dta'. Did you mean 'data'?"),
         ("train --config=dfew --config.seed.x=3", "config.seed has no setting 'x'"),
         ("train --config=dfew --config.data.frames=x", "config.data.frames=x: invalid literal for int"),
+        ("train --config=dfew --config.data.label=x", "has no setting 'label'. Did you mean 'labels'?"),
+        ("train --config=dfew --config.data.label", "has no setting 'label'. Did you mean 'labels'?"),
+        ("train --config=dfew --config.data=3", "--config.data is a section: set one of its settings"),
+        ("train --config=dfew --config.=3", "--config.: config has no setting ''"),
+        ("train --config=dfew --data.frames=3", "Did you mean --config.data.frames?"),
+        ("build --config=dfew --config.build.allow_missing=x", "expected True, False or a number, got 'x'"),
         ("train --config=dfwe", "is called 'dfwe'. Did you mean 'dfew'? Known: dfew, dfew_m3dfel"),
         ("train --config=zzz", "no configuration is called 'zzz'. Known: dfew, dfew_m3dfel, ferv39k"),
         ("train --config=../configs/dfew", "no configuration is called '../configs/dfew'"),
@@ -148,6 +154,17 @@ def test_settings_are_overridden_and_locked():
     assert config.augment.std == (1.0, 2.0, 3.0) and config.key.enabled is False
     with pytest.raises(AttributeError):
         config.data.other = 3
+
+
+@pytest.mark.parametrize("name", ["dfew", "ferv39k", "mafw", "video_folder"])
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("3", 3), ("1", 1), ("0", 0), ("True", True), ("true", True), ("False", 0), ("no", 0)],
+)
+def test_a_number_of_missing_clips_is_a_number(name, word, value):
+    flag = f"--config.build.allow_missing={word}"
+    build = cli.parse(["build", f"--config={name}", flag]).flags.config.build
+    assert build.allow_missing == value and (build.allow_missing is True) == (value is True)
 
 
 def test_a_configuration_of_ones_own(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
+from rdfer_jax import paths
 from rdfer_jax.media.video import VideoWriter
 
 from . import clips, labels
@@ -103,7 +104,7 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "film.mp4", "The .mp4 file to write.")
+    paths.DEFINE_path("output", "film.mp4", "The .mp4 file to write.")
     flags.DEFINE_list("clips", "7,4,2", "Clips of the test split to show.")
     flags.DEFINE_float("seconds", 6.0, "Length of a clip.", lower_bound=0.4, upper_bound=40)
     flags.DEFINE_float("pause", 1.0, "Length of a pause.", lower_bound=0)

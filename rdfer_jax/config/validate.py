@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ml_collections import config_dict
 
-from rdfer_jax import hints
+from rdfer_jax import hints, paths
 from rdfer_jax.config.sections.base import Section
 from rdfer_jax.config.sections.method import Agreement
 from rdfer_jax.config.sections.network import CLIP_TRUNKS
@@ -111,6 +111,8 @@ def _checked(kind: type, key: str, value: Any, path: str) -> Any:
         value = float(value)
     elif type(value) is not expected:
         raise ValueError(f"config.{path}: expected {expected.__name__}, got {value!r}")
+    if field.metadata.get("path"):
+        value = _expanded(value, path)
     allowed = choices(field)
     if allowed and value not in allowed:
         raise ValueError(f"config.{path}: expected one of {', '.join(allowed)}, got {value!r}")
@@ -118,6 +120,13 @@ def _checked(kind: type, key: str, value: Any, path: str) -> Any:
     if isinstance(value, int | float) and not low <= value <= high:
         raise ValueError(f"config.{path}: expected a value in [{low}, {high}], got {value!r}")
     return value
+
+
+def _expanded(value: str, path: str) -> str:
+    try:
+        return paths.expand(value)
+    except ValueError as error:
+        raise ValueError(f"config.{path}: {error}") from None
 
 
 def _check_together(config: Config) -> None:

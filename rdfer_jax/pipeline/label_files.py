@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from rdfer_jax import hints
+from rdfer_jax import hints, paths
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given
       ValueError: the file is not CSV in UTF-8, a column is missing or duplicated, or a clip has no id or
         occurs twice.
     """
-    path = epath.Path(path)
+    path = epath.Path(paths.expand(path))
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(
             f"{setting} = {str(path)!r}: no such file. Correct the path, write the file with rdfer audit "

@@ -96,7 +96,7 @@ def test_the_content_options_leave_out_where_the_source_lies():
     assert options.content() == {
         "short_side": 64,
         "jpeg_quality": 95,
-        "allow_missing": False,
+        "allow_missing": 0,
         "classes": ["b", "a"],
         "csv": "",
         "test_percent": 20.0,

@@ -568,7 +568,7 @@ def test_allow_missing_is_a_budget(tree, tmp_path, capsys):
         message = str(error.value)
         assert "2 of 10 clips are missing or unreadable" in message
         assert "f1.png: not a readable image" in message and "glad/clip1.mp4" in message
-        assert f"set allow_missing (now {allowed}) to 2 or more" in message
+        assert f"--config.build.allow_missing=2 (now {allowed})" in message
     builder = raw_trees.build(video_folder, tmp_path, allow_missing=2, **options)
     assert sorted(builder.info.metadata["missing_clips"]) == ["calm/clip0", "glad/clip1.mp4"]
     said = capsys.readouterr().out

@@ -32,6 +32,8 @@ from absl import app, flags
 from etils import epath
 from tqdm import tqdm
 
+from rdfer_jax import paths
+
 if TYPE_CHECKING:
     from tests.robustness.parsers import Parser
 
@@ -272,7 +274,7 @@ if __name__ == "__main__":
     flags.DEFINE_float("seconds", 0.0, "Time limit for each parser, in seconds; 0: none.", 0.0)
     flags.DEFINE_integer("limit", 10, "Time limit for one input, in seconds.", lower_bound=1)
     flags.DEFINE_list("parsers", [], "Names of parsers, such as labels; empty: all.")
-    flags.DEFINE_string("output", "runs/fuzz", "Folder for fuzz.json, inputs and logs.")
+    paths.DEFINE_path("output", "runs/fuzz", "Folder for fuzz.json, inputs and logs.")
     flags.DEFINE_string(
         "worker", "", "Used by the program itself: the parser to fuzz in this process."
     )

@@ -39,6 +39,7 @@ from parso.python.tree import Name
 from tqdm import tqdm
 
 from benchmarks import harness
+from rdfer_jax import paths
 from tests.robustness.defences import DEFENCES, Defence
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -238,5 +239,5 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("only", "", "Only faults that contain this text.")
     flags.DEFINE_bool("all", False, "Apply all operators of cosmic-ray to the whole functions.")
-    flags.DEFINE_string("output", "runs/mutations", "Folder for mutations.json.")
+    paths.DEFINE_path("output", "runs/mutations", "Folder for mutations.json.")
     app.run(main)

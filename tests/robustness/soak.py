@@ -32,7 +32,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from benchmarks import harness
-from rdfer_jax import workarounds
+from rdfer_jax import paths, workarounds
 from rdfer_jax.training.checkpoint import last_variables
 from rdfer_jax.training.writers import read_metrics
 
@@ -292,5 +292,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 2000, "Steps of the run that is killed.", lower_bound=1)
     flags.DEFINE_float("minutes", 60.0, "Duration of the long run, in minutes.", lower_bound=0.1)
     flags.DEFINE_integer("seed", 0, "Seed of the times of the kills.")
-    flags.DEFINE_string("output", "runs/soak", "Folder for everything.")
+    paths.DEFINE_path("output", "runs/soak", "Folder for everything.")
     app.run(main)

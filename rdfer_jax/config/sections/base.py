@@ -4,7 +4,14 @@ import dataclasses
 from typing import Any
 
 
-def field(default: Any, text: str, *, affects_training: bool = True, **limits: float) -> Any:
+def field(
+    default: Any,
+    text: str,
+    *,
+    affects_training: bool = True,
+    path: bool = False,
+    **limits: float,
+) -> Any:
     """Declares a setting.
 
     Args:
@@ -12,9 +19,10 @@ def field(default: Any, text: str, *, affects_training: bool = True, **limits: f
       text: what the setting means, with its unit.
       affects_training: False if the setting does not change what is learned, so that a run may be
         resumed with another value.
+      path: whether it is a path, in which `~` is a home folder.
       **limits: `low` and `high`, the smallest and the largest allowed number.
     """
-    metadata = {"text": text, "affects_training": affects_training, **limits}
+    metadata = {"text": text, "affects_training": affects_training, "path": path, **limits}
     return dataclasses.field(default=default, metadata=metadata)
 
 

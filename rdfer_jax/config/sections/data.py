@@ -13,7 +13,10 @@ class Data(Section):
     """The data set, and how it is read."""
 
     dir: str = field(
-        "tfds", "folder of the built data sets; may be on gs://", affects_training=False
+        "tfds",
+        "folder of the built data sets; may be on gs://",
+        affects_training=False,
+        path=True,
     )
     name: str = field("synthetic_faces", "name of the data set: a folder in dir")
     variant: str = field("default", "variant of the data set: a folder in name")
@@ -23,6 +26,7 @@ class Data(Section):
         "",
         "CSV file with the columns clip_id,label that replaces the given labels of the training "
         "split; empty: the stored labels",
+        path=True,
     )
     fold: str = field(
         "",
@@ -56,6 +60,7 @@ class Data(Section):
         "local folder where training caches decoded frames, image_size^2 x 3 bytes each, about ten "
         "times the size of the JPEGs; empty: no cache",
         affects_training=False,
+        path=True,
     )
     batch_size: int = field(128, "videos per training step, over all devices", low=1)
     eval_batch_size: int = field(

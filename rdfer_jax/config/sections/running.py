@@ -86,7 +86,7 @@ class Predict(Section):
         "face detector; haar: comes with OpenCV; yunet: the network in the file predict.yunet; none: "
         "the videos are already cropped to the face",
     )
-    yunet: str = field("", "ONNX file of YuNet")
+    yunet: str = field("", "ONNX file of YuNet", path=True)
     faces: Literal["largest", "all"] = field("largest", "which faces to classify")
     min_face: float = field(
         0.1,

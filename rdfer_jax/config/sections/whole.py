@@ -22,6 +22,7 @@ class Config:
         "",
         "weights to start from: a file, or the folder of another run; empty: random weights; see "
         "docs/how-to/pretrained-weights.md",
+        path=True,
     )
     profile: bool = field(
         False, "trace five training steps, written to workdir/profile", affects_training=False
@@ -30,6 +31,7 @@ class Config:
         "",
         "folder where compiled programs are cached between runs; use only a folder you trust",
         affects_training=False,
+        path=True,
     )
     cpu_devices: int = field(
         0,

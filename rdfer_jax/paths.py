@@ -1,0 +1,38 @@
+"""One rule for every flag and setting that is a path.
+
+A leading `~` or `~user` is a home folder. Relative paths start at the current folder. Paths in object
+stores, such as gs://, stay as they are.
+"""
+
+import os
+from typing import Any
+
+from absl import flags
+
+
+def expand(path: os.PathLike[str] | str) -> str:
+    """Returns a path with its home folder written out; an empty one stays empty.
+
+    Raises:
+      ValueError: there is no such home folder.
+    """
+    text = os.fspath(path)
+    full = os.path.expanduser(text)  # noqa: PTH111 - pathlib would also change gs://
+    if full.startswith("~"):
+        user = text.partition("/")[0]
+        raise ValueError(
+            f"{text}: {user} is no home folder of this machine; a folder of that name is ./{text}"
+        )
+    return full
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads the value of a flag that is a path."""
+
+    def parse(self, argument: str) -> str:
+        return expand(argument)
+
+
+def DEFINE_path(name: str, default: str | None, text: str, **options: Any) -> Any:  # noqa: N802
+    """Defines a flag that is a path; arguments as of absl's DEFINE_string."""
+    return flags.DEFINE(_Parser(), name, default, text, **options)
