@@ -25,6 +25,7 @@ from rdfer_jax.media.files import (
     in_time_order,
     printable,
 )
+from rdfer_jax.media.folders import is_housekeeping
 from rdfer_jax.media.video import VideoReader
 
 Result = TypeVar("Result")
@@ -104,7 +105,7 @@ def frame_files(folder: epath.Path) -> list[epath.Path]:
     Raises:
       MediaError: there are no pictures, or their order is not clear; see in_time_order.
     """
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    entries = [path for path in folder.iterdir() if not is_housekeeping(path.name)]
     pictures = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
         folders = [path for path in entries if path.is_dir()]

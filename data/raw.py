@@ -16,14 +16,15 @@ from typing import Any
 import openpyxl
 from etils import epath
 
+from rdfer_jax import paths
 from rdfer_jax.media.files import VIDEO_SUFFIXES
+from rdfer_jax.media.folders import visible
+from rdfer_jax.tables import MAX_LINE
 
 #: Items that a message lists.
 _MAX_LISTED = 20
 #: Characters of a value that a message shows.
 _MAX_SHOWN = 200
-#: Longest line of a list, in characters; well below the limit of the csv module.
-_MAX_LINE = 65_536
 #: Largest unpacked size of an .xlsx file, in bytes.
 _MAX_UNPACKED = 1 << 28
 #: Longest name and longest path that file systems accept, in bytes.
@@ -96,10 +97,10 @@ def read_lines(path: epath.Path) -> list[Line]:
     # str.splitlines would also split at characters that occur inside captions.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
-        if len(line) > _MAX_LINE:
+        if len(line) > MAX_LINE:
             raise ValueError(
                 f"{path}:{number}: a line of {len(line)} characters, {shown(line[:20])}...; expected at "
-                f"most {_MAX_LINE}. Is it the right file?"
+                f"most {MAX_LINE}. Is it the right file?"
             )
     return [
         Line(f"{path}:{number}", number, line.strip(" "))
@@ -145,11 +146,6 @@ def source_root(source_dir: str, markers: Sequence[str], name: str) -> epath.Pat
         f"source_dir={source_dir} does not look like {name}: neither it nor a folder up to two levels "
         f"below contains one of\n{listing(markers)}"
     )
-
-
-def visible(folder: epath.Path) -> list[epath.Path]:
-    """Returns the entries of a folder, sorted by name, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
 def plain(name: str, where: str) -> str:
@@ -200,6 +196,7 @@ def clips_folder(root: epath.Path, wanted: str, candidates: Sequence[str]) -> ep
     Raises:
       FileNotFoundError: none of them exists.
     """
+    wanted = paths.expand(wanted).removeprefix(f"{root}/")
     choices = [relative_path(wanted, "frames_dir")] if wanted else candidates
     for choice in choices:
         folder = root / choice

@@ -88,6 +88,8 @@ class Entry:
       path: its folder of frames or its video file; empty if it was not found.
       where: the line that lists it, for messages; empty without a list.
       votes: annotators' votes for each class; empty if there are none.
+      group: clips with the same one, such as those of one person, stay in one part of a split; empty for a
+        clip alone.
     """
 
     clip_id: str
@@ -95,6 +97,7 @@ class Entry:
     path: str
     where: str = ""
     votes: tuple[float, ...] = ()
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +215,10 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     def _classes(self) -> tuple[str, ...]:
         """Returns the names of the classes in order; may read the user's folder."""
 
+    def _has_groups(self) -> bool:
+        """Returns whether clips belong together."""
+        return False
+
     @abc.abstractmethod
     def plan(self) -> Plan:
         """Reads the lists of clips."""
@@ -226,7 +233,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         features = (
             tfds.features.FeaturesDict.from_config(self.data_dir)
             if is_built
-            else schema.features(self._classes())
+            else schema.features(self._classes(), with_groups=self._has_groups())
         )
         metadata = tfds.core.MetadataDict(options=self.builder_config.content())
         return self.dataset_info_from_configs(features=features, metadata=metadata)
@@ -364,7 +371,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             if result.damage:
                 metadata["damaged_clips"].append(f"{entry.clip_id}: {result.damage}")
             num_written += 1
-            yield entry.clip_id, record(entry, result.frames, len(plan.classes))
+            group = {"group": entry.group} if "group" in self.info.features else {}
+            yield entry.clip_id, record(entry, result.frames, len(plan.classes)) | group
         if not num_written:
             raise MissingClipsError(
                 f"{split}: none of the {len(entries)} clips of a shard is readable; the first one is "
@@ -396,7 +404,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
 
 
 def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, Any]:
-    """Returns the record of a clip, in the format of schema.py."""
+    """Returns the record of a clip, in the format of schema.py, without the group."""
     votes = entry.votes or (0.0,) * num_classes
     return {
         "clip_id": entry.clip_id,

@@ -9,6 +9,12 @@ A record is one video clip:
 | label    | int                       | the given label, which may be wrong; index of a class    |
 | votes    | float32 [N]               | annotators' votes per class; all zero if unknown         |
 
+Data sets in which clips belong together, such as those of one person, add:
+
+| key         | type  | meaning                                                          |
+|-------------|-------|------------------------------------------------------------------|
+| group       | str   | clips with the same one stay in one fold; empty for a clip alone |
+
 Data sets with known truth (synthetic_faces) add:
 
 | key         | type  | meaning                                                          |
@@ -29,7 +35,9 @@ import tensorflow_datasets as tfds
 DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 
 
-def features(classes: Sequence[str], *, with_truth: bool = False) -> tfds.features.FeaturesDict:
+def features(
+    classes: Sequence[str], *, with_truth: bool = False, with_groups: bool = False
+) -> tfds.features.FeaturesDict:
     """Returns the TFDS features of the record.
 
     Frames are `Sequence(Text)`, not `Sequence(Image)`: their bytes are stored unchanged, writing them
@@ -38,6 +46,7 @@ def features(classes: Sequence[str], *, with_truth: bool = False) -> tfds.featur
     Args:
       classes: names of the N classes, in the order of their index.
       with_truth: whether the truth about each clip is known.
+      with_groups: whether clips belong together.
     """
     label = tfds.features.ClassLabel(names=list(classes))
     record = {
@@ -46,6 +55,8 @@ def features(classes: Sequence[str], *, with_truth: bool = False) -> tfds.featur
         "label": label,
         "votes": tfds.features.Tensor(shape=(len(classes),), dtype=np.float32),
     }
+    if with_groups:
+        record["group"] = tfds.features.Text()
     if with_truth:
         record |= {
             "true_label": tfds.features.ClassLabel(names=list(classes)),

@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 
 import pytest
+from etils import epath
 
-from data import builder
+from data import builder, raw
 from data.video_folder import video_folder_dataset_builder as video_folder
 from rdfer_jax import cli, config, paths
 
@@ -83,3 +84,12 @@ def test_the_builders_read_the_same_rule(home, tmp_path):
     options = builder.make_config("video_folder", options={"source_dir": "~/mine"})
     assert options.source_dir == f"{home}/mine"
     assert video_folder.Options(name="x", source_dir="mine").source_dir == "mine"
+
+
+def test_the_folder_of_frames_may_be_given_in_full(home, tmp_path):
+    (tmp_path / "dfew/clips/1").mkdir(parents=True)
+    root = epath.Path(tmp_path / "dfew")
+    for wanted in ("clips", f"{home}/dfew/clips", "~/dfew/clips"):
+        assert raw.clips_folder(root, wanted, ()) == root / "clips"
+    with pytest.raises(ValueError, match=r"frames_dir: path .* must be relative and stay inside"):
+        raw.clips_folder(root, "~/elsewhere", ())

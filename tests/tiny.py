@@ -78,9 +78,11 @@ class TinyFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        has_truth = "true_label" in next(iter(self._given.values()))[0]
+        first = next(iter(self._given.values()))[0]
         return self.dataset_info_from_configs(
-            features=schema.features(CLASSES, with_truth=has_truth)
+            features=schema.features(
+                CLASSES, with_truth="true_label" in first, with_groups="group" in first
+            )
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import dataclasses
 
 from etils import epath
 
+from rdfer_jax.media.folders import visible
+
 from .. import counts, raw, recorded, schema
 
 _FOLDERS = {
@@ -138,7 +140,7 @@ def class_of_labels(listed: list[Listed]) -> dict[str, int]:
 
 def _list_file(folder: epath.Path, part: str) -> epath.Path:
     """Returns the list of a split: `train_All.csv`, or the only `train_*.csv`."""
-    names = [path.name for path in raw.visible(folder)]
+    names = [path.name for path in visible(folder)]
     lists = [name for name in names if name.startswith(f"{part}_") and name.endswith(".csv")]
     if f"{part}_All.csv" in lists:
         lists = [f"{part}_All.csv"]
@@ -155,7 +157,7 @@ def _setup_folder(root: epath.Path, setup: str) -> epath.Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"setup={setup}: no folder {folder}; use one of\n"
-            + raw.listing([path.name for path in raw.visible(root / _SETUPS)])
+            + raw.listing([path.name for path in visible(root / _SETUPS)])
         )
     return folder
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from etils import epath
 
+from rdfer_jax.media.folders import visible
+
 from .. import counts, raw, recorded
 
 FOLDS = (1, 2, 3, 4, 5)
@@ -201,8 +203,8 @@ def _find_votes(
     if task != "single":
         return {}, "MAFW has votes on the eleven single classes only: all votes are zero"
     folder = root / "Labels"
-    entries = raw.visible(folder) if folder.is_dir() else []
-    entries += [path for entry in entries if entry.is_dir() for path in raw.visible(entry)]
+    entries = visible(folder) if folder.is_dir() else []
+    entries += [path for entry in entries if entry.is_dir() for path in visible(entry)]
     tables = {
         path.relative_to(root).as_posix(): path
         for path in entries

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from etils import epath
 
-from rdfer_jax.media import images
+from rdfer_jax import paths
+from rdfer_jax.media import folders, images
 from rdfer_jax.media.files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -126,35 +127,38 @@ class Array:
                 yield Frame(number, number / self.fps, image)
 
 
-def find(path: epath.PathLike) -> list[Video]:
+def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
     """Returns the videos that a path stands for.
 
     Args:
       path: a video file; a folder, in which all videos and folders of pictures count, however deep; or a
         .txt or .csv file with a path in each line (in a CSV file: before the first comma), relative to
         the list.
+      output: folder of results, which is passed over inside of other folders, like other results.
 
     Raises:
       MediaError: there is nothing, or nothing that is a video; the message names the path, and for a
         list the line.
     """
     try:
-        return _find(epath.Path(path))
+        return _find(epath.Path(paths.expand(path)), os.path.realpath(output) if output else "")
     except OSError as error:  # such as a name that is too long
         raise unreadable(path, error) from None
 
 
-def _find(path: epath.Path) -> list[Video]:
+def _find(path: epath.Path, output: str) -> list[Video]:
     if not path.exists():
         raise MediaError(f"{path}: no such file or folder")
     if path.is_dir():
-        videos = _in_folder(path)
+        rest = _Rest(output)
+        videos = _in_folder(path, rest)
+        rest.report(path)
         if not videos:
             raise MediaError(f"{path}: holds no video and no pictures")
         return videos
     suffix = path.suffix.lower()
     if suffix in LIST_SUFFIXES:
-        return _in_list(path)
+        return _in_list(path, output)
     if suffix not in VIDEO_SUFFIXES:
         raise MediaError(
             f"{path}: expected a video ({', '.join(VIDEO_SUFFIXES)}), a folder, or a list of them "
@@ -163,27 +167,56 @@ def _find(path: epath.Path) -> list[Video]:
     return [VideoFile(path)]
 
 
-def _in_folder(folder: epath.Path, above: frozenset[str] = frozenset()) -> list[Video]:
+@dataclasses.dataclass
+class _Rest:
+    """What is passed over in a folder of videos, and the folder of results, with links resolved."""
+
+    output: str
+    housekeeping: list[epath.Path] = dataclasses.field(default_factory=list)
+    pictures: list[epath.Path] = dataclasses.field(default_factory=list)
+
+    def report(self, folder: epath.Path) -> None:
+        """Logs how much was passed over."""
+        for paths_, what in (
+            (self.housekeeping, "hidden files, files of systems, and results of this program"),
+            (
+                self.pictures,
+                "pictures beside videos; pictures are a video in a folder of their own",
+            ),
+        ):
+            if paths_:
+                first = paths_[0].relative_to(folder)
+                log.info("%s: passed over %d %s, such as %s", folder, len(paths_), what, first)
+
+
+def _in_folder(folder: epath.Path, rest: _Rest, above: frozenset[str] = frozenset()) -> list[Video]:
     """Returns the videos of a folder; `above` are the folders that it lies in, with links resolved."""
     above = above | {os.path.realpath(folder)}
-    entries = sorted(
-        (entry for entry in folder.iterdir() if not entry.name.startswith(".")),
-        key=lambda entry: natural_key(entry.name),
-    )
-    videos: list[Video] = []
-    if any(e.suffix.lower() in IMAGE_SUFFIXES and not e.is_dir() for e in entries):
-        videos.append(Pictures(folder))
-    for entry in entries:
-        if entry.is_dir():
-            if os.path.realpath(entry) in above:
-                raise MediaError(f"{entry}: a link to a folder that contains it; remove the link")
-            videos += _in_folder(entry, above)
-        elif entry.suffix.lower() in VIDEO_SUFFIXES:
-            videos.append(VideoFile(entry))
-    return videos
+    found = folders.contents(folder)
+    rest.housekeeping += found.passed_over
+    inner: list[Video] = []
+    for entry in found.folders:
+        real = os.path.realpath(entry)
+        if real in above:
+            raise MediaError(f"{entry}: a link to a folder that contains it; remove the link")
+        if real == rest.output or folders.is_own_output(entry):
+            rest.housekeeping.append(entry)
+        else:
+            inner += _in_folder(entry, rest, above)
+    files = [VideoFile(path) for path in found.videos]
+    # A lone picture beside videos, such as a cover, is not a video.
+    is_video = not files and (len(found.pictures) > 1 or (found.pictures and not inner))
+    if not is_video:
+        rest.pictures += found.pictures
+    own: list[Video] = [Pictures(folder)] if is_video else []
+    return own + sorted([*files, *inner], key=lambda video: _key(video, folder))
 
 
-def _in_list(path: epath.Path) -> list[Video]:
+def _key(video: Video, folder: epath.Path) -> tuple[tuple[str | int, ...], ...]:
+    return tuple(natural_key(part) for part in epath.Path(video.name).relative_to(folder).parts)
+
+
+def _in_list(path: epath.Path, output: str) -> list[Video]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -206,7 +239,7 @@ def _in_list(path: epath.Path) -> list[Video]:
         try:
             if epath.Path(name).suffix.lower() in LIST_SUFFIXES:
                 raise MediaError(f"{name}: a list inside a list")
-            videos += find(path.parent / name)
+            videos += find(path.parent / paths.expand(name), output)
         except MediaError as error:
             raise MediaError(f"{path}, line {number}: {error}") from None
     if not videos:

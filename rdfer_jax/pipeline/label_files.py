@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from rdfer_jax import hints, paths
+from rdfer_jax import hints, paths, tables
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("clip_id", "label")
+_KNOWN = {name: tables.Column(name) for name in COLUMNS}
 #: Longest value in a message, characters.
 _SHOWN = 200
 _SETTING = "config.data.labels"
@@ -65,8 +66,8 @@ def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not CSV in UTF-8, a column is missing or duplicated, or a clip has no id or
-        occurs twice.
+      ValueError: the file is not CSV, a column is missing or duplicated, or a clip has no id or occurs
+        twice.
     """
     path = epath.Path(paths.expand(path))
     if not path.exists() or path.is_dir():
@@ -74,7 +75,9 @@ def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given
             f"{setting} = {str(path)!r}: no such file. Correct the path, write the file with rdfer audit "
             f"or rdfer inject, or leave {setting} empty"
         )
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    text = tables.read_text(path).text
+    (separator, *_) = tables.separators(text, _KNOWN, COLUMNS)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     given: dict[str, Given] = {}
     try:
         _check_columns(rows.fieldnames or (), path)
@@ -93,19 +96,6 @@ def read_names(path: epath.PathLike, setting: str = _SETTING) -> dict[str, Given
             f"{path}, line {rows.line_num + 1}: {error}. Check that it is a CSV file with closed quotes"
         ) from None
     return given
-
-
-def _text(path: epath.Path) -> str:
-    """Returns the text of a UTF-8 file, with or without the byte order mark that Excel writes."""
-    data = path.read_bytes()
-    at, reason = data.find(b"\0"), "a NUL byte, as UTF-16 has"
-    if at < 0:
-        try:
-            return data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            data, at, reason = error.object, error.start, error.reason  # without the mark
-    line = data[:at].count(b"\n") + 1
-    raise ValueError(f"{path}, line {line}: not UTF-8 ({reason}). Save the file as CSV in UTF-8")
 
 
 def _check_columns(names: Sequence[str], path: epath.Path) -> None:

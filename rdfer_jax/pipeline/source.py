@@ -20,6 +20,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import hints
 from rdfer_jax.config import Data
 from rdfer_jax.pipeline import frame_cache, label_files
+from rdfer_jax.pipeline import groups as grouping
 from rdfer_jax.pipeline.records import StoredSplit
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,14 @@ class Split(Sequence[Mapping[str, Any]]):
             for stored in self.stored:
                 list(pool.map(stored.read, stored.firsts()))
         return self
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray | None:
+        """The number of each record's group, int [n]; None if no clips belong together."""
+        if "group" not in self.stored[0].features:
+            return None
+        number = grouping.numbered(self.columns("group")["group"])
+        return number if number.max() + 1 < len(self) else None
 
     @functools.cached_property
     def given_labels(self) -> np.ndarray:
@@ -316,7 +325,7 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     if not data.fold:
         return train, open_split(directory, data.test_split).check()
     fold, folds = config_lib.parse_fold(data.fold)
-    is_test = assign_folds(train.columns("label")["label"], folds) == fold
+    is_test = assign_folds(train.columns("label")["label"], folds, train.groups) == fold
     if is_test.all() or not is_test.any():
         raise ValueError(
             f"config.data.fold = {data.fold!r}: split {train.name!r} of {directory} has only "
@@ -336,18 +345,27 @@ def stored_folds(directory: epath.Path) -> list[str]:
     return [f"fold{number}" for number in sorted(numbers)]
 
 
-def assign_folds(labels: np.ndarray, folds: int) -> np.ndarray:
+def assign_folds(labels: np.ndarray, folds: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Assigns clips to equal folds, always in the same way, with each class spread over all folds.
-
-    Persons are unknown: clips of one person may be in several folds.
 
     Args:
       labels: int [n], the stored labels.
       folds: k.
+      groups: int [n], clips with the same number stay in one fold; None if none belong together.
 
     Returns:
       int [n], in [1, k].
+
+    Raises:
+      ValueError: there are fewer groups than folds.
     """
+    if groups is not None:
+        if (number := len(np.unique(groups))) < folds:
+            raise ValueError(
+                f"{folds} folds of {number} persons, whose clips have to stay together; use "
+                f"{number} folds or fewer"
+            )
+        return 1 + grouping.assign(labels, _shuffled(groups, FOLD_SEED), np.ones(folds))
     fold_of_clip = np.empty(len(labels), int)
     fold_of_clip[_shuffled_by_class(labels, FOLD_SEED)] = np.arange(len(labels)) % folds + 1
     return fold_of_clip
@@ -356,8 +374,9 @@ def assign_folds(labels: np.ndarray, folds: int) -> np.ndarray:
 def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
     """Splits a training split into the part to train on and a validation part, always the same.
 
-    The part has each class in its share of the stored labels, rounded up or down. So a file of other labels
-    does not change which videos are held out.
+    The part has each class in its share of the stored labels, rounded up or down; or about, where clips
+    belong together, which all stay in one part. So a file of other labels does not change which videos are
+    held out.
 
     Args:
       split: the whole training split.
@@ -365,16 +384,44 @@ def hold_out(split: Split, percent: float) -> tuple[Split, Split | None]:
 
     Returns:
       The part to train on, and the validation part; None if percent is 0.
+
+    Raises:
+      ValueError: all clips belong together, so none can be held out.
     """
     if percent == 0:
         return split, None
-    count = max(1, round(len(split) * percent / 100))
-    by_class = _shuffled_by_class(split.columns("label")["label"], VALIDATION_SEED)
-    # In equal steps, so that every class loses its share.
-    steps = ((np.arange(count) + 0.5) * len(split) / count).astype(int)
-    is_held = np.zeros(len(split), bool)
-    is_held[by_class[steps]] = True
+    labels = split.columns("label")["label"]
+    if split.groups is not None:
+        is_held = _held_groups(labels, split.groups, percent / 100)
+    else:
+        count = max(1, round(len(split) * percent / 100))
+        by_class = _shuffled_by_class(labels, VALIDATION_SEED)
+        # In equal steps, so that every class loses its share.
+        steps = ((np.arange(count) + 0.5) * len(split) / count).astype(int)
+        is_held = np.zeros(len(split), bool)
+        is_held[by_class[steps]] = True
     return split.select(np.flatnonzero(~is_held)), split.select(np.flatnonzero(is_held))
+
+
+def _held_groups(labels: np.ndarray, groups: np.ndarray, share: float) -> np.ndarray:
+    """Returns which clips to hold out, bool [n]: about a share, at least one group, and never all."""
+    numbers, sizes = np.unique(groups, return_counts=True)
+    if len(numbers) < 2:
+        raise ValueError(
+            "config.data.validation_percent: all training clips are of one person, so none can be "
+            "held out; set it to 0"
+        )
+    shuffled = _shuffled(groups, VALIDATION_SEED)
+    is_held = grouping.assign(labels, shuffled, np.array([share, 1 - share])) == 0
+    if not is_held.any() or is_held.all():
+        is_held = groups == numbers[sizes.argmin()]
+    return is_held
+
+
+def _shuffled(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Returns other numbers for the groups, in a random order."""
+    numbers, group = np.unique(groups, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(numbers))[group]
 
 
 def _shuffled_by_class(labels: np.ndarray, seed: int) -> np.ndarray:

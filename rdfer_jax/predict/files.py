@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from rdfer_jax import plots
+from rdfer_jax.media.files import MediaError
 from rdfer_jax.predict.result import VideoPrediction, status
 from rdfer_jax.predict.timeline import timeline
 
@@ -33,6 +34,15 @@ def folders(names: Sequence[str]) -> list[str]:
             folder, number = f"{stem}-{number}", number + 1
         result.append(folder)
     return result
+
+
+def check_output(output: epath.Path, names: Sequence[str]) -> None:
+    """Raises MediaError if the folder of the results, or one of the folders in it, is a file."""
+    for path in (output, *(output / name for name in names)):
+        if path.exists() and not path.is_dir():
+            raise MediaError(
+                f"{path}: the results need a folder of this name, but it is a file; choose another --output"
+            )
 
 
 def write(prediction: VideoPrediction, folder: epath.Path) -> None:

@@ -325,12 +325,17 @@ def predict(
     Raises:
       MediaError: there is no video, or none that could be read.
     """
-    videos = sources.find(inputs)
     output = epath.Path(output) if output else epath.Path(run) / "predict"
+    if output.exists() and not output.is_dir():
+        raise MediaError(
+            f"{output}: the results need a folder, and this is a file; choose another output"
+        )
+    videos = sources.find(inputs, output)
+    folders = files.folders([video.name for video in videos])
+    files.check_output(output, folders)
     predictor = Predictor(run, checkpoint, settings)
     rows: list[files.Row] = []
     predicted, failed = 0, 0
-    folders = files.folders([video.name for video in videos])
     for video, folder in zip(videos, folders, strict=True):
         try:
             prediction = predictor.video(video)

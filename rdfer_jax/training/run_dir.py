@@ -17,6 +17,7 @@ import filelock
 from etils import epath
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import paths
 from rdfer_jax.config import Config
 
 #: Packages whose versions are saved.
@@ -208,7 +209,7 @@ def read(workdir: epath.PathLike) -> RunInfo:
       FileNotFoundError: the folder is not that of a run, or the run has not started training.
       ValueError: a file is damaged, or was written by an incompatible version of the program.
     """
-    workdir = epath.Path(workdir)
+    workdir = epath.Path(paths.expand(workdir))
     trees = {}
     for name in ("config.json", "data.json"):
         path = workdir / name

@@ -83,7 +83,9 @@ PARSERS = {
         "list.csv",
         "path,label\na/1.mp4,calm\na/2.mp4,glad\n",
         lambda path: [
-            (c.path, c.label) for c in video_folder.from_list(path.parent, path.name) if c.where
+            (c.path, c.label)
+            for c in video_folder.from_list.find(path.parent, path.name).clips
+            if c.where
         ],
     ),
     "labels": (
@@ -145,6 +147,11 @@ SAYS = {
 @pytest.mark.parametrize("parser", PARSERS)
 def test_a_file_in_no_known_form_is_refused_and_named(tmp_path, parser, fault):
     name, text, _ = PARSERS[parser]
+    if "UTF-16" in fault and parser in ("video_folder", "labels"):  # as Excel writes
+        assert parsed(tmp_path, parser, FAULTS[fault](text)) == parsed(
+            tmp_path, parser, text.encode()
+        )
+        return
     with pytest.raises(ValueError, match=SAYS[fault]) as error:
         parsed(tmp_path, parser, FAULTS[fault](text))
     number = 1 if "UTF-16" in fault else 2
@@ -185,7 +192,7 @@ LONG = "x" * 300
         ("mafw", "../00001.mp4 anger", r"test.txt:1: path '../00001' must be relative"),
         ("mafw", "/etc/00001.mp4 anger", r"test.txt:1: path '/etc/00001' must be relative"),
         ("mafw", "a\x1b[2J.mp4 anger", r"test.txt:1: character '\\x1b' in 'a\\x1b\[2J'"),
-        ("video_folder", "label,path\ncalm,1.mp4", r"list.csv:1: expected `path,label\[,split\]`"),
+        ("video_folder", "1.mp4,calm\n2.mp4", r"list.csv:2: expected `path,label\[,split\["),
         ("video_folder", f"{LONG}.mp4,calm", r"list.csv:1: .* a name of more than 255 bytes"),
         ("video_folder", f"{'a/' * 3000}1.mp4,calm", r"list.csv:1: .* has more than 4096 bytes"),
         ("video_folder", "a\x07.mp4,calm", r"list.csv:1: character '\\x07' in 'a\\x07.mp4'"),
@@ -257,7 +264,7 @@ def test_a_file_whose_name_is_no_text_is_named(tmp_path):
     except OSError:
         pytest.skip("a file system that has no such names")
     with pytest.raises(ValueError, match=r"calm: character '\\udce9' in 'caf\\udce9.mp4'"):
-        video_folder.from_folders(epath.Path(tmp_path))
+        video_folder.from_folders.find(epath.Path(tmp_path))
 
 
 # Links, pipes, playlists: what a list names is read only if it is a file below the root.

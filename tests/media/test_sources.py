@@ -1,5 +1,7 @@
 """Files, folders, lists and arrays are found as videos and read in order."""
 
+import logging
+
 import numpy as np
 import pytest
 import raw_trees
@@ -62,6 +64,48 @@ def test_a_folder_stands_for_all_videos_in_it(tmp_path):
     names = [source.name.removeprefix(f"{tmp_path}/") for source in found]
     assert names == ["b2.mp4", "b10.mp4", "deep/er/c.avi", "pictures"]
     assert [type(source) for source in found] == [VideoFile, VideoFile, VideoFile, Pictures]
+
+
+def test_a_picture_beside_videos_is_no_video(tmp_path, caplog):
+    for name in ("a.mp4", "deep/b.mp4", "c/1.mp4"):
+        write(tmp_path / name)
+    for name in ("cover.png", "c/poster.jpg"):
+        (tmp_path / name).write_bytes(raw_trees.picture(0, 1, 0, 16, ".png"))
+    with caplog.at_level(logging.INFO):
+        names = [source.name.removeprefix(f"{tmp_path}/") for source in sources.find(tmp_path)]
+    assert names == ["a.mp4", "c/1.mp4", "deep/b.mp4"]
+    assert "passed over 2 pictures beside videos" in caplog.text
+    (tmp_path / "a.mp4").unlink()  # a lone picture above videos
+    assert len(sources.find(tmp_path)) == 2
+    (tmp_path / "cover2.png").write_bytes(b"x")  # two may be frames
+    assert [type(source) for source in sources.find(tmp_path)] == [Pictures, VideoFile, VideoFile]
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "1.png").write_bytes(b"x")
+    assert [type(source) for source in sources.find(lone)] == [Pictures]
+
+
+def test_housekeeping_and_own_results_are_no_videos_and_counted(tmp_path, caplog):
+    write(tmp_path / "a.mp4")
+    left = (
+        "@eaDir/a.mp4/SYNOPHOTO_THUMB_M.jpg",
+        "#recycle/old.mp4",
+        "$RECYCLE.BIN/x.mp4",
+        "._a.mp4",
+    )
+    mine = ("runs/m/config.json", "runs/m/data.json", "runs/m/parameters.txt", "runs/m/curves.png")
+    for name in (*left, *mine, "old/a/prediction.json", "old/a/frames.csv", "old/a/timeline.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with caplog.at_level(logging.INFO):
+        (found,) = sources.find(tmp_path)
+    assert found.name == str(tmp_path / "a.mp4")
+    assert (
+        "passed over 6 hidden files, files of systems, and results of this program" in caplog.text
+    )
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out/annotated.mp4")
+    assert len(sources.find(tmp_path)) == 2 and len(sources.find(tmp_path, tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,23 @@ def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
     assert not (tmp_path / "out" / "a.mp4" / "annotated.mp4").exists()
 
 
+def test_results_among_the_videos_are_not_read_again(run, tmp_path, caplog):
+    root, _ = run
+    for name in ("a.mp4", "b.avi"):
+        raw_trees.write_video(tmp_path / name, frames=8, label=1, size=64)
+    settings = config_lib.Predict(detector="none", window=0.5, annotate=True)
+    for _ in range(2):
+        with caplog.at_level(logging.INFO):
+            rows = predict_lib.predict(root / "run", tmp_path, tmp_path / "out", settings=settings)
+        assert [row["video"] for row in rows] == [str(tmp_path / "a.mp4"), str(tmp_path / "b.avi")]
+    assert (tmp_path / "out" / "a.mp4" / "annotated.mp4").exists()
+    assert "results of this program, such as out" in caplog.text
+    with pytest.raises(
+        MediaError, match=r"a.mp4: the results need a folder .* choose another --output"
+    ):
+        predict_lib.predict(root / "run", tmp_path, tmp_path, settings=settings)
+
+
 def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tmp_path):
     root, _ = run
     (tmp_path / "bad.mp4").write_bytes(b"no video")

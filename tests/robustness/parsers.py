@@ -140,9 +140,9 @@ def _mafw_votes(path: epath.Path) -> None:
 
 
 def _video_folder(path: epath.Path) -> None:
-    clips = video_folder.from_list(path.parent, path.name)
+    clips = video_folder.from_list.find(path.parent, path.name).clips
     video_folder.class_names(clips, ())
-    video_folder.divide(clips, 20.0)
+    video_folder.dividing.divide(video_folder.dividing.group(clips)[0], 20.0)
     assert all(_is_inside(clip.path) for clip in clips)
 
 

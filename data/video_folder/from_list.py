@@ -1,0 +1,269 @@
+"""Clips by a list: a table with a column of paths, one of labels and, if known, of splits and persons.
+
+The table is a text file or a spreadsheet; see rdfer_jax/tables.py for encodings and separators.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from etils import epath
+
+from rdfer_jax import paths, tables
+from rdfer_jax.media import folders
+from rdfer_jax.media.files import VIDEO_SUFFIXES
+from rdfer_jax.tables import Column, Row
+
+from .. import raw
+from .listed import Listed, split_of
+
+#: Names of the columns; of several that a table has, the first here is used.
+_NAMES = {
+    "path": "path filepath file files filename fname video videopath videofile videoname clip "
+    "clippath clipfile "
+    "clipname clipid videoid fileid",
+    "label": "label labels emotion emotions class classname expression category target emotionlabel "
+    "expressionlabel labelname emotionname",
+    "split": "split subset set usage partition dataset",
+    "subject": "subject subjectid person personid actor actorid speaker speakerid participant "
+    "participantid "
+    "identity performer individual patient user userid pid id",
+}
+COLUMNS: Mapping[str, Column] = {
+    key: Column(names.split()[0], names.split()[1:]) for key, names in _NAMES.items()
+}
+#: Columns without a header, by their number.
+_ORDER = ("path", "label", "split", "subject")
+_EXPECTED = "`path,label[,split[,subject]]`"
+#: Rows that are looked up to find out where paths start.
+_TRIED = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The clips of a list, and lines for the user."""
+
+    clips: list[Listed]
+    notes: list[str]
+
+
+def find(root: epath.Path, name: str) -> Found:
+    """Reads a list of clips.
+
+    Args:
+      root: the folder that holds the clips.
+      name: the list: a path, or a path relative to the root.
+
+    Raises:
+      FileNotFoundError: there is no such list.
+      ValueError: a column is missing, a path leaves the root or occurs twice, a label is empty, or a
+        split is unknown or missing on some lines only; the message names the line.
+    """
+    path = _list_file(root, name)
+    rows, found, notes = _table(path, root)
+    if not rows:
+        raise ValueError(f"{path}: lists no clip")
+    locate, more = _base(root, path, [row.cells[found["path"]] for row in rows])
+    result: list[Listed] = []
+    seen: dict[str, str] = {}
+    for row in rows:
+        cells = {key: row.cells[place] for key, place in found.items()}
+        if not cells["label"]:
+            raise ValueError(f"{row.where}: expected a label, got none: {_shown(row)}")
+        split = split_of(cells.get("split", ""))
+        if cells.get("split") and not split:
+            raise ValueError(
+                f"{row.where}: unknown split {raw.shown(cells['split'])}; use train, validation (or val) "
+                "or test"
+            )
+        clip = locate(cells["path"], row.where)
+        if clip in seen:
+            raise ValueError(f"{row.where}: {clip} is already listed in {seen[clip]}")
+        seen[clip] = row.where
+        result.append(Listed(clip, cells["label"], split, row.where, cells.get("subject", "")))
+    unsplit = [clip.where for clip in result if not clip.split]
+    if unsplit and len(unsplit) < len(result):
+        raise ValueError(
+            f"{unsplit[0]}: no split, but other lines have one; give a split on all lines or on none"
+        )
+    if persons := {clip.subject for clip in result} - {""}:
+        more.append(f"{len(persons)} persons, from the list")
+    return Found(result, notes + more)
+
+
+def _list_file(root: epath.Path, name: str) -> epath.Path:
+    """Returns the file, which may lie in the root or, as any path, elsewhere.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: there are two, or it is a folder.
+    """
+    given = epath.Path(paths.expand(name))
+    choices = list(dict.fromkeys(path for path in (root / given, given) if path.exists()))
+    if len({os.path.realpath(path) for path in choices}) > 1:
+        raise ValueError(
+            f"csv={name}: there is {choices[0]} and {choices[1]}; give the whole path of the one you mean"
+        )
+    if not choices:
+        places = f"no file {root / given}" + (
+            "" if given.is_absolute() else f", and no file {given}"
+        )
+        raise FileNotFoundError(f"csv={name}: {places}")
+    return choices[0]
+
+
+def _table(path: epath.Path, root: epath.Path) -> tuple[list[Row], dict[str, int], list[str]]:
+    """Returns the rows below the header, the place of each column, and notes."""
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        return _columns(_sheet(path), root)
+    text = tables.read_text(path)
+    notes = [] if text.encoding.startswith("utf-8") else [f"{path.name}: read as {text.encoding}"]
+    body = re.sub(r"\A\ufeff?sep=.\n", "\n", text.text, flags=re.IGNORECASE)
+    candidates = tables.separators(text.text, COLUMNS, ("path", "label"))
+    if len(candidates) > 1:  # without a header: the one with which the clips are found
+        firsts = {
+            sep: [row.cells[0] for row in tables.rows(body, path, sep)][:_TRIED]
+            for sep in candidates
+        }
+        candidates.sort(key=lambda sep: -sum(_exists(root, cell) for cell in firsts[sep]))
+    rows, found, more = _columns(tables.rows(body, path, candidates[0]), root)
+    return rows, found, notes + more
+
+
+def _sheet(path: epath.Path) -> list[Row]:
+    """Returns the rows of the one sheet of a workbook that is not empty."""
+    sheets = [sheet for sheet in raw.read_tables(path) if sheet]
+    if len(sheets) > 1:
+        raise ValueError(f"{path}: {len(sheets)} sheets have cells; leave one, or save it as .csv")
+    return [
+        Row(where, number, tuple("" if cell is None else str(cell).strip() for cell in cells))
+        for sheet in sheets
+        for number, (where, cells) in enumerate(sheet, 1)
+    ]
+
+
+def _columns(rows: Sequence[Row], root: epath.Path) -> tuple[list[Row], dict[str, int], list[str]]:
+    """Returns the rows below the header, if there is one, the place of each column, and notes.
+
+    Raises:
+      ValueError: a column is missing, or a row has too few or too many cells.
+    """
+    if not rows:
+        return [], {}, []
+    first = rows[0]
+    try:
+        found = tables.places(first.cells, COLUMNS)
+    except ValueError as error:
+        raise ValueError(f"{first.where}: {error}") from None
+    if {"path", "label"} <= found.keys():
+        _check_widths(rows, found)
+        unused = [head for i, head in enumerate(first.cells) if head and i not in found.values()]
+        notes = [f"columns that are not used: {raw.listed(unused)}"] if unused else []
+        return list(rows[1:]), found, notes
+    is_clip = _exists(root, first.cells[0]) or first.cells[0].lower().endswith(VIDEO_SUFFIXES)
+    if found and not is_clip and len(rows) > 1:
+        missing = "paths" if "path" not in found else "labels"
+        key = missing.removesuffix("s")
+        raise ValueError(
+            f"{first.where}: looks like a header, but no column of {missing} is known: "
+            f"{_shown(first)}. Call it {key}, or one of {', '.join(COLUMNS[key].others[:8])}"
+        )
+    for row in rows:
+        if not 2 <= len(row.cells) <= len(_ORDER) or not all(row.cells[:2]):
+            raise ValueError(f"{row.where}: expected {_EXPECTED}, got {_shown(row)}")
+    if not is_clip and any(_exists(root, row.cells[0]) for row in rows[1 : _TRIED + 1]):
+        raise ValueError(
+            f"{first.where}: there is no clip {raw.shown(first.cells[0])}. Is this line a header? "
+            "Then name its columns path and label, and split and subject if there are any"
+        )
+    width = max(len(row.cells) for row in rows)
+    padded = [
+        dataclasses.replace(row, cells=row.cells + ("",) * (width - len(row.cells))) for row in rows
+    ]
+    return padded, dict(zip(_ORDER[:width], range(width), strict=True)), []
+
+
+def _check_widths(rows: Sequence[Row], found: Mapping[str, int]) -> None:
+    """Raises ValueError for a row with cells beyond the header, or without a path or a label."""
+    width = len(rows[0].cells)
+    for row in rows[1:]:
+        if any(row.cells[width:]) or len(row.cells) <= max(found.values()):
+            raise ValueError(
+                f"{row.where}: {len(row.cells)} cells, but the header has {width}: {_shown(row)}; quote "
+                "cells that hold the separator"
+            )
+
+
+def _base(
+    root: epath.Path, path: epath.Path, cells: Sequence[str]
+) -> tuple[Callable[[str, str], str], list[str]]:
+    """Returns what turns a path of the list into one relative to the root, and notes.
+
+    Paths start at the root; at the folder of the list, or at the folder above the root, if more of
+    them are found there.
+    """
+    tried = [
+        cell for cell in cells[:_TRIED] if cell and not epath.Path(paths.expand(cell)).is_absolute()
+    ]
+    base, most = root, sum(_exists(root, cell) for cell in tried)
+    for other in (path.parent, root.parent):
+        if most < len(tried) and (count := sum(_exists(other, cell) for cell in tried)) > most:
+            base, most = other, count
+    notes = [] if base == root else [f"the paths in {path.name} start at the folder {base.name}"]
+    stems: dict[epath.Path, dict[str, list[str]]] = {}
+
+    def locate(cell: str, where: str) -> str:
+        text = paths.expand(cell).replace("\\", "/")
+        if base != root or epath.Path(text).is_absolute() or ".." in text.split("/"):
+            text = _inside(root, base / text, cell, where)
+        relative = raw.relative_path(text, where)
+        clip = root / relative
+        if clip.exists() or clip.suffix.lower() in VIDEO_SUFFIXES or not clip.parent.is_dir():
+            return relative
+        if clip.parent not in stems:
+            stems[clip.parent] = _videos_by_stem(clip.parent)
+        found = stems[clip.parent].get(clip.name, [])
+        if len(found) > 1:
+            raise ValueError(
+                f"{where}: {raw.shown(cell)} may be {' or '.join(found)}; write the suffix"
+            )
+        return (epath.Path(relative).parent / found[0]).as_posix() if found else relative
+
+    return locate, notes
+
+
+def _videos_by_stem(folder: epath.Path) -> dict[str, list[str]]:
+    """Returns the names of the videos in a folder, by their names without suffix."""
+    names: dict[str, list[str]] = {}
+    for video in folders.contents(folder).videos:
+        names.setdefault(video.stem, []).append(video.name)
+    return names
+
+
+def _inside(root: epath.Path, clip: epath.Path, cell: str, where: str) -> str:
+    """Returns a path relative to the root.
+
+    Raises:
+      ValueError: it is not inside of the root.
+    """
+    for start, target in (
+        (os.path.abspath(root), os.path.abspath(clip)),  # noqa: PTH100 - links stay
+        (os.path.realpath(root), os.path.realpath(clip)),
+    ):
+        if target.startswith(start + os.sep):
+            return os.path.relpath(target, start)
+    raise ValueError(
+        f"{where}: path {raw.shown(cell)} must be relative and stay inside its folder, or lead into {root}"
+    )
+
+
+def _exists(base: epath.Path, cell: str) -> bool:
+    try:
+        return bool(cell) and (base / paths.expand(cell).replace("\\", "/")).exists()
+    except (OSError, ValueError):  # a name that is too long, or no name at all
+        return False
+
+
+def _shown(row: Row) -> str:
+    return raw.shown(",".join(row.cells))
