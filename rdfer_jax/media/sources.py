@@ -1,14 +1,16 @@
-"""Videos to predict: files, folders of pictures, lists of paths, arrays -> frames with their times."""
+"""Videos to predict: files, folders of pictures, lists of paths, arrays -> frames with their times.
 
+What cannot be read stays among the videos as Unreadable, so that it is named and counted with the others.
+"""
+
+import csv
 import dataclasses
-import functools
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import cv2
 import numpy as np
 from etils import epath
 
@@ -18,7 +20,9 @@ from rdfer_jax.media.files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     MediaError,
+    in_time_order,
     natural_key,
+    printable,
     read_file,
     unreadable,
 )
@@ -27,17 +31,25 @@ from rdfer_jax.media.video import FALLBACK_FPS, Frame, Thinner, VideoReader
 log = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".csv")
+#: First cells of a list that are no path but a heading.
+_HEADINGS = ("path", "file", "filename", "video", "clip")
 
 #: Characters of the longest path in a list.
 _LONGEST_PATH = 4096
 
 
 class Video(Protocol):
-    """A video that can be read as often as needed."""
+    """A video that can be read as often as needed.
+
+    Attributes:
+      damage: what was missing or damaged when it was last read to its end; empty if nothing was.
+    """
+
+    damage: str
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """What messages and results call it, see files.printable."""
         ...
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
@@ -49,72 +61,94 @@ class Video(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class VideoFile:
     """A video file."""
 
     path: epath.Path
+    damage: str = dataclasses.field(default="", init=False)
 
     @property
     def name(self) -> str:
         """The path."""
-        return str(self.path)
+        return printable(self.path)
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
         """See Video."""
         with VideoReader(self.path) as reader:
             yield from reader.frames(max_fps)
-            if problem := reader.problem():
-                _warn(f"{self.path}: {problem}")
+            self.damage = reader.problem()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Pictures:
     """A folder of pictures, in the order of the numbers in their names."""
 
     path: epath.Path
     fps: float = FALLBACK_FPS
+    damage: str = dataclasses.field(default="", init=False)
 
     @property
     def name(self) -> str:
         """The path."""
-        return str(self.path)
+        return printable(self.path)
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
-        """See Video. All pictures are scaled to the size of the first one."""
+        """See Video. Pictures are fit into the size of the first one; unreadable ones are passed over."""
         keeps, size = Thinner(max_fps), None
-        for number, path in enumerate(_pictures(self.path)):
+        problems: list[str] = []
+        pictures = in_time_order(folders.contents(self.path).pictures)
+        for number, path in enumerate(pictures):
             if not keeps(number / self.fps):
                 continue
-            image = images.decode(read_file(path), path)
+            try:
+                image = images.decode(read_file(path), path)
+            except MediaError as error:
+                problems.append(str(error))
+                continue
             size = size or image.shape[1::-1]
-            if image.shape[1::-1] != size:
-                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            yield Frame(number, number / self.fps, image)
+            yield Frame(number, number / self.fps, images.fit(image, size))
+        if problems and size is None:
+            raise MediaError(f"{problems[0]}, and no other picture of this folder can be read")
+        if problems:
+            count = f"{len(problems)} of {len(pictures)} pictures cannot be read"
+            self.damage = f"{count}, such as {problems[0]}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Array:
     """A video in memory.
 
     Attributes:
-      images: uint8 [T, H, W, 3], RGB.
+      images: uint8 [T, H, W, 3], RGB; or a sequence of T arrays, uint8 [H, W, 3], which are fit into the
+        size of the first one.
       fps: frames per second.
       name: what messages call it.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Sequence[np.ndarray]
     fps: float = FALLBACK_FPS
     name: str = "frames"
+    damage: str = dataclasses.field(default="", init=False)
 
     def __post_init__(self):
         """Raises MediaError for anything but frames."""
-        shape, dtype = np.shape(self.images), getattr(self.images, "dtype", None)
-        if len(shape) != 4 or shape[-1] != 3 or not all(shape) or dtype != np.uint8:
+        if isinstance(self.images, np.ndarray):
+            shape, dtype, is_right = self.images.shape, self.images.dtype, self.images.ndim == 4
+            got = f"{dtype} {list(shape)}"
+            is_right = is_right and shape[-1] == 3 and all(shape) and dtype == np.uint8
+        elif isinstance(self.images, list | tuple):
+            kinds = [_kind(image) for image in self.images]
+            wrong = [number for number, kind in enumerate(kinds) if kind]
+            is_right = bool(kinds) and not wrong
+            got = f"{kinds[wrong[0]]} as number {wrong[0]} of a list" if wrong else "an empty list"
+        else:
+            is_right, got = False, f"a {type(self.images).__name__}"
+        if not is_right:
             raise MediaError(
-                f"{self.name}: expected uint8 [T, H, W, 3] in RGB, got {dtype} {shape}"
+                f"{self.name}: expected uint8 [T, H, W, 3] in RGB, or a list of uint8 [H, W, 3], got {got}"
             )
-        if not (math.isfinite(self.fps) and self.fps > 0):
+        if not (isinstance(self.fps, int | float) and math.isfinite(self.fps) and self.fps > 0):
             raise MediaError(
                 f"{self.name}: expected a number of frames per second above 0, got {self.fps}"
             )
@@ -124,7 +158,34 @@ class Array:
         keeps = Thinner(max_fps)
         for number, image in enumerate(self.images):
             if keeps(number / self.fps):
-                yield Frame(number, number / self.fps, image)
+                fitted = images.fit(image, self.images[0].shape[1::-1])
+                yield Frame(number, number / self.fps, fitted)
+
+
+def _kind(image: object) -> str:
+    """Returns what an object is, or nothing if it is a frame: uint8 [H, W, 3]."""
+    if not isinstance(image, np.ndarray):
+        return f"a {type(image).__name__}"
+    is_frame = image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3 and image.size
+    return "" if is_frame else f"{image.dtype} {list(image.shape)}"
+
+
+@dataclasses.dataclass
+class Unreadable:
+    """What was given as a video and is known not to be one.
+
+    Attributes:
+      name: what messages call it.
+      problem: why it is none.
+    """
+
+    name: str
+    problem: str
+    damage: str = dataclasses.field(default="", init=False)
+
+    def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
+        """Raises MediaError."""
+        raise MediaError(self.problem)
 
 
 def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
@@ -132,16 +193,21 @@ def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
 
     Args:
       path: a video file; a folder, in which all videos and folders of pictures count, however deep; or a
-        .txt or .csv file with a path in each line (in a CSV file: before the first comma), relative to
-        the list.
+        .txt or .csv file with a path in each line (in a CSV file: in the first column), relative to the
+        list. Folders and listed paths that cannot be read are among the videos, as Unreadable.
       output: folder of results, which is passed over inside of other folders, like other results.
 
     Raises:
-      MediaError: there is nothing, or nothing that is a video; the message names the path, and for a
-        list the line.
+      MediaError: there is nothing, or nothing that is a video, or a list is no text.
     """
     try:
         return _find(epath.Path(paths.expand(path)), os.path.realpath(output) if output else "")
+    except KeyError:  # epath's, for schemes that it does not know
+        raise MediaError(
+            f"{path}: an address on the network; download the video and give the path of the file"
+        ) from None
+    except ImportError as error:  # epath's, for schemes whose package is not installed
+        raise MediaError(f"{path}: {error}") from None
     except OSError as error:  # such as a name that is too long
         raise unreadable(path, error) from None
 
@@ -156,15 +222,23 @@ def _find(path: epath.Path, output: str) -> list[Video]:
         if not videos:
             raise MediaError(f"{path}: holds no video and no pictures")
         return videos
-    suffix = path.suffix.lower()
-    if suffix in LIST_SUFFIXES:
+    if path.suffix.lower() in LIST_SUFFIXES:
         return _in_list(path, output)
-    if suffix not in VIDEO_SUFFIXES:
+    if path.suffix.lower() not in VIDEO_SUFFIXES and not _opens(path):
         raise MediaError(
             f"{path}: expected a video ({', '.join(VIDEO_SUFFIXES)}), a folder, or a list of them "
             f"({', '.join(LIST_SUFFIXES)})"
         )
     return [VideoFile(path)]
+
+
+def _opens(path: epath.Path) -> bool:
+    """Returns whether a file is a video, whatever its name says."""
+    try:
+        with VideoReader(path):
+            return True
+    except MediaError:
+        return False
 
 
 @dataclasses.dataclass
@@ -174,6 +248,7 @@ class _Rest:
     output: str
     housekeeping: list[epath.Path] = dataclasses.field(default_factory=list)
     pictures: list[epath.Path] = dataclasses.field(default_factory=list)
+    others: list[epath.Path] = dataclasses.field(default_factory=list)
 
     def report(self, folder: epath.Path) -> None:
         """Logs how much was passed over."""
@@ -183,37 +258,44 @@ class _Rest:
                 self.pictures,
                 "pictures beside videos; pictures are a video in a folder of their own",
             ),
+            (self.others, "files of other kinds"),
         ):
             if paths_:
-                first = paths_[0].relative_to(folder)
-                log.info("%s: passed over %d %s, such as %s", folder, len(paths_), what, first)
+                first = printable(paths_[0].relative_to(folder))
+                where = printable(folder)
+                log.info("%s: passed over %d %s, such as %s", where, len(paths_), what, first)
 
 
 def _in_folder(folder: epath.Path, rest: _Rest, above: frozenset[str] = frozenset()) -> list[Video]:
     """Returns the videos of a folder; `above` are the folders that it lies in, with links resolved."""
     above = above | {os.path.realpath(folder)}
-    found = folders.contents(folder)
+    try:
+        found = folders.contents(folder)
+    except OSError as error:
+        return [Unreadable(printable(folder), str(unreadable(folder, error)))]
+    unnamed = [path for path in found.others if not path.suffix and _opens(path)]
+    files = {*found.videos, *unnamed}
     rest.housekeeping += found.passed_over
+    rest.others += [path for path in found.others if path not in files]
     inner: list[Video] = []
-    for entry in found.folders:
+    for entry in sorted([*files, *found.folders], key=lambda entry: natural_key(entry.name)):
+        if entry in files:
+            inner.append(VideoFile(entry))
+            continue
         real = os.path.realpath(entry)
         if real in above:
-            raise MediaError(f"{entry}: a link to a folder that contains it; remove the link")
-        if real == rest.output or folders.is_own_output(entry):
+            problem = f"{entry}: a link to a folder that contains it; remove the link"
+            inner.append(Unreadable(printable(entry), problem))
+        elif real == rest.output or folders.is_own_output(entry):
             rest.housekeeping.append(entry)
         else:
             inner += _in_folder(entry, rest, above)
-    files = [VideoFile(path) for path in found.videos]
     # A lone picture beside videos, such as a cover, is not a video.
     is_video = not files and (len(found.pictures) > 1 or (found.pictures and not inner))
     if not is_video:
         rest.pictures += found.pictures
     own: list[Video] = [Pictures(folder)] if is_video else []
-    return own + sorted([*files, *inner], key=lambda video: _key(video, folder))
-
-
-def _key(video: Video, folder: epath.Path) -> tuple[tuple[str | int, ...], ...]:
-    return tuple(natural_key(part) for part in epath.Path(video.name).relative_to(folder).parts)
+    return own + inner
 
 
 def _in_list(path: epath.Path, output: str) -> list[Video]:
@@ -233,30 +315,18 @@ def _in_list(path: epath.Path, output: str) -> list[Video]:
             raise MediaError(
                 f"{path}, line {number}: {len(line)} characters; a path has at most {_LONGEST_PATH}"
             )
-        name = (line.split(",")[0] if path.suffix.lower() == ".csv" else line).strip()
-        if not name or name.startswith("#") or (number == 1 and name == "path"):
+        is_csv = path.suffix.lower() == ".csv"
+        name = ("".join(next(csv.reader([line]), [])[:1]) if is_csv else line).strip()
+        if not name or name.startswith("#") or (not videos and name.lower() in _HEADINGS):
             continue
         try:
             if epath.Path(name).suffix.lower() in LIST_SUFFIXES:
                 raise MediaError(f"{name}: a list inside a list")
-            videos += find(path.parent / paths.expand(name), output)
-        except MediaError as error:
-            raise MediaError(f"{path}, line {number}: {error}") from None
+            path_or_address = name if "://" in name else path.parent / paths.expand(name)
+            videos += find(path_or_address, output)
+        except ValueError as error:
+            problem = f"{printable(path)}, line {number}: {error}"
+            videos.append(Unreadable(printable(name), problem))
     if not videos:
         raise MediaError(f"{path}: lists no video")
     return videos
-
-
-def _pictures(folder: epath.Path) -> list[epath.Path]:
-    pictures = (
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    return sorted(pictures, key=lambda path: natural_key(path.stem))
-
-
-@functools.lru_cache(maxsize=1000)
-def _warn(text: str) -> None:
-    """Logs a warning once, however often a video is read."""
-    log.warning("%s", text)

@@ -17,21 +17,28 @@ from rdfer_jax.predict.timeline import timeline
 #: Columns of summary.csv.
 COLUMNS = (
     "video", "folder", "expression", "probability", "agreement", "key_start", "key_end",
-    "analyzed_frames", "frames_with_face", "faces", "problem",
+    "analyzed_frames", "frames_with_face", "faces", "problem", "damage",
 )  # fmt: skip
+#: Bytes of the longest name of a folder; file systems allow 255, and numbers are added.
+_LONGEST_NAME = 240
 #: A line of summary.csv, by column.
 Row = dict[str, Any]
 
 
 def folders(names: Sequence[str]) -> list[str]:
-    """Returns the name of a folder for each video: the video's own, with a number where names repeat."""
+    """Returns the name of a folder for each video: the video's own, with a number where names repeat.
+
+    Names that differ by case only repeat: they are one name on macOS and Windows.
+    """
     result: list[str] = []
+    taken = {"summary.csv"}
     for name in names:
-        stem = epath.Path(name).name
+        stem = epath.Path(name).name.encode()[:_LONGEST_NAME].decode(errors="ignore")
         stem = "video" if stem in ("", ".", "..") else stem  # not the folder above
         folder, number = stem, 2
-        while folder in result:
+        while folder.casefold() in taken:
             folder, number = f"{stem}-{number}", number + 1
+        taken.add(folder.casefold())
         result.append(folder)
     return result
 
@@ -87,6 +94,7 @@ def summary(prediction: VideoPrediction, folder: str) -> Row:
         "frames_with_face": prediction.with_face,
         "faces": len(prediction.faces) + prediction.other_faces + prediction.faces_too_brief,
         "problem": prediction.problem,
+        "damage": prediction.damage,
     }
     if prediction.faces:
         face = prediction.faces[0]

@@ -19,7 +19,7 @@ from scipy import special
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
 from rdfer_jax.media import sources
-from rdfer_jax.media.files import MediaError
+from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS
 from rdfer_jax.pipeline.sampling import frame_indices
@@ -116,9 +116,19 @@ class Predictor:
         self.model = {"run": epath.Path(run).name, "checkpoint": checkpoint, "step": step}
         self._step = jax.jit(make_predict_step(self.config, setup.network))
 
-    def frames(self, images: np.ndarray, fps: float = FALLBACK_FPS) -> VideoPrediction:
-        """Predicts a video in memory, uint8 [T, H, W, 3] in RGB, at fps frames per second."""
-        return self.video(Array(images, fps))
+    def frames(
+        self, images: np.ndarray | Sequence[np.ndarray], fps: float | None = None
+    ) -> VideoPrediction:
+        """Predicts a video in memory.
+
+        Args:
+          images: uint8 [T, H, W, 3] in RGB, or a list of T frames.
+          fps: frames per second; None if unknown, for 25.
+
+        Raises:
+          MediaError: it is something else; the message says what.
+        """
+        return self.video(Array(images, FALLBACK_FPS if fps is None else fps))
 
     def file(self, path: epath.PathLike) -> VideoPrediction:
         """Predicts a video file or a folder of pictures.
@@ -163,6 +173,7 @@ class Predictor:
             faces=predicted,
             other_faces=len(scan.tracks) - len(tracks),
             faces_too_brief=len(tracks) - len(predicted),
+            damage=source.damage,
         )
 
     def _scan(self, source: Video) -> Scan:
@@ -226,9 +237,9 @@ def windows(
 ) -> list[np.ndarray]:
     """Returns the indices of the analyzed frames of each window, in time order.
 
-    In each run of frames with the face, windows of `length` seconds start every `stride` seconds; the last
-    one ends with the run. A shorter run is one window, unless it has fewer than LEAST_FRAMES frames and the
-    video has more.
+    In each run of frames with the face, without a gap in time, windows of `length` seconds start every
+    `stride` seconds; the last one ends with the run. A shorter run is one window, unless it has fewer than
+    LEAST_FRAMES frames and the video has more.
 
     Args:
       present_A: bool [A], whether the face is there.
@@ -238,12 +249,16 @@ def windows(
     """
     least = min(LEAST_FRAMES, len(times_A))
     result = []
-    for run in runs_of_true(present_A):
+    runs = runs_of_true(present_A, times_A)
+    # Frames further apart than a window are in no window together, so the cost grows with frames, not time.
+    near = (np.split(run, np.flatnonzero(np.diff(times_A[run]) > length) + 1) for run in runs)
+    for run in itertools.chain.from_iterable(near):
         times = times_A[run]
         last = times[-1] - length
         starts = np.arange(times[0], last - 1e-6, stride)
         for start in [*starts.tolist(), max(last, times[0])]:
-            inside = run[(times >= start - 1e-6) & (times <= start + length + 1e-6)]
+            first, end = np.searchsorted(times, [start - 1e-6, start + length + 1e-6])
+            inside = run[first:end]
             if len(inside) >= least:
                 result.append(inside)
     return result
@@ -301,6 +316,13 @@ def _batches(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
         yield batch
 
 
+def _told(video: Video, error: Exception) -> str:
+    """Returns an error as one line that names the video."""
+    if isinstance(error, MediaError):
+        return str(error)
+    return printable(f"{video.name}: {type(error).__name__}: {error}")
+
+
 def predict(
     run: epath.PathLike,
     inputs: epath.PathLike,
@@ -339,11 +361,15 @@ def predict(
     for video, folder in zip(videos, folders, strict=True):
         try:
             prediction = predictor.video(video)
-        except MediaError as error:
-            log.warning("not predicted: %s", error)
-            rows.append({"video": video.name, "problem": str(error)})
+        except Exception as error:  # one video must not cost the others
+            if not isinstance(error, MediaError):
+                log.debug("", exc_info=True)
+            rows.append({"video": video.name, "problem": _told(video, error)})
+            log.warning("not predicted: %s", rows[-1]["problem"])
             failed += 1
             continue
+        if prediction.damage:
+            log.warning("%s: %s", video.name, prediction.damage)
         files.write(prediction, output / folder)
         if predictor.settings.annotate and prediction.faces:
             annotate.write(video, prediction, output / folder / "annotated.mp4")

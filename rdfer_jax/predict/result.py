@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+#: Longest time that a frame stands for, seconds, unless the video has fewer frames throughout.
+LONGEST_STEP = 3.0
 NO_FACE = "no face was found"
 TOO_BRIEF = "no face was in view long enough"
 
@@ -79,16 +81,14 @@ class Face:
     def key_span(self, times_A: np.ndarray) -> tuple[float, float]:
         """Returns start and end of the key expression, seconds.
 
-        Around the peak of its probability, this is the time in which it stays above half of the peak.
+        Around the peak of its probability, this is the time in which it stays above half of the peak; it
+        ends at a gap.
         """
         value_A = np.nan_to_num(self.timeline[:, self.expression], nan=-1.0)
-        first = last = int(value_A.argmax())
-        least = value_A[first] / 2
-        while first > 0 and value_A[first - 1] >= least:
-            first -= 1
-        while last + 1 < len(value_A) and value_A[last + 1] >= least:
-            last += 1
-        return float(times_A[first]), float(times_A[last])
+        peak = int(value_A.argmax())
+        runs = runs_of_true(value_A >= value_A[peak] / 2, times_A)
+        run = next(run for run in runs if peak in run)
+        return float(times_A[run[0]]), float(times_A[run[-1]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +105,7 @@ class VideoPrediction:
       faces: largest first; empty if none was found.
       other_faces: number of smaller faces, which were not predicted.
       faces_too_brief: number of faces that were in view too briefly to be predicted.
+      damage: what is missing or damaged in the video; empty if nothing is.
     """
 
     name: str
@@ -116,6 +117,7 @@ class VideoPrediction:
     faces: tuple[Face, ...]
     other_faces: int = 0
     faces_too_brief: int = 0
+    damage: str = ""
 
     @property
     def with_face(self) -> int:
@@ -152,6 +154,7 @@ class VideoPrediction:
             "seconds": _time(self.times[-1]) if len(self.times) else 0.0,
             "other_faces": self.other_faces,
             "faces_too_brief": self.faces_too_brief,
+            "damage": self.damage,
             "faces": [self._face(face) for face in self.faces],
         }
 
@@ -204,12 +207,21 @@ def status(face: Face, place: int) -> str:
     return "bridged" if face.present[place] else "absent"
 
 
-def runs_of_true(flags_A: np.ndarray) -> list[np.ndarray]:
-    """Returns the indices of each run of True in bool [A], in order."""
+def gaps(times_A: np.ndarray) -> np.ndarray:
+    """Returns bool [A - 1], where between two successive frames is a gap of which nothing is known."""
+    steps = np.diff(times_A)
+    return steps > max(LONGEST_STEP, 2 * float(np.median(steps))) if len(steps) else steps > 0
+
+
+def runs_of_true(flags_A: np.ndarray, times_A: np.ndarray | None = None) -> list[np.ndarray]:
+    """Returns the indices of each run of True in bool [A], in order; given times, a gap ends a run."""
     places = np.flatnonzero(flags_A)
     if not len(places):
         return []
-    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    breaks = np.diff(places) > 1
+    if times_A is not None:
+        breaks |= gaps(times_A)[places[:-1]]  # the gap after each, if the next one follows
+    return np.split(places, np.flatnonzero(breaks) + 1)
 
 
 def _key_frames(window: Window) -> list[dict[str, float]]:

@@ -1,7 +1,9 @@
 """VideoPrediction -> a picture of the probabilities over time.
 
 At each time the probabilities add up to 100 %. Each expression is a colored area with its name in it, the
-key expression at the bottom. The key frames are above. Times without a face are hatched.
+key expression at the bottom. The key frames are above. Times without a face or without frames are hatched.
+
+Letters: A analyzed frames and the gaps in time between them, E = A + 1 their edges, N classes.
 """
 
 import cv2
@@ -12,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from rdfer_jax import plots
-from rdfer_jax.predict.result import Face, VideoPrediction, runs_of_true
+from rdfer_jax.predict.result import Face, VideoPrediction, gaps, runs_of_true
 
 #: Colors of the classes, which are told apart in color blindness; they repeat if there are more classes.
 COLORS = (
@@ -24,7 +26,7 @@ COLORS = (
 _PANELS = 4
 #: Classes that never become this probable are drawn as one area.
 _LEAST = 0.08
-_NO_FACE = "no face"
+_NO_FACE, _NO_FRAMES = "no face", "no frames"
 _OTHERS_COLOR, _HATCH_COLOR, _TEXT_COLOR = "#d9d9d9", "#bbbbbb", "#444444"
 #: Width of a key frame and of a character, as shares of the width of a panel.
 _FRAME_WIDTH, _LETTER_WIDTH = 0.085, 0.014
@@ -40,12 +42,12 @@ def timeline(prediction: VideoPrediction) -> Figure:
     """Draws the probability of each expression over time, with the key frames above; a panel per face."""
     shown = prediction.faces[:_PANELS]
     rows = max(len(shown), 1)
-    edges_E = _edges(prediction.times)
+    edges_E, is_frame_A = _edges(prediction.times)
     figure = Figure(figsize=(10, 3.9 * rows + 0.3), layout="constrained")
     grid = figure.subplots(2 * rows, 1, squeeze=False, sharex=True, height_ratios=[1, 3.4] * rows)
     strips, panels = grid[0::2, 0], grid[1::2, 0]
     for number, (face, strip, axes) in enumerate(zip(shown, strips, panels, strict=False), 1):
-        _draw_probabilities(axes, prediction, face, edges_E)
+        _draw_probabilities(axes, prediction, face, edges_E, is_frame_A)
         _draw_key_frames(strip, axes, edges_E, face)
         which = f"face {number}: " if len(prediction.faces) > 1 else ""
         strip.set_title(f"{which}{prediction.verdict(face)}", fontsize=11, loc="left")
@@ -65,20 +67,28 @@ def timeline(prediction: VideoPrediction) -> Figure:
     return figure
 
 
-def _edges(times_A: np.ndarray) -> np.ndarray:
-    """Returns the times at which analyzed frames give way to the next one, float [A + 1]."""
-    if not len(times_A):
-        return np.array([0.0, 0.1])
-    half = float(np.median(np.diff(times_A))) / 2 if len(times_A) > 1 else 0.05
-    middles = (times_A[:-1] + times_A[1:]) / 2
-    return np.concatenate([[times_A[0] - half], middles, [times_A[-1] + half]])
+def _edges(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the times at which analyzed frames, or gaps, give way to the next, and which are frames."""
+    if not len(times):
+        return np.array([0.0, 0.1]), np.array([], bool)
+    half = float(np.median(np.diff(times))) / 2 if len(times) > 1 else 0.05
+    edges, is_frame = [times[0] - half], []
+    for before, after, is_gap in zip(times[:-1], times[1:], gaps(times), strict=True):
+        edges += [before + half, after - half] if is_gap else [(before + after) / 2]
+        is_frame += [True, False] if is_gap else [True]
+    return np.array([*edges, times[-1] + half]), np.array([*is_frame, True])
 
 
 def _draw_probabilities(
-    axes: Axes, prediction: VideoPrediction, face: Face, edges_E: np.ndarray
+    axes: Axes,
+    prediction: VideoPrediction,
+    face: Face,
+    edges_E: np.ndarray,
+    is_frame_A: np.ndarray,
 ) -> None:
     """Stacks the classes, the key expression at the bottom, and hatches what is not predicted."""
-    probs_AN = face.timeline
+    probs_AN = np.full((len(is_frame_A), len(prediction.classes)), np.nan)
+    probs_AN[is_frame_A] = face.timeline
     below_A = np.zeros(len(probs_AN))
     peaks_N = np.nan_to_num(probs_AN).max(axis=0)
     order = sorted(range(len(peaks_N)), key=lambda n: (n != face.expression, -face.probs[n]))
@@ -99,9 +109,10 @@ def _draw_probabilities(
     for run in runs_of_true(np.isnan(probs_AN[:, 0])):
         start, end = edges_E[run[0]], edges_E[run[-1] + 1]
         axes.axvspan(start, end, facecolor="none", edgecolor=_HATCH_COLOR, hatch="///", linewidth=0)
-        if end - start >= _width(_NO_FACE, edges_E):
+        why = _NO_FACE if is_frame_A[run].any() else _NO_FRAMES
+        if end - start >= _width(why, edges_E):
             text = {"ha": "center", "va": "center", "fontsize": 10}
-            axes.text((start + end) / 2, 0.5, _NO_FACE, text, color=_TEXT_COLOR)
+            axes.text((start + end) / 2, 0.5, why, text, color=_TEXT_COLOR)
 
 
 def _write_names(

@@ -128,11 +128,14 @@ def test_a_list_with_a_mistake_names_the_line(tmp_path):
     write(tmp_path / "a.mp4", frames=2)
     path = tmp_path / "list.txt"
     path.write_text("a.mp4\ngone.mp4\n")
+    good, bad = sources.find(path)
+    assert good.name == f"{tmp_path}/a.mp4" and bad.name == "gone.mp4"
     with pytest.raises(MediaError, match=r"list.txt, line 2: .*gone.mp4: no such file or folder"):
-        sources.find(path)
+        next(bad.frames())
     path.write_text("list.txt\n")
+    (bad,) = sources.find(path)
     with pytest.raises(MediaError, match="a list inside a list"):
-        sources.find(path)
+        next(bad.frames())
     path.write_text("\n# nothing\n")
     with pytest.raises(MediaError, match="lists no video"):
         sources.find(path)
@@ -154,6 +157,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(MediaError, match=r"a.mp4: not a video that FFmpeg can read"):
         next(VideoFile(path).frames())
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "1.png").write_bytes(b"")
+    (tmp_path / "c" / "1.png").write_bytes(b"x")
     with pytest.raises(MediaError, match=r"1.png: not a readable image"):
         next(Pictures(tmp_path / "c").frames())
