@@ -25,6 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
+from rdfer_jax import fonts
+
 # Colors by Okabe and Ito, which remain distinct under color blindness.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
     "#0072b2",
@@ -129,11 +131,17 @@ def confusion_matrix_figure(
     """
     confusion_CC = np.asarray(confusion_CC)
     num_classes = len(class_names)
+    class_names, title = fonts.names(class_names), fonts.drawable(title)
     if confusion_CC.shape != (num_classes, num_classes):
         raise ValueError(f"{num_classes} class names for a matrix {confusion_CC.shape}")
+    with fonts.lettering([*class_names, title]):
+        return _draw_confusion(confusion_CC, class_names, title)
+
+
+def _draw_confusion(confusion_CC: np.ndarray, class_names: Sequence[str], title: str) -> Figure:
+    num_classes = len(class_names)
     total_C = confusion_CC.sum(axis=1)
     share_CC = confusion_CC / np.maximum(total_C, 1)[:, None]
-
     # Inches per cell: large for few classes, but never smaller than its two lines of text.
     cell = float(np.clip(7 / num_classes, 0.46, 0.95))
     font = 11 if num_classes <= 8 else 9 if num_classes <= 15 else 6.5

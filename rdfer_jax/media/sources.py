@@ -17,7 +17,6 @@ from etils import epath
 from rdfer_jax import paths
 from rdfer_jax.media import folders, images
 from rdfer_jax.media.files import (
-    IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     MediaError,
     in_time_order,

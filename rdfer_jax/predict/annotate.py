@@ -1,17 +1,22 @@
 """VideoPrediction -> the video with a box and the most probable expression at each face."""
 
+import functools
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from etils import epath
+from PIL import Image, ImageDraw, ImageFont
 
+from rdfer_jax import fonts
 from rdfer_jax.media.sources import Video
 from rdfer_jax.media.video import FALLBACK_FPS, VideoWriter
 from rdfer_jax.predict.result import Face, VideoPrediction
 from rdfer_jax.predict.timeline import class_color
 
 _GRAY = "#7f7f7f"
+#: Height of the smallest text, pixels.
+_LEAST_TEXT = 10
 
 
 def write(source: Video, prediction: VideoPrediction, path: epath.Path) -> None:
@@ -23,13 +28,14 @@ def write(source: Video, prediction: VideoPrediction, path: epath.Path) -> None:
       MediaError: the video cannot be read.
       OSError: the file cannot be written.
     """
+    classes = fonts.names(prediction.classes)
     with VideoWriter(path, FALLBACK_FPS, prediction.size) as writer:
         for frame in source.frames():
             place = int(np.searchsorted(prediction.numbers, frame.number, side="right")) - 1
             image = frame.image.copy()
             for face in prediction.faces:
                 if place >= 0 and face.present[place]:
-                    draw_face(image, face, place, prediction.classes)
+                    draw_face(image, face, place, classes)
             writer.write(image, frame.time)
 
 
@@ -41,13 +47,33 @@ def draw_face(image: np.ndarray, face: Face, place: int, classes: Sequence[str])
     best = int(probs_N.argmax()) if is_predicted else 0
     color = _rgb(class_color(best) if is_predicted else _GRAY)
     side = min(image.shape[:2])
-    thick, scale = max(1, round(side / 240)), side / 600
+    thick = max(1, round(side / 240))
     cv2.rectangle(image, (left, top), (left + width, top + height), color, thick)
     if is_predicted:
         text = f"{classes[best]} {probs_N[best]:.0%}"
-        at = (max(left, 0), max(top - 4 * thick, round(24 * scale)))
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3 * thick)
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thick)
+        _write(image, text, (left, top - 2 * thick), max(_LEAST_TEXT, side // 20), color)
+
+
+def _write(
+    image: np.ndarray, text: str, at: tuple[int, int], size: int, color: tuple[int, ...]
+) -> None:
+    """Writes text of `size` pixels with its lower left corner at (x, y), or where the frame holds it."""
+    font, outline = _font(fonts.path_for(text), size), max(1, size // 12)
+    left, top, right, bottom = (round(side) for side in font.getbbox(text, stroke_width=outline))
+    height, width = bottom - top, right - left
+    x = max(0, min(at[0], image.shape[1] - width))
+    y = max(0, min(at[1], image.shape[0]) - height)
+    patch = image[y : y + height, x : x + width]
+    picture = Image.fromarray(patch)
+    ImageDraw.Draw(picture).text(
+        (-left, -top), text, color, font, stroke_width=outline, stroke_fill=(0, 0, 0)
+    )
+    patch[:] = np.asarray(picture)
+
+
+@functools.lru_cache(maxsize=64)
+def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
 
 
 def _rgb(color: str) -> tuple[int, ...]:

@@ -6,6 +6,8 @@ key expression at the bottom. The key frames are above. Times without a face or 
 Letters: A analyzed frames and the gaps in time between them, E = A + 1 their edges, N classes.
 """
 
+import dataclasses
+
 import cv2
 import numpy as np
 from etils import epath
@@ -13,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from rdfer_jax import plots
+from rdfer_jax import fonts, plots
 from rdfer_jax.predict.result import Face, VideoPrediction, gaps, runs_of_true
 
 #: Colors of the classes, which are told apart in color blindness; they repeat if there are more classes.
@@ -40,6 +42,13 @@ def class_color(index: int) -> str:
 @plots.styled
 def timeline(prediction: VideoPrediction) -> Figure:
     """Draws the probability of each expression over time, with the key frames above; a panel per face."""
+    title = fonts.drawable(epath.Path(prediction.name).name)
+    prediction = dataclasses.replace(prediction, classes=tuple(fonts.names(prediction.classes)))
+    with fonts.lettering([*prediction.classes, title]):
+        return _draw(prediction, title)
+
+
+def _draw(prediction: VideoPrediction, title: str) -> Figure:
     shown = prediction.faces[:_PANELS]
     rows = max(len(shown), 1)
     edges_E, is_frame_A = _edges(prediction.times)
@@ -63,7 +72,7 @@ def timeline(prediction: VideoPrediction) -> Figure:
     for strip in strips:
         strip.axis("off")
     panels[-1].set_xlabel("time, seconds")
-    figure.suptitle(epath.Path(prediction.name).name, fontsize=12, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     return figure
 
 
