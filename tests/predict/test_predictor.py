@@ -4,8 +4,12 @@ import csv
 import dataclasses
 import json
 import logging
+import os
+import shutil
+from fractions import Fraction
 from importlib import resources
 
+import av
 import cv2
 import jsonschema
 import numpy as np
@@ -23,6 +27,7 @@ from rdfer_jax.pipeline import source
 from rdfer_jax.pipeline.decode import decode_frame
 from rdfer_jax.predict import annotate, files
 from rdfer_jax.predict import predictor as predict_lib
+from rdfer_jax.predict import timeline as timeline_lib
 from rdfer_jax.predict.result import NO_FACE, TOO_BRIEF, Face, VideoPrediction, Window
 from rdfer_jax.predict.timeline import timeline
 from rdfer_jax.training import run_dir, train
@@ -63,6 +68,18 @@ def test_windows_begin_every_stride_and_end_with_the_stretch():
     assert [(times[w[0]], times[w[-1]]) for w in found] == [
         (0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (2.7, 4.7),
     ]  # fmt: skip
+
+
+def test_a_jump_in_time_ends_a_window_and_costs_nothing():
+    times = np.concatenate([np.arange(20), 1e8 + np.arange(20)]) / 10
+    found = predict_lib.windows(np.ones(40, bool), times, 1.0, 0.5)
+    assert len(found) < 10
+    assert all(len(np.unique(window < 20)) == 1 for window in found)
+    np.testing.assert_array_equal(np.unique(np.concatenate(found)), np.arange(40))
+    apart = np.arange(30) * 1e7  # each frame on its own
+    assert predict_lib.windows(np.ones(30, bool), apart, 3.0, 1.0) == []
+    slow = np.arange(30) * 2.0  # few frames, but evenly so
+    assert len(predict_lib.windows(np.ones(30, bool), slow, 10.0, 5.0)) == 11
 
 
 # A trained network, as small as they can be, and what evaluation says of its test split.
@@ -183,6 +200,104 @@ def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, ca
         assert drawn[-1].time == pytest.approx((frames - 1) / 25, abs=0.05)
 
 
+def write_frames(path, times, codec="libvpx"):
+    """Writes frames at times in seconds, as Matroska."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height = stream.width = 32
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            image = np.full((32, 32, 3), 40 + 5 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_no_input_ends_a_batch(run, tmp_path, caplog, monkeypatch):
+    root, _ = run
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    good = inputs / "good.mp4"
+    raw_trees.write_video(good, frames=12, label=1, size=64)
+    for name in ("caf\udce9.mp4", "new\nline.mp4", "no suffix", "UPPER.MP4", 245 * "x" + ".mp4"):
+        shutil.copy(good, inputs / name)
+    (inputs / "cut.avi").write_bytes(b"")
+    raw_trees.write_video(inputs / "cut.avi", frames=40, label=1, size=64)
+    (inputs / "cut.avi").write_bytes((inputs / "cut.avi").read_bytes()[:-4000])
+    (inputs / "empty.mp4").write_bytes(b"")
+    (inputs / "text.mp4").write_text("text")
+    (inputs / "gone.mp4").symlink_to("nowhere")
+    os.mkfifo(inputs / "pipe.mp4")
+    shutil.copy(good, inputs / "strange.mp4")
+    write_frames(inputs / "jump.mkv", [*np.arange(10) / 10, *(1e7 + np.arange(10) / 10)])
+    for number, size in enumerate((32, 48, 16)):
+        path = inputs / "sizes" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(raw_trees.picture(number, 3, 1, size, ".png"))
+    video = predict_lib.Predictor.video
+
+    def stumble(self, source):
+        return 1 // 0 if "strange" in source.name else video(self, source)
+
+    monkeypatch.setattr(predict_lib.Predictor, "video", stumble)
+    settings = config_lib.Predict(detector="none", annotate=True, batch_size=2, fps=25.0)
+    with caplog.at_level(logging.INFO):
+        rows = predict_lib.predict(root / "run", inputs, out, settings=settings)
+    problems = {row["video"].removeprefix(f"{inputs}/"): row["problem"] for row in rows}
+    assert {name for name, problem in problems.items() if not problem} == {
+        *("good.mp4", r"caf\xe9.mp4", r"new\nline.mp4", "no suffix", "UPPER.MP4"),
+        *(245 * "x" + ".mp4", "cut.avi", "jump.mkv", "sizes"),
+    }
+    for name, problem in {
+        "empty.mp4": "an empty file",
+        "text.mp4": "not a video that FFmpeg can read",
+        "gone.mp4": "cannot be read (No such file or directory)",
+        "pipe.mp4": "not a file",
+        "strange.mp4": "ZeroDivisionError: integer division or modulo by zero",
+    }.items():
+        assert problems[name] == f"{inputs}/{name}: {problem}"
+    assert "14 videos: 9 predicted, 0 without a face, 5 not readable" in caplog.text
+    written = list(csv.DictReader((out / "summary.csv").open(encoding="utf-8")))
+    assert len(written) == 14
+    for row in written:
+        assert bool(row["folder"]) == (not row["problem"])
+        if row["folder"]:
+            assert (out / row["folder"] / "annotated.mp4").exists()
+            record = json.loads((out / row["folder"] / "prediction.json").read_text())
+            jsonschema.validate(record, SCHEMA)
+            assert record["damage"] == row["damage"]
+    assert [row["video"].removeprefix(f"{inputs}/") for row in written if row["damage"]] == [
+        "cut.avi"
+    ]
+    jump = json.loads((out / "jump.mkv" / "prediction.json").read_text())
+    spans = [(window["start"], window["end"]) for window in jump["faces"][0]["windows"]]
+    assert spans == [(0.0, 0.9), (1e7, 1e7 + 0.9)]
+    assert (
+        jump["faces"][0]["key_expression"]["end"] < 1
+        or jump["faces"][0]["key_expression"]["start"] > 1
+    )
+
+
+def test_frames_may_be_a_list_without_a_rate(predictor):
+    images = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), np.uint8)
+    expected = predictor.frames(images, 25.0).faces[0]
+    for sequence in (list(images), tuple(images)):
+        np.testing.assert_array_equal(
+            predictor.frames(sequence, None).faces[0].probs, expected.probs
+        )
+    for wrong, told in (
+        (iter(images), "got a generator|got a .*iterator"),
+        ([images[0], images[0].astype(float)], r"got float64 \[16, 16, 3\] as number 1 of a list"),
+        ([images[0], "a.png"], "got a str as number 1 of a list"),
+        ([], "got an empty list"),
+        (None, "got a NoneType"),
+        (images[..., 0], r"got uint8 \[6, 16, 16\]"),
+    ):
+        with pytest.raises(MediaError, match=told):
+            predictor.frames(wrong)
+
+
 def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
     root, _ = run
     raw_trees.write_video(tmp_path / "a.mp4", frames=20, label=1, size=64)
@@ -267,6 +382,16 @@ def test_the_whole_is_the_mean_of_the_windows_and_the_key_stretch_lies_around_it
     assert face.best_window.start == 0.2
     # At least 0.45, half of the peak of 0.9: frames 3 to 5.
     assert face.key_span(TIMES) == (pytest.approx(0.3), pytest.approx(0.5))
+
+
+def test_a_key_expression_ends_at_a_jump_in_time_and_the_picture_shows_a_gap():
+    times = TIMES + 1e3 * (np.arange(10) >= 5)
+    record = made_record(times=times)
+    assert record.faces[0].key_span(times) == (pytest.approx(0.3), pytest.approx(0.4))
+    edges, is_frame = timeline_lib._edges(times)
+    assert len(edges) == 12 and is_frame.tolist() == [True] * 5 + [False] + [True] * 5
+    assert edges[5] == pytest.approx(0.45) and edges[6] == pytest.approx(1000.45)
+    assert plots.to_rgb(timeline(record)).shape[0] > 200
 
 
 def test_a_record_in_json_and_csv_says_where_there_is_no_face():
