@@ -200,15 +200,20 @@ def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
       MediaError: there is nothing, or nothing that is a video, or a list is no text.
     """
     try:
-        return _find(epath.Path(paths.expand(path)), os.path.realpath(output) if output else "")
-    except KeyError:  # epath's, for schemes that it does not know
-        raise MediaError(
-            f"{path}: an address on the network; download the video and give the path of the file"
-        ) from None
+        return _find(_path(path), os.path.realpath(output) if output else "")
     except ImportError as error:  # epath's, for schemes whose package is not installed
         raise MediaError(f"{path}: {error}") from None
     except OSError as error:  # such as a name that is too long
         raise unreadable(path, error) from None
+
+
+def _path(path: epath.PathLike) -> epath.Path:
+    try:
+        return epath.Path(paths.expand(path))
+    except KeyError:  # for schemes that epath does not know
+        raise MediaError(
+            f"{path}: an address on the network; download the video and give the path of the file"
+        ) from None
 
 
 def _find(path: epath.Path, output: str) -> list[Video]:
@@ -319,7 +324,7 @@ def _in_list(path: epath.Path, output: str) -> list[Video]:
         if not name or name.startswith("#") or (not videos and name.lower() in _HEADINGS):
             continue
         try:
-            if epath.Path(name).suffix.lower() in LIST_SUFFIXES:
+            if name.lower().endswith(LIST_SUFFIXES):
                 raise MediaError(f"{name}: a list inside a list")
             path_or_address = name if "://" in name else path.parent / paths.expand(name)
             videos += find(path_or_address, output)
