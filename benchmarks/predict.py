@@ -30,9 +30,11 @@ from benchmarks import harness
 from data.synthetic_faces import film, labels
 from rdfer_jax import paths, sharding
 from rdfer_jax.config import Config
+from rdfer_jax.faces import cut, detect, tracks
+from rdfer_jax.faces.blazeface import BlazeFace
 from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.media.video import FALLBACK_FPS, VideoReader, VideoWriter
-from rdfer_jax.predict import faces, files, predictor
+from rdfer_jax.predict import files, predictor
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.checkpoint import Checkpoints
 from rdfer_jax.training.setup import ModelSetup
@@ -45,9 +47,9 @@ SIZE = (1080, 1920)
 PARTS: dict[str, tuple[Any, ...]] = {
     "load the network": (predictor.Predictor.__init__,),
     "decode, twice": (VideoReader.frames,),
-    "detect faces": (faces._Haar.__call__, faces._YuNet.__call__),
-    "track them": (faces.track,),
-    "crop them": (faces.crop,),
+    "detect faces": (BlazeFace.__call__, detect._Haar.__call__, detect._YuNet.__call__),
+    "track them": (tracks.track,),
+    "crop them": (cut.crop,),
     "run the network": (predictor.Predictor._predict,),
     "write the files": (files.write,),
 }

@@ -56,7 +56,5 @@ def get_config() -> ConfigDict:
     config.train.duration = "5 epochs"
     config.train.eval_every = "1 epochs"
     config.train.save_every = "1 epochs"
-    # The rendered faces fill their frames like the detector's boxes.
-    config.predict.margin = 0.0
     config.predict.stride = 0.5
     return config

@@ -25,6 +25,11 @@ def get_config() -> ConfigDict:
         "short_side": 128,
         "jpeg_quality": 95,
         "allow_missing": setting_types.budget(0),
+        "crop_faces": False,
+        "face_detector": "blazeface",
+        "face_margin": 0.1,
+        "face_align": True,
+        "min_face": 0.1,
         "labels": "",
     }
     return config

@@ -6,8 +6,10 @@ OpenCV, PyAV and NumPy.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +19,8 @@ import cv2
 import numpy as np
 from etils import epath
 
+from rdfer_jax.faces.cut import Cut
+from rdfer_jax.faces.tracks import Finder, track
 from rdfer_jax.media import images
 from rdfer_jax.media.files import (
     IMAGE_SUFFIXES,
@@ -26,12 +30,14 @@ from rdfer_jax.media.files import (
     printable,
 )
 from rdfer_jax.media.folders import is_housekeeping
-from rdfer_jax.media.video import VideoReader
+from rdfer_jax.media.video import FALLBACK_FPS, Frame, VideoReader
 
 Result = TypeVar("Result")
 
 #: Videos of which less is there are not stored.
 _LEAST_SHARE = 0.5
+#: What the problem of a clip is called in which no face was found.
+NO_FACE = "no face was found"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +49,14 @@ class Job:
       short_side: short side of a stored frame, in pixels; smaller frames are left as they are.
       jpeg_quality: 1 to 100.
       max_fps: frames per second that a video is thinned to; 0 keeps every frame.
+      cut: how to cut out the largest face, to a square of short_side pixels; None to store whole frames.
     """
 
     path: str
     short_side: int
     jpeg_quality: int
     max_fps: float = 0.0
+    cut: Cut | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +65,18 @@ class Converted:
 
     Attributes:
       frames: JPEG files, in time order.
-      problem: why the clip cannot be stored; empty if it can.
+      problem: why the clip cannot be stored, NO_FACE if a face is to be cut out and there is none; empty if
+        it can.
       damage: what is missing or damaged in a clip that can be stored; empty if nothing is.
+      faces: number of faces, if one is to be cut out.
+      without: number of frames that are left out because they do not show the face.
     """
 
     frames: tuple[bytes, ...] = ()
     problem: str = ""
     damage: str = ""
+    faces: int = 0
+    without: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +156,13 @@ def store_frame(image: np.ndarray, short_side: int, jpeg_quality: int) -> bytes:
 
 
 def read_video(
-    path: epath.Path, use: Callable[[np.ndarray], Result], max_fps: float = 0.0
+    path: epath.Path, use: Callable[[Frame], Result], max_fps: float = 0.0
 ) -> tuple[list[Result], str, float]:
     """Applies a function to the frames of a video.
 
     Args:
       path: the video.
-      use: takes a frame, uint8 [H, W, 3] in RGB.
+      use: takes a frame.
       max_fps: frames per second that the video is thinned to; 0 keeps every frame.
 
     Returns:
@@ -160,7 +173,7 @@ def read_video(
       MediaError: it cannot be read, or has no frame.
     """
     with VideoReader(path, threads=1) as reader:
-        results = [use(frame.image) for frame in reader.frames(max_fps)]
+        results = [use(frame) for frame in reader.frames(max_fps)]
         return results, reader.problem(), reader.share
 
 
@@ -231,7 +244,7 @@ def inspect(path: str, root: str = "") -> Inspection:
         files = _files(clip, root)
         if clip.is_dir():
             return inspect_pictures((file, file.read_bytes()) for file in files)
-        thumbnails, damage, _ = read_video(clip, _thumbnail)
+        thumbnails, damage, _ = read_video(clip, lambda frame: _thumbnail(frame.image))
         with clip.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         problems = (f"{clip}: {damage}",) if damage else ()
@@ -282,17 +295,68 @@ def convert(job: Job) -> Converted:
     """
     clip = epath.Path(job.path)
     try:
-        if clip.is_dir():
-            jpegs = [
-                store_picture(file.read_bytes(), file, job.short_side, job.jpeg_quality)
-                for file in frame_files(clip)
-            ]
-            return Converted(tuple(jpegs))
-        jpegs, damage, share = read_video(
-            clip, lambda image: store_frame(image, job.short_side, job.jpeg_quality), job.max_fps
-        )
+        result, share = _cut_face(clip, job, job.cut) if job.cut else _store_whole(clip, job)
     except (MediaError, OSError) as error:
         return Converted(problem=printable(error))
     if share < _LEAST_SHARE:
-        return Converted(problem=f"{printable(clip)}: {damage}")
-    return Converted(tuple(jpegs), damage=damage)
+        return Converted(problem=f"{printable(clip)}: {result.damage}")
+    return result
+
+
+def _store_whole(clip: epath.Path, job: Job) -> tuple[Converted, float]:
+    """Returns whole frames, and how much of the clip there is."""
+    if clip.is_dir():
+        jpegs = [
+            store_picture(file.read_bytes(), file, job.short_side, job.jpeg_quality)
+            for file in frame_files(clip)
+        ]
+        return Converted(tuple(jpegs)), 1.0
+    jpegs, damage, share = read_video(
+        clip, lambda frame: store_frame(frame.image, job.short_side, job.jpeg_quality), job.max_fps
+    )
+    return Converted(tuple(jpegs), damage=damage), share
+
+
+def _cut_face(clip: epath.Path, job: Job, cut: Cut) -> tuple[Converted, float]:
+    """Returns the largest face in each frame, and how much of the clip there is.
+
+    Reads the clip twice, as prediction does: first to find the faces, then to cut out one.
+    """
+    find = Finder(_detector(cut))
+    seen, damage, share = _read(
+        clip, lambda frame: (find(frame.image, frame.time), frame.time), job.max_fps
+    )
+    tracks = track([found for found, _ in seen], [time for _, time in seen])
+    if not tracks:
+        return Converted(problem=NO_FACE, damage=damage), share
+    face, places = tracks[0], itertools.count()
+
+    def cut_out(frame: Frame) -> bytes | None:
+        place = next(places)
+        if not face.present[place]:
+            return None
+        image = cut.crop(frame.image, face, place, job.short_side)
+        return images.encode_jpeg(image, job.jpeg_quality)
+
+    jpegs = _read(clip, cut_out, job.max_fps)[0]
+    kept = tuple(jpeg for jpeg in jpegs if jpeg is not None)
+    without = len(jpegs) - len(kept)
+    return Converted(kept, damage=damage, faces=len(tracks), without=without), share
+
+
+#: Created once in each process.
+_detector = functools.cache(Cut.create_detector)
+
+
+def _read(
+    clip: epath.Path, use: Callable[[Frame], Result], max_fps: float
+) -> tuple[list[Result], str, float]:
+    """Does what read_video does; pictures of a folder follow at FALLBACK_FPS, in the size of the first."""
+    if not clip.is_dir():
+        return read_video(clip, use, max_fps)
+    results, size = [], None
+    for number, file in enumerate(frame_files(clip)):
+        image = images.decode(file.read_bytes(), file)
+        size = size or image.shape[1::-1]
+        results.append(use(Frame(number, number / FALLBACK_FPS, images.fit(image, size))))
+    return results, "", 1.0

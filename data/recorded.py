@@ -23,12 +23,15 @@ import tqdm
 from etils import epath
 
 from rdfer_jax import paths
+from rdfer_jax.faces.cut import DISTRIBUTOR, NOBODY, Cut
 
 from . import counts, frames, raw, relabel, schema, workers
 
 #: Frames in one shard, about 100 MB at a short side of 128 pixels.
 _FRAMES_PER_SHARD = 16_384
 
+#: Options of crop_faces.
+_FACE_OPTIONS = ("face_detector", "face_margin", "face_align", "min_face")
 _BASE_FIELDS = tuple(field.name for field in dataclasses.fields(tfds.core.BuilderConfig))
 
 
@@ -40,9 +43,16 @@ class ClipOptions(tfds.core.BuilderConfig):
       source_dir: folder with the original files of the data set.
       short_side: short side of the stored frames, in pixels; smaller frames are not enlarged.
       jpeg_quality: quality of the stored frames, 1 to 100.
-      allow_missing: maximum number of missing or unreadable clips, which are left out and counted; with
-        more, the build stops. True: any number; False: 0.
+      allow_missing: maximum number of clips that are missing, unreadable or without a face, which are left
+        out and counted; with more, the build stops. True: any number; False: 0.
       labels: clip_id -> class name, in place of the label in the lists.
+      crop_faces: whether to find the largest face of each clip, follow it and store only it, as a square of
+        short_side pixels. Clips without a face count as missing.
+      face_detector: blazeface or haar, see rdfer_jax/faces/detect.py; this and the next three only with
+        crop_faces.
+      face_margin: added on every side of the face, as a fraction of its box, 0 to 1.
+      face_align: whether to turn each face so that its eyes are level; haar finds no eyes.
+      min_face: smallest face that is detected, as a fraction of the frame's short side, 0.01 to 1.
     """
 
     source_dir: str = ""
@@ -50,6 +60,11 @@ class ClipOptions(tfds.core.BuilderConfig):
     jpeg_quality: int = 95
     allow_missing: int = 0
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    crop_faces: bool = False
+    face_detector: str = "blazeface"
+    face_margin: float = Cut.margin
+    face_align: bool = True
+    min_face: float = Cut.min_face
 
     def __post_init__(self):
         if self.short_side < 16:
@@ -61,19 +76,34 @@ class ClipOptions(tfds.core.BuilderConfig):
             self.allow_missing = 0
         if not isinstance(self.allow_missing, int) or self.allow_missing < 0:
             raise ValueError(f"allow_missing={self.allow_missing!r}: use 0 or more, or True")
+        if self.face_detector not in ("blazeface", "haar"):
+            raise ValueError(f"face_detector={self.face_detector!r}: use blazeface or haar")
+        if not 0 <= self.face_margin <= 1:
+            raise ValueError(f"face_margin={self.face_margin}: use 0 to 1")
+        if not 0.01 <= self.min_face <= 1:
+            raise ValueError(f"min_face={self.min_face}: use 0.01 to 1")
 
     @property
     def most_missing(self) -> float:
         """Maximum number of missing clips, infinite for allow_missing=True."""
         return math.inf if self.allow_missing is True else self.allow_missing
 
+    @property
+    def cut(self) -> Cut | None:
+        """How to cut out faces; None to store whole frames."""
+        if not self.crop_faces:
+            return None
+        return Cut(self.face_detector, self.min_face, self.face_margin, self.face_align)
+
     def content(self) -> dict[str, Any]:
         """Returns the options that determine the records, as plain JSON values.
 
-        The source folder is left out; labels are represented by their digest.
+        The source folder is left out, and how faces would be cut if they are not; labels are represented by
+        their digest.
         """
         fields = [f.name for f in dataclasses.fields(self) if f.name not in _BASE_FIELDS]
-        values = {f: getattr(self, f) for f in fields if f not in ("source_dir", "labels")}
+        without = {"source_dir", "labels"} | (set() if self.crop_faces else set(_FACE_OPTIONS))
+        values = {f: getattr(self, f) for f in fields if f not in without}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return values | relabel.content(self.labels)
 
@@ -113,6 +143,7 @@ class Plan:
       root: folder that links of listed clips must not leave; empty to follow every link, if the clips
         come from no list.
       full_split: a split in which every class needs a clip; empty for none.
+      are_faces: whether the clips come cropped to the face.
     """
 
     classes: tuple[str, ...]
@@ -122,6 +153,7 @@ class Plan:
     max_fps: float = 0.0
     root: str = ""
     full_split: str = ""
+    are_faces: bool = False
 
 
 def relabel_plan(plan: Plan, labels: Mapping[str, str]) -> Plan:
@@ -151,7 +183,7 @@ def relabel_plan(plan: Plan, labels: Mapping[str, str]) -> Plan:
 
 
 class MissingClipsError(FileNotFoundError):
-    """Listed clips are missing or unreadable."""
+    """Listed clips are missing, unreadable or without a face."""
 
 
 def _complaint(entry: Entry, problem: str) -> str:
@@ -242,7 +274,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         """Builds the data set; see tfds.core.DatasetBuilder.
 
         Raises:
-          MissingClipsError: more clips are missing or unreadable than allow_missing permits.
+          MissingClipsError: more clips are missing, unreadable or without a face than allow_missing
+            permits.
         """
         bar = tqdm.tqdm(desc="converting", unit="clip", disable=None, leave=False, delay=1)
         with workers.Pool() as self._pool, bar as self._bar:
@@ -274,13 +307,16 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         if damaged := metadata.get("damaged_clips"):
             lines.append(f"damaged, stored as far as they can be read: {len(damaged)}")
             lines.append(raw.listing(damaged))
-        return "\n".join(lines)
+        return "\n".join([*lines, *_face_lines(metadata)])
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
         plan = relabel_plan(self.plan(), self.builder_config.labels)
+        if plan.are_faces and self.builder_config.crop_faces:
+            note = "the clips come cropped to the face; crop_faces cuts them again"
+            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
         probed = probe_clips(plan, self._pool)
         good = self._readable(plan, probed)
         missing = [entry.clip_id for clips in probed.values() for entry, p in clips if p.problem]
@@ -301,12 +337,22 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             splits=splits,
             missing_clips=missing,
             damaged_clips=[],
+            faces=self._faces(plan),
         )
+        if self.builder_config.crop_faces:
+            # Names of clips without a face and with several; frames that do not show the clip's face.
+            self.info.metadata["face_search"] = {"none": [], "several": [], "frames_without": 0}
         self._bar.reset(total=_count(good))
         return {
             split: [functools.partial(self._records, plan, split, shard) for shard in shards(clips)]
             for split, clips in good.items()
         }
+
+    def _faces(self, plan: Plan) -> dict[str, Any]:
+        """Returns what to remember of how faces were cut, see rdfer_jax/faces/cut.py."""
+        if cut := self.builder_config.cut:
+            return cut.to_json(self.builder_config.short_side)
+        return {"by": DISTRIBUTOR if plan.are_faces else NOBODY}
 
     def _readable(self, plan: Plan, probed: Probed) -> Probed:
         """Prints the table and returns the readable clips; raises if too many are missing."""
@@ -340,8 +386,10 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         self._complaints += complaints
         number, allowed = len(self._complaints), self.builder_config.most_missing
         if number > allowed:
+            crops = self.builder_config.crop_faces
+            what = "missing, unreadable or without a face" if crops else "missing or unreadable"
             raise MissingClipsError(
-                f"{number} of {self._num_clips} clips are missing or unreadable:\n"
+                f"{number} of {self._num_clips} clips are {what}:\n"
                 f"{raw.listing(self._complaints)}\nRestore them, or build without them: "
                 f"--config.build.allow_missing={number} (now {allowed:g}), or True for any number."
             )
@@ -364,7 +412,13 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
                 self._leave_out(complaints)
                 numbers["missing"] += 1
                 metadata["missing_clips"].append(entry.clip_id)
+                if result.problem == frames.NO_FACE:
+                    metadata["face_search"]["none"].append(entry.clip_id)
                 continue
+            if result.faces > 1:
+                metadata["face_search"]["several"].append(entry.clip_id)
+            if result.without:
+                metadata["face_search"]["frames_without"] += result.without
             numbers["clips"][entry.label] += 1
             numbers["short"] += len(result.frames) < counts.SHORT
             numbers["frames"] += len(result.frames)
@@ -385,7 +439,9 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         """Converts clips, and strikes them off those to convert."""
         options = self.builder_config
         jobs = (
-            frames.Job(entry.path, options.short_side, options.jpeg_quality, plan.max_fps)
+            frames.Job(
+                entry.path, options.short_side, options.jpeg_quality, plan.max_fps, options.cut
+            )
             for entry in entries
         )
         results = self._pool.map(frames.convert, jobs, total=len(entries))
@@ -412,6 +468,19 @@ def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, 
         "label": entry.label,
         "votes": np.asarray(votes, np.float32),
     }
+
+
+def _face_lines(metadata: Mapping[str, Any]) -> list[str]:
+    """Returns lines about the faces of a data set, if the build cut them."""
+    if "face_search" not in metadata:
+        return []
+    search, faces = metadata["face_search"], metadata["faces"]
+    lines = [f"faces cut by {Cut.from_json(faces)}, {faces['size']} pixels"]
+    for key, what in (("none", "no face, left out"), ("several", "several faces, largest stored")):
+        names = search[key]
+        lines.append(f"{what}: {len(names)} clips" + (f": {raw.listed(names)}" if names else ""))
+    lines.append(f"frames that do not show the face, left out: {search['frames_without']}")
+    return lines
 
 
 def _count(clips: Mapping[str, Sequence[Any]]) -> int:

@@ -259,6 +259,7 @@ def read_plan(options: Options) -> recorded.Plan:
         (*notes, *vote_notes),
         {"source": source, **facts},
         root=str(folder),
+        are_faces=folder.name.startswith("clip_224x224"),
     )
 
 

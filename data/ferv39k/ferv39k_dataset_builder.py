@@ -214,7 +214,10 @@ def read_plan(options: Options) -> recorded.Plan:
         for part, listed in lists.items()
     }
     facts = {"source": source, "label_folder_mismatches": len(mismatched)}
-    return recorded.Plan(schema.DFEW_CLASSES, splits, tuple(notes), facts, root=str(folder))
+    are_faces = source.startswith(_CLIPS[0])
+    return recorded.Plan(
+        schema.DFEW_CLASSES, splits, tuple(notes), facts, root=str(folder), are_faces=are_faces
+    )
 
 
 def _find(finder: raw.ClipFinder, clip: str) -> str:

@@ -264,7 +264,9 @@ def read_plan(options: Options) -> recorded.Plan:
         for fold, rows in lists["test"].items()
     }
     facts = {"source": source, "clips_without_votes": len(clips) - len(votes)}
-    return recorded.Plan(classes, splits, tuple(notes), facts, root=str(folder))
+    return recorded.Plan(
+        classes, splits, tuple(notes), facts, root=str(folder), are_faces=source == _CLIPS[0]
+    )
 
 
 class Builder(recorded.ClipBuilder):

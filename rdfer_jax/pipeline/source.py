@@ -6,6 +6,7 @@ Records are described in data/schema.py. Neither the builder's code nor TensorFl
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -249,6 +250,12 @@ def open_split(directory: epath.Path, name: str) -> Split:
         records=stored,
         positions=np.arange(sum(map(len, stored))),
     )
+
+
+def faces(directory: epath.Path) -> dict[str, Any]:
+    """Returns how the faces of a data set were cut, see faces.cut; empty if that is not known."""
+    path = directory / "metadata.json"
+    return json.loads(path.read_text()).get("faces", {}) if path.exists() else {}
 
 
 def fingerprint(directory: epath.Path, labels: str = "") -> str:

@@ -9,7 +9,8 @@ Letters: A analyzed frames of the video, F frames of the network's input, N clas
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,12 +19,16 @@ from scipy import special
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import sharding
+from rdfer_jax.faces import blazeface
+from rdfer_jax.faces.cut import NOBODY, Cut
+from rdfer_jax.faces.detect import Detector
+from rdfer_jax.faces.tracks import Scan, Track, scan
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.predict import annotate, faces, files
+from rdfer_jax.predict import annotate, files
 from rdfer_jax.predict.result import Face, VideoPrediction, Window, runs_of_true
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import run_dir
@@ -37,22 +42,6 @@ log = logging.getLogger(__name__)
 FPS, SNIPPET_FPS = 10.0, 30.0
 #: Faces in view for fewer analyzed frames are not predicted.
 LEAST_FRAMES = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """The result of the first pass over a video.
-
-    Attributes:
-      size: height and width of its frames.
-      numbers, times: the analyzed frames, as in VideoPrediction.
-      tracks: the faces, largest first.
-    """
-
-    size: tuple[int, int]
-    numbers: np.ndarray
-    times: np.ndarray
-    tracks: list[faces.Track]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +96,7 @@ class Predictor:
         self.config, self.classes = info.config, info.classes
         self.settings = settings or self.config.predict
         self._fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
-        self._detect = faces.create(
-            self.settings.detector, self.settings.min_face, self.settings.yunet
-        )
+        self.cut, self._detect = _with_detector(choose_cut(info.faces, self.settings))
         mesh = sharding.make_mesh(jax.local_devices()[:1])
         setup = ModelSetup(self.config, mesh, len(self.classes), info.num_train)
         step, self._state = setup.restore(run, checkpoint)
@@ -147,55 +134,47 @@ class Predictor:
         Raises:
           MediaError: it cannot be read.
         """
-        scan = self._scan(source)
-        tracks = scan.tracks[: 1 if self.settings.faces == "largest" else None]
+        found = self._scan(source)
+        tracks = found.tracks[: 1 if self.settings.faces == "largest" else None]
         plans = [
             Plan(face, places)
             for face, track in enumerate(tracks)
             for places in windows(
-                track.present, scan.times, self.settings.window, self.settings.stride
+                track.present, found.times, self.settings.window, self.settings.stride
             )
         ]
-        collectors = [_Collector(track, scan.times, len(self.classes)) for track in tracks]
-        for batch in _batches(self._crop(source, scan, tracks, plans), self.settings.batch_size):
+        collectors = [_Collector(track, found.times, len(self.classes)) for track in tracks]
+        for batch in _batches(self._crop(source, found, tracks, plans), self.settings.batch_size):
             prediction = self._predict([clip.crops for clip in batch])
             for row, clip in enumerate(batch):
-                window, thumbnails = _window(prediction, row, clip, scan)
+                window, thumbnails = _window(prediction, row, clip, found)
                 collectors[clip.plan.face].add(clip.plan.places, window, thumbnails)
         predicted = tuple(collector.face() for collector in collectors if collector.windows)
         return VideoPrediction(
             name=source.name,
-            size=scan.size,
+            size=found.size,
             classes=self.classes,
             model=self.model,
-            numbers=scan.numbers,
-            times=scan.times,
+            numbers=found.numbers,
+            times=found.times,
             faces=predicted,
-            other_faces=len(scan.tracks) - len(tracks),
+            other_faces=len(found.tracks) - len(tracks),
             faces_too_brief=len(tracks) - len(predicted),
             damage=source.damage,
         )
 
     def _scan(self, source: Video) -> Scan:
         """Finds and follows the faces."""
-        numbers, times, boxes, size = [], [], [], (0, 0)
-        find = faces.Finder(self._detect)
         name = epath.Path(source.name).name
-        for frame in bar(source.frames(self._fps), f"{name}: faces", "frame"):
-            numbers.append(frame.number)
-            times.append(frame.time)
-            boxes.append(find(frame.image, frame.time))
-            size = frame.image.shape[:2]
-        tracks = faces.track(boxes, times)
-        return Scan(size, np.array(numbers, int), np.array(times, float), tracks)
+        frames = bar(source.frames(self._fps), f"{name}: faces", "frame")
+        return scan(frames, self._detect)
 
     def _crop(
-        self, source: Video, scan: Scan, tracks: Sequence[faces.Track], plans: Sequence[Plan]
+        self, source: Video, found: Scan, tracks: Sequence[Track], plans: Sequence[Plan]
     ) -> Iterator[Clip]:
         """Yields each planned window as soon as its last frame is read."""
         if not plans:
             return
-        margin = 0.0 if self.settings.detector == "none" else self.settings.margin
         size = self.config.data.image_size
         waiting = {
             face: [plan for plan in plans if plan.face == face] for face in range(len(tracks))
@@ -203,12 +182,11 @@ class Predictor:
         crops: dict[int, dict[int, np.ndarray]] = {face: {} for face in waiting}
         name = epath.Path(source.name).name
         stream = source.frames(self._fps)
-        frames = bar(stream, f"{name}: expressions", "frame", len(scan.times))
-        for place, frame in zip(range(len(scan.times)), frames, strict=False):
+        frames = bar(stream, f"{name}: expressions", "frame", len(found.times))
+        for place, frame in zip(range(len(found.times)), frames, strict=False):
             for face, queue in waiting.items():
                 if queue and place >= queue[0].places[0] and tracks[face].present[place]:
-                    box = tracks[face].boxes[place]
-                    crops[face][place] = faces.crop(frame.image, box, margin, size)
+                    crops[face][place] = self.cut.crop(frame.image, tracks[face], place, size)
                 while queue and place >= queue[0].places[-1]:
                     plan = queue.pop(0)
                     places = plan.places[
@@ -230,6 +208,48 @@ class Predictor:
         mask = np.arange(len(frames)) < len(crops)
         arrays = jax.device_put((frames, zeros, zeros, mask))
         return jax.device_get(self._step(self._state, Batch(*arrays)))
+
+
+def choose_cut(trained: Mapping[str, Any], settings: config_lib.Predict) -> Cut:
+    """Returns how to cut faces, and says in the log what the training data have to do with it.
+
+    Args:
+      trained: how the faces of the training data were cut, see faces.cut.
+      settings: how the user wants to cut them.
+    """
+    wanted = Cut(
+        settings.detector, settings.min_face, settings.margin, settings.align, settings.yunet
+    )
+    if settings.detector == "none":
+        return wanted
+    stored = Cut.from_json(trained)
+    if stored and settings.as_trained:
+        log.info("faces are cut as in the training data: %s", stored)
+        return stored
+    if stored and stored != wanted:
+        log.warning("faces are cut by %s; in the training data, by %s", wanted, stored)
+    if trained.get("by") == NOBODY:
+        log.warning(
+            "the network was trained on clips as they were given, and predicts faces cut by %s. If the "
+            "clips showed more than a face, build with config.build.crop_faces=True and train again, or "
+            "predict whole frames with config.predict.detector=none",
+            wanted,
+        )
+    return wanted
+
+
+def _with_detector(cut: Cut) -> tuple[Cut, Detector]:
+    """Creates the detector; if OpenCV cannot run BlazeFace, Haar takes its place."""
+    try:
+        return cut, cut.create_detector()
+    except blazeface.NotReadableError as error:
+        log.warning(
+            "%s. Faces are found by haar instead: it misses turned, tilted and dim ones, and nothing is "
+            "aligned. Install opencv-python-headless from PyPI for BlazeFace",
+            error,
+        )
+        cut = dataclasses.replace(cut, detector="haar")
+        return cut, cut.create_detector()
 
 
 def windows(
@@ -267,19 +287,19 @@ def windows(
 Thumbnails = tuple[tuple[float, np.ndarray], ...]
 
 
-def _window(prediction: Prediction, row: int, clip: Clip, scan: Scan) -> tuple[Window, Thumbnails]:
+def _window(prediction: Prediction, row: int, clip: Clip, found: Scan) -> tuple[Window, Thumbnails]:
     """Returns the prediction of a window, and its key frames as in Face.thumbnails."""
     instants = () if prediction.key_instants is None else prediction.key_instants[row].tolist()
     keys: dict[int, np.ndarray] = {}  # short windows repeat frames
     for position in instants:
         keys.setdefault(int(clip.places[position]), clip.crops[position])
     window = Window(
-        start=float(scan.times[clip.plan.places[0]]),
-        end=float(scan.times[clip.plan.places[-1]]),
+        start=float(found.times[clip.plan.places[0]]),
+        end=float(found.times[clip.plan.places[-1]]),
         probs=special.softmax(prediction.logits[row].astype(np.float64)),
         agreement=float(prediction.agreement[row]),
-        key_numbers=tuple(int(scan.numbers[place]) for place in keys),
-        key_times=tuple(float(scan.times[place]) for place in keys),
+        key_numbers=tuple(int(found.numbers[place]) for place in keys),
+        key_times=tuple(float(found.times[place]) for place in keys),
     )
     return window, tuple(zip(window.key_times, keys.values(), strict=True))
 
@@ -287,7 +307,7 @@ def _window(prediction: Prediction, row: int, clip: Clip, scan: Scan) -> tuple[W
 class _Collector:
     """Collects the windows of a face. Of their key frames it keeps one set per class, not all."""
 
-    def __init__(self, track: faces.Track, times_A: np.ndarray, num_classes: int):
+    def __init__(self, track: Track, times_A: np.ndarray, num_classes: int):
         self.windows: list[Window] = []
         self._track = track
         self._total_AN = np.zeros((len(times_A), num_classes))

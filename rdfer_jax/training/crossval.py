@@ -91,7 +91,9 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
         # Settings and classes of the whole cross-validation, for the audit.
         run_dir.write_config(workdir, config)
         first = run_dir.read(workdir / next(iter(settings)))
-        run_dir.write_data(workdir, config.data.name, first.classes, first.num_train)
+        run_dir.write_data(
+            workdir, config.data.name, first.classes, first.num_train, faces=first.faces
+        )
         (workdir / "crossval.md").write_text(table(results) + "\n")
         run_dir.write_json(workdir / "results.json", results)
     return results

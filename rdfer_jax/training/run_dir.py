@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from rdfer_jax.config import Config
 
 #: Packages whose versions are saved.
 PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class RunInfo(NamedTuple):
@@ -31,11 +33,13 @@ class RunInfo(NamedTuple):
       config: its settings.
       classes: names of the N classes, by index.
       num_train: videos in its training split.
+      faces: how the faces of its data were cut, see faces.cut; empty if that is not known.
     """
 
     config: Config
     classes: tuple[str, ...]
     num_train: int
+    faces: Mapping[str, Any]
 
 
 def write_json(path: epath.Path, tree: Mapping[str, Any]) -> None:
@@ -136,6 +140,7 @@ def write_data(
     classes: Sequence[str],
     num_train: int,
     fingerprint: str = "",
+    faces: Mapping[str, Any] = _NOTHING,
 ) -> None:
     """Writes data.json, which also holds the versions of the code at the start of the run.
 
@@ -145,12 +150,14 @@ def write_data(
       classes: names of the N classes, by index.
       num_train: videos in the training split.
       fingerprint: of the data, see pipeline.source; empty if the run uses several data sets.
+      faces: how the faces of its data were cut, see faces.cut; empty if that is not known.
     """
     tree = {
         "data_set": data_set,
         "classes": list(classes),
         "num_train": num_train,
         "fingerprint": fingerprint,
+        "faces": dict(faces),
         "versions": _versions() | {"commit": commit()},
     }
     write_json(workdir / "data.json", tree)
@@ -227,7 +234,8 @@ def read(workdir: epath.PathLike) -> RunInfo:
     try:
         config = config_lib.resolve(trees["config.json"])
         data = trees["data.json"]
-        return RunInfo(config, tuple(map(str, data["classes"])), int(data["num_train"]))
+        classes, faces = tuple(map(str, data["classes"])), dict(data.get("faces", {}))
+        return RunInfo(config, classes, int(data["num_train"]), faces)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{workdir}: config.json or data.json does not fit this version of the program: {error}"

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from rdfer_jax import plots, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.models import pretrained
-from rdfer_jax.pipeline import loader
+from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
@@ -165,7 +165,14 @@ def _describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
     run_dir.write_config(workdir, setup.config)
     if start:
         return
-    run_dir.write_data(workdir, setup.data_set, setup.classes, setup.num_train, setup.fingerprint)
+    run_dir.write_data(
+        workdir,
+        setup.data_set,
+        setup.classes,
+        setup.num_train,
+        setup.fingerprint,
+        source.faces(setup.directory),
+    )
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(table + "\n")
     count = sum(p.size for p in jax.tree.leaves(state.params))

@@ -81,10 +81,16 @@ class Train(Section):
 class Predict(Section):
     """How videos are read for prediction (rdfer predict)."""
 
-    detector: Literal["haar", "yunet", "none"] = field(
-        "haar",
-        "face detector; haar: comes with OpenCV; yunet: the network in the file predict.yunet; none: "
-        "the videos are already cropped to the face",
+    as_trained: bool = field(
+        True,
+        "cut faces as the build cut those of the training data, if it did; then detector, min_face, margin "
+        "and align have no effect, except for detector = none",
+    )
+    detector: Literal["blazeface", "haar", "yunet", "none"] = field(
+        "blazeface",
+        "face detector; blazeface: a network that comes with rdfer_jax; haar: comes with OpenCV, finds "
+        "frontal faces; yunet: the network in the file predict.yunet; none: the videos are already cropped "
+        "to the face",
     )
     yunet: str = field("", "ONNX file of YuNet", path=True)
     faces: Literal["largest", "all"] = field("largest", "which faces to classify")
@@ -97,6 +103,7 @@ class Predict(Section):
     margin: float = field(
         0.1, "margin added on each side of a face, as a fraction of its size", low=0, high=1
     )
+    align: bool = field(True, "turn each face so that its eyes are level; haar finds no eyes")
     fps: float = field(
         0.0,
         "highest number of frames read per second; 0: 10, or 30 if data.snippet is above 1, because its "

@@ -1,0 +1,1 @@
+"""Faces in a video: detection, tracking, cropping; the same for building and predicting."""

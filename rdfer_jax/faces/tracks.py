@@ -1,0 +1,186 @@
+"""Following faces over the frames of a video."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from rdfer_jax.faces.boxes import Detection, overlap
+from rdfer_jax.faces.detect import SAME_FACE, Detector
+from rdfer_jax.media.video import Frame
+
+#: Time between two searches of the whole frame while a face is in view, and between two searches for small
+#: faces, seconds.
+SEARCH_EVERY = 0.5
+#: A face found in fewer tenths of a second than this, within a second on either side, is an error of the
+#: detector. Not a number of frames, so that it means the same at any frame rate.
+LEAST_HITS, HIT = 3, 0.1
+#: Longest gap that is interpolated, seconds.
+LONGEST_GAP = 0.5
+#: Boxes and key points are averaged over this time on either side, seconds.
+SMOOTH = 0.1
+#: Times that differ by less are equal, seconds.
+_ROUNDING = 1e-3
+
+
+class Finder:
+    """Finds the faces in successive frames of a video. Searches thoroughly only from time to time."""
+
+    def __init__(self, detect: Detector):
+        self._detect, self._searched = detect, -math.inf
+        self._before: list[Detection] = []
+
+    def __call__(self, image: np.ndarray, time: float) -> list[Detection]:
+        """Returns the faces in a frame, uint8 [H, W, 3] in RGB, at `time` seconds."""
+        is_due = time - self._searched >= SEARCH_EVERY - _ROUNDING
+        near = [] if is_due else [face.box for face in self._before]
+        found = self._detect(image, near) if near else []
+        if len(found) < max(1, len(near)):
+            found = self._detect(image, small=is_due)
+            self._searched = time if is_due else self._searched
+        self._before = found
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """One face over the analyzed frames of a video.
+
+    Attributes:
+      boxes: float64 [A, 4], left, top, width and height in each analyzed frame; NaN where the face
+        is absent.
+      points: float64 [A, P, 2], the key points, see boxes.Detection; P is 0 without them.
+      found: bool [A], where the detector found it; other boxes are interpolated.
+    """
+
+    boxes: np.ndarray
+    points: np.ndarray
+    found: np.ndarray
+
+    @property
+    def present(self) -> np.ndarray:
+        """bool [A], where there is a box."""
+        return ~np.isnan(self.boxes[:, 0])
+
+    @property
+    def size(self) -> float:
+        """Sum of the areas over all frames, by which faces are ordered."""
+        return float(np.nansum(self.boxes[:, 2] * self.boxes[:, 3]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """The faces of a video.
+
+    Attributes:
+      size: height and width of its frames.
+      numbers: int [A], numbers of the analyzed frames.
+      times: float [A], their times, seconds.
+      tracks: the faces, largest first.
+    """
+
+    size: tuple[int, int]
+    numbers: np.ndarray
+    times: np.ndarray
+    tracks: list[Track]
+
+
+def scan(frames: Iterable[Frame], detect: Detector) -> Scan:
+    """Finds and follows the faces of a video."""
+    numbers, times, found, size = [], [], [], (0, 0)
+    find = Finder(detect)
+    for frame in frames:
+        numbers.append(frame.number)
+        times.append(frame.time)
+        found.append(find(frame.image, frame.time))
+        size = frame.image.shape[:2]
+    return Scan(size, np.array(numbers, int), np.array(times, float), track(found, times))
+
+
+def track(
+    detections: Sequence[Sequence[Detection]],
+    times: Sequence[float],
+    least_hits: int = LEAST_HITS,
+) -> list[Track]:
+    """Follows faces over time, and drops those that flicker, as errors of a detector do.
+
+    In each frame, faces are matched with the tracks that they overlap most, best pairs first; a face that
+    overlaps none starts a track. A face that returns to its place after a while keeps its track, unless a
+    track that has just been seen matches too. Detections with fewer than least_hits of their track within a
+    second on either side are dropped.
+
+    Args:
+      detections: for each analyzed frame, the faces that the detector found.
+      times: for each analyzed frame, seconds.
+      least_hits: see above, and HIT; shorter videos need as many as they have.
+
+    Returns:
+      The faces, largest first, see Track.size.
+    """
+    chains: list[dict[int, Detection]] = []  # detections by place, in time order
+    for place, detected in enumerate(detections):
+        lasts = [next(reversed(chain.items())) for chain in chains]
+        pairs = sorted(
+            (
+                (times[place] - times[last] <= LONGEST_GAP, overlap(before.box, face.box), c, f)
+                for c, (last, before) in enumerate(lasts)
+                for f, face in enumerate(detected)
+            ),
+            reverse=True,
+        )
+        taken: set[int] = set()
+        used: set[int] = set()
+        for _, shared, c, f in pairs:
+            if shared >= SAME_FACE and c not in used and f not in taken:
+                chains[c][place] = detected[f]
+                used.add(c)
+                taken.add(f)
+        chains += [{place: face} for f, face in enumerate(detected) if f not in taken]
+    times_A = np.asarray(times, float)
+    least_hits = min(least_hits, _tenths(times_A))
+    kept = [_without_flicker(chain, times_A, least_hits) for chain in chains]
+    tracks = [_bridged(chain, times_A) for chain in kept if chain]
+    return sorted(tracks, key=lambda track: track.size, reverse=True)
+
+
+def _tenths(times_n: np.ndarray) -> int:
+    """Returns in how many tenths of a second there is one of the times."""
+    return len(np.unique(np.floor((times_n + _ROUNDING) / HIT)))
+
+
+def _without_flicker(
+    chain: dict[int, Detection], times_A: np.ndarray, least_hits: int
+) -> dict[int, Detection]:
+    """Drops what has too few others of its track within a second on either side."""
+    seen = times_A[sorted(chain)]
+    near = {place: _tenths(seen[np.abs(seen - times_A[place]) <= 1.0]) for place in chain}
+    return {place: face for place, face in chain.items() if near[place] >= least_hits}
+
+
+def _bridged(chain: dict[int, Detection], times_A: np.ndarray) -> Track:
+    """Interpolates over short gaps, and smooths the boxes and the key points."""
+    places = np.array(sorted(chain))
+    rows = np.array([(*face.box, *itertools.chain(*face.points)) for face in chain.values()])
+    rows_AD = np.full((len(times_A), rows.shape[1]), np.nan)
+    rows_AD[places] = rows
+    found_A = ~np.isnan(rows_AD[:, 0])
+    for before, after in itertools.pairwise(places.tolist()):
+        if after - before > 1 and times_A[after] - times_A[before] <= LONGEST_GAP:
+            inside = np.arange(before + 1, after)
+            share = (times_A[inside] - times_A[before]) / (times_A[after] - times_A[before])
+            step = rows_AD[after] - rows_AD[before]
+            rows_AD[inside] = rows_AD[before] + share[:, None] * step
+    smooth_AD = _smooth(rows_AD, times_A)
+    return Track(smooth_AD[:, :4], smooth_AD[:, 4:].reshape(len(times_A), -1, 2), found_A)
+
+
+def _smooth(rows_AD: np.ndarray, times_A: np.ndarray) -> np.ndarray:
+    """Averages rows over their neighbors in time; NaN stay, and are left out of the averages."""
+    smooth = rows_AD.copy()
+    first = np.searchsorted(times_A, times_A - SMOOTH - _ROUNDING)
+    end = np.searchsorted(times_A, times_A + SMOOTH + _ROUNDING)
+    for place in np.flatnonzero(~np.isnan(rows_AD[:, 0])):
+        smooth[place] = np.nanmean(rows_AD[first[place] : end[place]], axis=0)
+    return smooth
