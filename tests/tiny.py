@@ -23,6 +23,8 @@ SPLITS: dict[str, Sequence[int]] = {
     "train": (3, 6, 9, 1, 7, 12, 6, 2, 8, 5, 6),
     "test": (4, 6, 11, 1, 6),
 }
+#: How the faces were cut, as the data set says.
+FACES = {"by": "distributor"}
 _STEP = 12
 
 
@@ -82,7 +84,8 @@ class TinyFaces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.dataset_info_from_configs(
             features=schema.features(
                 CLASSES, with_truth="true_label" in first, with_groups="group" in first
-            )
+            ),
+            metadata=tfds.core.MetadataDict(faces=FACES),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -21,6 +21,8 @@ LEAST_HITS, HIT = 3, 0.1
 LONGEST_GAP = 0.5
 #: Boxes and key points are averaged over this time on either side, seconds.
 SMOOTH = 0.1
+#: Longest time that a frame stands for, seconds, unless the video has fewer frames throughout.
+LONGEST_STEP = 3.0
 #: Times that differ by less are equal, seconds.
 _ROUNDING = 1e-3
 
@@ -177,10 +179,32 @@ def _bridged(chain: dict[int, Detection], times_A: np.ndarray) -> Track:
 
 
 def _smooth(rows_AD: np.ndarray, times_A: np.ndarray) -> np.ndarray:
-    """Averages rows over their neighbors in time; NaN stay, and are left out of the averages."""
+    """Averages rows over their neighbors in time; NaN stay, and end the averages.
+
+    Near an end the time is shorter, on both sides, because a one-sided average of what moves lags behind.
+    """
     smooth = rows_AD.copy()
-    first = np.searchsorted(times_A, times_A - SMOOTH - _ROUNDING)
-    end = np.searchsorted(times_A, times_A + SMOOTH + _ROUNDING)
-    for place in np.flatnonzero(~np.isnan(rows_AD[:, 0])):
-        smooth[place] = np.nanmean(rows_AD[first[place] : end[place]], axis=0)
+    for run in runs_of_true(~np.isnan(rows_AD[:, 0]), times_A):
+        times = times_A[run]
+        for place, time in zip(run.tolist(), times.tolist(), strict=True):
+            reach = min(SMOOTH, time - times[0], times[-1] - time) + _ROUNDING
+            first, end = np.searchsorted(times, (time - reach, time + reach))
+            smooth[place] = rows_AD[run[first:end]].mean(axis=0)
     return smooth
+
+
+def gaps(times_A: np.ndarray) -> np.ndarray:
+    """Returns bool [A - 1], where between two successive frames is a gap of which nothing is known."""
+    steps = np.diff(times_A)
+    return steps > max(LONGEST_STEP, 2 * float(np.median(steps))) if len(steps) else steps > 0
+
+
+def runs_of_true(flags_A: np.ndarray, times_A: np.ndarray | None = None) -> list[np.ndarray]:
+    """Returns the indices of each run of True in bool [A], in order; given times, a gap ends a run."""
+    places = np.flatnonzero(flags_A)
+    if not len(places):
+        return []
+    breaks = np.diff(places) > 1
+    if times_A is not None:
+        breaks |= gaps(times_A)[places[:-1]]  # the gap after each, if the next one follows
+    return np.split(places, np.flatnonzero(breaks) + 1)

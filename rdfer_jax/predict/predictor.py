@@ -22,14 +22,14 @@ from rdfer_jax import sharding
 from rdfer_jax.faces import blazeface
 from rdfer_jax.faces.cut import NOBODY, Cut
 from rdfer_jax.faces.detect import Detector
-from rdfer_jax.faces.tracks import Scan, Track, scan
+from rdfer_jax.faces.tracks import Scan, Track, runs_of_true, scan
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.predict import annotate, files
-from rdfer_jax.predict.result import Face, VideoPrediction, Window, runs_of_true
+from rdfer_jax.predict.result import Face, VideoPrediction, Window
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.setup import ModelSetup

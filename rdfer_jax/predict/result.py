@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-#: Longest time that a frame stands for, seconds, unless the video has fewer frames throughout.
-LONGEST_STEP = 3.0
+from rdfer_jax.faces.tracks import runs_of_true
+
 NO_FACE = "no face was found"
 TOO_BRIEF = "no face was in view long enough"
 
@@ -205,23 +205,6 @@ def status(face: Face, place: int) -> str:
     if face.found[place]:
         return "found"
     return "bridged" if face.present[place] else "absent"
-
-
-def gaps(times_A: np.ndarray) -> np.ndarray:
-    """Returns bool [A - 1], where between two successive frames is a gap of which nothing is known."""
-    steps = np.diff(times_A)
-    return steps > max(LONGEST_STEP, 2 * float(np.median(steps))) if len(steps) else steps > 0
-
-
-def runs_of_true(flags_A: np.ndarray, times_A: np.ndarray | None = None) -> list[np.ndarray]:
-    """Returns the indices of each run of True in bool [A], in order; given times, a gap ends a run."""
-    places = np.flatnonzero(flags_A)
-    if not len(places):
-        return []
-    breaks = np.diff(places) > 1
-    if times_A is not None:
-        breaks |= gaps(times_A)[places[:-1]]  # the gap after each, if the next one follows
-    return np.split(places, np.flatnonzero(breaks) + 1)
 
 
 def _key_frames(window: Window) -> list[dict[str, float]]:

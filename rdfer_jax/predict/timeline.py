@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from rdfer_jax import fonts, plots
-from rdfer_jax.predict.result import Face, VideoPrediction, gaps, runs_of_true
+from rdfer_jax.faces.tracks import gaps, runs_of_true
+from rdfer_jax.predict.result import Face, VideoPrediction
 
 #: Colors of the classes, which are told apart in color blindness; they repeat if there are more classes.
 COLORS = (

@@ -15,8 +15,10 @@ from etils import epath
 
 from benchmarks import predict as benchmark
 from rdfer_jax import config as config_lib
+from rdfer_jax.faces.detect import create
+from rdfer_jax.faces.tracks import track
 from rdfer_jax.media.sources import VideoFile
-from rdfer_jax.predict import faces, predictor
+from rdfer_jax.predict import predictor
 
 pytestmark = pytest.mark.slow
 
@@ -63,14 +65,14 @@ def test_a_process_that_fails_is_told_with_what_it_printed():
 
 
 def test_a_profile_is_cut_into_parts(source):
-    detect, profile = faces.create("haar", 0.1), cProfile.Profile()
+    detect, profile = create("blazeface", 0.1), cProfile.Profile()
     boxes, spent = [], 0.0
     with profile:
         for frame in source.frames():
             start = time.perf_counter()
             boxes.append(detect(cv2.resize(frame.image, (400, 400))))
             spent += time.perf_counter() - start
-        faces.track(boxes, np.arange(10) / 20)
+        track(boxes, np.arange(10) / 20)
     stats = pstats.Stats(profile)
     found = benchmark.parts(stats)
     assert sum(found.values()) == pytest.approx(stats.total_tt)

@@ -97,6 +97,7 @@ def test_the_content_options_leave_out_where_the_source_lies():
         "short_side": 64,
         "jpeg_quality": 95,
         "allow_missing": 0,
+        "crop_faces": False,
         "classes": ["b", "a"],
         "csv": "",
         "test_percent": 20.0,
@@ -104,7 +105,13 @@ def test_the_content_options_leave_out_where_the_source_lies():
     }
 
 
-@pytest.mark.parametrize("wrong", [{"short_side": 8}, {"jpeg_quality": 0}, {"jpeg_quality": 101}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"short_side": 8}, {"jpeg_quality": 0}, {"jpeg_quality": 101}, {"face_detector": "none"},
+        {"face_margin": -0.1}, {"min_face": 0},
+    ],
+)  # fmt: skip
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         recorded.ClipOptions(name="x", **wrong)

@@ -106,6 +106,10 @@ def predictor(run):
     return predict_lib.Predictor(run[0] / "run")
 
 
+def test_a_run_remembers_how_the_faces_of_its_data_were_cut(run):
+    assert run_dir.read(run[0] / "run").faces == tiny.FACES
+
+
 def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
     root, config = run
     expected = np.load(root / "run" / "predictions.npz")
