@@ -58,6 +58,8 @@ def test_the_wheel_holds_one_package_with_all_its_files(dist):
     expected = {f"{moved[top]}/{rest}" for top, _, rest in (name.partition("/") for name in listed)}
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged >= {"rdfer_jax/py.typed", "rdfer_jax/datasets/dfew/CITATIONS.bib"}
+    detector = ("face_detection_short_range.tflite", "LICENSE", "README.md")
+    assert packaged >= {f"rdfer_jax/faces/model/{name}" for name in detector}
     if listed:  # there is no git in an unpacked sdist
         assert packaged >= expected
     (entry,) = (name for name in names if name.endswith("entry_points.txt"))
