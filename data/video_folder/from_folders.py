@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from rdfer_jax.media import folders
+from rdfer_jax.media.files import printable
 from rdfer_jax.media.folders import Contents
 
 from .. import raw
@@ -281,11 +282,10 @@ def _listed(
     """Yields the clips of a class; the first folder below the class is the person."""
     for clip in clips:
         inside = clip.relative_to(folder).parts
-        for part in inside:
-            raw.plain(part, str(folder))
         subject = person or (inside[0] if len(inside) > 1 else "")
-        relative = clip.relative_to(root).as_posix()
-        yield Listed(relative, folder.name, split, relative, subject)
+        on_disk = clip.relative_to(root).as_posix()
+        name = printable(on_disk)
+        yield Listed(name, folder.name, split, name, printable(subject), on_disk=on_disk)
 
 
 def _persons(clips: Sequence[Listed]) -> tuple[list[Listed], list[str]]:

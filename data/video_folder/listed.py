@@ -32,12 +32,13 @@ class Listed:
     """A clip of a folder or a list.
 
     Attributes:
-      path: path relative to the root, which is the clip's name.
+      path: path relative to the root, as text, which is the clip's name.
       label: name of its class.
       split: train, validation or test; empty if it is not defined.
       where: the line that lists it, or the path.
       subject: the person, empty if unknown.
       group: clips with the same one belong together; empty for a clip alone.
+      on_disk: path relative to the root, if the clip is there; empty for `path`.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Listed:
     where: str
     subject: str = ""
     group: str = ""
+    on_disk: str = ""
 
 
 def split_of(name: str) -> str:

@@ -154,7 +154,7 @@ def read_plan(options: Options, found: Found | None = None) -> recorded.Plan:
             recorded.Entry(
                 clip_id=clip.path,
                 label=classes.index(clip.label),
-                path=_path_on_disk(root, clip.path),
+                path=_path_on_disk(root, clip.on_disk or clip.path),
                 where=clip.where if options.csv else "",
                 group=clip.group,
             )

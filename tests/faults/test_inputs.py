@@ -261,14 +261,22 @@ def test_an_undecoded_name_of_a_class_is_refused(tmp_path):
         video_folder.class_names(found, ())
 
 
-def test_a_file_whose_name_is_no_text_is_named(tmp_path):
-    raw_trees.make_video_folder(tmp_path, classes=("calm", "glad"), frames=3, size=32)
+def test_a_file_whose_name_is_no_text_is_read_under_another(tmp_path):
+    root = tmp_path / "raw"
+    raw_trees.make_video_folder(root, classes=("calm", "glad"), frames=3, size=32)
     try:
-        (tmp_path / "calm/clip1.mp4").rename(tmp_path / "calm" / os.fsdecode(b"caf\xe9.mp4"))
+        for old, new in (("clip1.mp4", b"caf\xe9.mp4"), ("clip2.avi", b"\xff\n.avi")):
+            (root / "calm" / old).rename(root / "calm" / os.fsdecode(new))
     except OSError:
         pytest.skip("a file system that has no such names")
-    with pytest.raises(ValueError, match=r"calm: character '\\udce9' in 'caf\\udce9.mp4'"):
-        video_folder.from_folders.find(epath.Path(tmp_path))
+    builder = raw_trees.build(video_folder, tmp_path, source_dir=str(root))
+    stored = raw_trees.read(builder, "train") | raw_trees.read(builder, "test")
+    assert len(stored) == 10
+    for name in (r"calm/caf\xe9.mp4", r"calm/\xff\n.avi"):
+        assert len(stored[name]["frames"]) == 3
+    (root / "calm" / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"")
+    with pytest.raises(recorded.MissingClipsError, match=r"calm/caf\\xe9.mp4: .*an empty file"):
+        raw_trees.build(video_folder, tmp_path / "again", source_dir=str(root))
 
 
 # Links, pipes, playlists: what a list names is read only if it is a file below the root.
