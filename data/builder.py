@@ -29,7 +29,7 @@ from . import tfds_compat
 BUILDERS: Mapping[str, str] = types.MappingProxyType(
     {
         name: f"{__package__}.{name}.{name}_dataset_builder"
-        for name in ("synthetic_faces", "dfew", "ferv39k", "mafw", "video_folder")
+        for name in ("synthetic_faces", "dfew", "ferv39k", "mafw", "ferplus", "video_folder")
     }
 )
 

@@ -20,9 +20,10 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "data/README.md": "reference/data/index.md",
+    "rdfer_jax/weights/faces.md": "reference/packaged-weights.md",
 } | {
     f"data/{name}/README.md": f"reference/data/{name}.md"
-    for name in ("synthetic_faces", "dfew", "ferv39k", "mafw", "video_folder")
+    for name in ("synthetic_faces", "dfew", "ferv39k", "mafw", "ferplus", "video_folder")
 }
 #: The contract of prediction.json, as a file to download.
 SCHEMA = "rdfer_jax/predict/prediction.schema.json"

@@ -81,7 +81,8 @@ def train_augment(
         rows_hH = resize_matrix(height, options.size, transform.top, transform.height)
         columns_wW = resize_matrix(width, options.size, transform.left, transform.width)
         columns_wW = jnp.where(transform.flip, columns_wW[::-1], columns_wW)
-        color_CC = color_matrix(transform.brightness, transform.saturation, transform.hue)
+        saturation = jnp.zeros(()) if options.gray else transform.saturation
+        color_CC = color_matrix(transform.brightness, saturation, transform.hue)
         frames_FhwC = _resample(frames_FHWC, rows_hH, columns_wW, color_CC, dtype)
         # Saturation and hue keep the gray, so this is the mean gray after the brightness change.
         mean_C = jnp.mean(frames_FhwC, axis=(0, 1, 2), dtype=jnp.float32)
@@ -125,6 +126,29 @@ def train_frames(
     return train_augment(frames_BFHWC, keys_BK[:, 0], options, dtype), own_BKThwC
 
 
+def eval_frames(
+    frames_BFHWC: jax.Array, clips_BKT: jax.Array, options: config.Augment, dtype: Any = jnp.float32
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns what `train_frames` does, for evaluation: deterministic, and the same for all videos.
+
+    With options.eval_views = "augmented", each clip but the first has a random transform of its own, drawn
+    once for all videos and runs.
+    """
+    frames_BFhwC = eval_transform(frames_BFHWC, options, dtype)
+    if options.per == "video":
+        return frames_BFhwC, None
+    own_BKThwC = pick_frames(frames_BFhwC, clips_BKT)
+    if options.eval_views == "augmented":
+        picked_BKTHWC = pick_frames(frames_BFHWC, clips_BKT)
+        views = [own_BKThwC[:, 0]]
+        for k in range(1, clips_BKT.shape[1]):
+            key = jax.random.fold_in(jax.random.key(0), k)
+            keys_B = jnp.broadcast_to(key, len(frames_BFHWC))
+            views.append(train_augment(picked_BKTHWC[:, k], keys_B, options, dtype))
+        own_BKThwC = jnp.stack(views, axis=1)
+    return frames_BFhwC, own_BKThwC
+
+
 def pick_frames(frames_BFX: jax.Array, clips_BKT: jax.Array) -> jax.Array:
     """Returns the frames of clips: [B, F, ...] and int [B, K, T] -> [B, K, T, ...]. Without a gradient."""
     return jax.vmap(lambda frames_FX, clips_KT: frames_FX[clips_KT])(frames_BFX, clips_BKT)
@@ -137,7 +161,7 @@ def eval_transform(
 
     Args:
       frames_BFHWC: uint8, RGB.
-      options: see config.Augment; only size, mean and std are used.
+      options: see config.Augment; only size, gray, mean and std are used.
       dtype: of the computation and of the result.
 
     Returns:
@@ -149,13 +173,16 @@ def eval_transform(
     """
     _check(frames_BFHWC)
     height, width = frames_BFHWC.shape[2:4]
-    if height == width == options.size:
+    if height == width == options.size and not options.gray:
         return _normalize(frames_BFHWC.astype(dtype) * jnp.asarray(1 / 255, dtype), options)
     rows_hH = resize_matrix(height, options.size, 0, height)
     columns_wW = resize_matrix(width, options.size, 0, width)
+    color_CC = (
+        color_matrix(jnp.ones(()), jnp.zeros(()), jnp.zeros(())) if options.gray else jnp.eye(3)
+    )
 
     def resize(frames_FHWC):
-        return _resample(frames_FHWC, rows_hH, columns_wW, jnp.eye(3), dtype)
+        return _resample(frames_FHWC, rows_hH, columns_wW, color_CC, dtype)
 
     return _normalize(jax.vmap(resize)(frames_BFHWC), options)
 

@@ -94,14 +94,16 @@ COMMANDS = {
     "predict": Command(
         "recognize expressions in your own videos",
         (
-            _WORKDIR,
+            Flag("workdir", "folder of the run; default: the network that comes with the package"),
             Flag(
                 "input",
                 "a video, a folder of videos, or a text file that lists videos",
                 Path,
                 required=True,
             ),
-            _output("folder for the results; default: WORKDIR/predict"),
+            _output(
+                "folder for the results; default: WORKDIR/predict, or predict without --workdir"
+            ),
             _CHECKPOINT,
             dataclasses.replace(
                 _CONFIG,

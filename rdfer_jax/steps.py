@@ -119,6 +119,7 @@ def make_grad_fn(
                 index=batch.index,
                 prior=state.class_prior,
                 flipped=batch.flipped,
+                votes=batch.votes,
             )
             loss_B = losses.per_video(forward.outputs, evidence, config.loss)
             return jnp.mean(loss_B), {
@@ -140,9 +141,8 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
     clips_KT = resampling.eval_clips(config.clips, config.data.frames, config.data.snippet)
 
     def predict_step(state: TrainState, batch: Batch) -> Prediction:
-        frames = augment.eval_transform(batch.frames, config.augment, network.dtype)
         clips_BKT = jnp.broadcast_to(clips_KT, (len(batch.label), *clips_KT.shape))
-        own = augment.pick_frames(frames, clips_BKT) if config.augment.per == "clip" else None
+        frames, own = augment.eval_frames(batch.frames, clips_BKT, config.augment, network.dtype)
         variables = evaluated(state, config.optim)
         forward = network.read_clips(variables, frames, clips_BKT, False, clip_frames=own)
         verdict = agreement.judge(forward.outputs.clip_logits, batch.label, config.agreement)

@@ -23,6 +23,8 @@ class Batch:
       index: int32 [B], position of the video in the split, or in the selected part of it.
       mask: bool [B], False for padding examples.
       flipped: bool [B], True where the given label is known to be wrong; None if unknown.
+      votes: float32 [B, N], annotators' votes for each class, all zero where there are none; None if a
+        step does not need them.
     """
 
     frames: jax.Array
@@ -30,6 +32,7 @@ class Batch:
     index: jax.Array
     mask: jax.Array
     flipped: jax.Array | None = None
+    votes: jax.Array | None = None
 
 
 @struct.dataclass

@@ -323,3 +323,38 @@ def test_wrong_frames_and_keys_are_refused():
             function(frames[..., :1])
     with pytest.raises(ValueError, match="expected one key per video"):
         augment.train_augment(frames, keys(3), ON)
+
+
+def test_gray_frames_have_one_value_in_all_channels_as_the_luma_says():
+    options = config.Augment(size=12, gray=True, contrast=0.0, brightness=0.0, flip=0.0)
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
+    plain = dataclasses.replace(options, gray=False)
+
+    def pixels(frames):
+        return np.asarray(frames) * np.array(options.std) + np.array(options.mean)
+
+    whole = pixels(augment.eval_transform(video, options))
+    expected = gray(pixels(augment.eval_transform(video, plain)))
+    np.testing.assert_allclose(whole, np.repeat(expected[..., None], 3, -1), atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 2)
+    colors = dataclasses.replace(plain, saturation=0.0, hue=0.0)
+    expected = gray(pixels(augment.train_augment(video, keys, colors)))
+    found = pixels(augment.train_augment(video, keys, options))
+    np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, -1), atol=1e-5)
+
+
+def test_views_of_a_picture_differ_by_clip_and_not_by_video():
+    options = config.Augment(size=12, per="clip", eval_views="augmented")
+    picture = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 16, 3), dtype=np.uint8)
+    video, clips = np.repeat(picture, 2, axis=0), np.zeros((2, 4, 1), int)
+    frames, own = augment.eval_frames(video, clips, options)
+    assert own.shape == (2, 4, 1, 12, 12, 3)
+    np.testing.assert_array_equal(own[0], own[1])
+    np.testing.assert_array_equal(own[:, 0], frames)
+    differ = [np.abs(own[0, i] - own[0, j]).mean() for i in range(4) for j in range(i)]
+    assert min(differ) > 0.1
+    again = augment.eval_frames(video, clips, options)[1]
+    np.testing.assert_array_equal(own, again)
+    plain = dataclasses.replace(options, eval_views="plain")
+    own = augment.eval_frames(video, clips, plain)[1]
+    np.testing.assert_array_equal(own, np.repeat(frames[:, None], 4, axis=1))

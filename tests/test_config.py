@@ -42,7 +42,7 @@ def all_fields():
 FREE = {
     "profile", "compile_cache", "cpu_devices", "build", "data.dir", "data.frame_cache",
     "data.num_workers", "data.num_threads", "data.prefetch", "data.eval_batch_size",
-    "data.test_split", "train.eval_every", "train.save_every", "train.record_every",
+    "data.test_split", "augment.eval_views", "train.eval_every", "train.save_every", "train.record_every",
     "train.log_every", "train.keep", "train.tensorboard", "model.remat",
     *(f"predict.{field.name}" for field in dataclasses.fields(config_lib.Predict)),
 }  # fmt: skip
@@ -60,6 +60,7 @@ def test_every_configuration_file_resolves(name):
         "synthetic": "synthetic_faces",
         "synthetic_movement": "synthetic_faces",
         "dfew_m3dfel": "dfew",
+        "faces": "ferplus",
     }
     assert config.data.name == others.get(name, name)
 

@@ -85,6 +85,9 @@ def make_outputs(seed=0, scale=1.0):
 LABEL = np.array([0, 1, 2, 3, 4, 0], np.int32)
 MIXED = make_partition(["clean", "noisy", "hard", "noisy", "hard", "clean"])
 FLIPPED = np.array([False, True, False, False, True, True])
+#: Ten votes for each video but the second, which has none.
+VOTES = np.random.default_rng(3).multinomial(10, np.full(N, 1 / N), B).astype(np.float32)
+VOTES[1] = 0
 
 
 #: Rows of the training videos in the memory, of which the last was never visited.
@@ -126,6 +129,7 @@ def make_evidence(**changes):
         memory=make_memory(),
         index=np.arange(B, dtype=np.int32),
         flipped=FLIPPED,
+        votes=VOTES,
     )
     return dataclasses.replace(evidence, **changes)
 
@@ -719,6 +723,17 @@ def test_the_oracle_learns_from_true_labels_alone():
         assert not np.any(slope[FLIPPED]) and np.all(np.any(slope[~FLIPPED], axis=1))
 
 
+def test_votes_are_the_targets_where_there_are_any():
+    outputs = make_outputs()
+    found = np.asarray(per_video(outputs, make_evidence(), of("votes")))
+    for video in range(B):
+        targets = [vote / 10 for vote in VOTES[video].tolist()]
+        if video == 1:
+            targets = slow_targets(LABEL[1], SETTINGS.label_smoothing)
+        expected = slow_hierarchical(outputs, targets, SETTINGS, video)
+        np.testing.assert_allclose(found[video], expected, rtol=1e-5)
+
+
 def test_nothing_is_learned_where_all_labels_are_wrong():
     evidence = make_evidence(flipped=np.ones(B, bool))
     assert not np.any(per_video(make_outputs(), evidence, of("oracle")))
@@ -734,13 +749,14 @@ def test_nothing_is_learned_where_all_labels_are_wrong():
         ("self_calibrated", "memory", "'self_calibrated' needs .*memory_decay"),
         ("ssr", "memory", "'ssr' needs .*memory_decay"),
         ("oracle", "flipped", "'oracle' needs .*wrong"),
+        ("votes", "votes", "'votes' needs the annotators' votes"),
     ],
 )
 def test_a_method_without_what_it_needs_is_an_error(method, missing, message):
     evidence = make_evidence(**{missing: None})
     with pytest.raises(ValueError, match=message):
         losses.per_video(make_outputs(), evidence, of(method))
-    for other in set(METHODS) - {"elr", "forward", "self_calibrated", "ssr", "oracle"}:
+    for other in set(METHODS) - {"elr", "forward", "self_calibrated", "ssr", "oracle", "votes"}:
         assert per_video(make_outputs(), evidence, of(other)).shape == (B,)
 
 
@@ -802,6 +818,7 @@ def test_neither_names_of_classes_nor_order_of_videos_matter(method):
     other = dataclasses.replace(
         other,
         label=new_name[other.label],
+        votes=rename(evidence.votes),
         verdict=verdict,
         memory=memory,
     )

@@ -123,7 +123,7 @@ def test_training_is_the_default():
         ("train --config=dfew --data.frames=3", "Did you mean --config.data.frames?"),
         ("build --config=dfew --config.build.allow_missing=x", "expected True, False or a number, got 'x'"),
         ("train --config=dfwe", "is called 'dfwe'. Did you mean 'dfew'? Known: dfew, dfew_m3dfel"),
-        ("train --config=zzz", "no configuration is called 'zzz'. Known: dfew, dfew_m3dfel, ferv39k"),
+        ("train --config=zzz", "no configuration is called 'zzz'. Known: dfew, dfew_m3dfel, faces"),
         ("train --config=../configs/dfew", "no configuration is called '../configs/dfew'"),
         ("train --config=conf/dfew.py", "no file conf/dfew.py. Did you mean 'dfew'?"),
         ("train --config=dfew:9", "--config=dfew:9: fold: expected one of 1, 2, 3, 4, 5, got '9'"),

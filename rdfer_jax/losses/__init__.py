@@ -38,6 +38,7 @@ METHODS: dict[str, Method] = {
     "forward": forward.forward,
     "self_calibrated": self_calibrated.self_calibrated,
     "ssr": neighbors.ssr,
+    "votes": baselines.votes,
     "oracle": baselines.oracle,
 }
 
@@ -49,7 +50,7 @@ def per_video(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> ja
     the logits otherwise, such as ELR's penalty and SCN's relabeling, takes the logits themselves.
 
     Raises:
-      ValueError: the method needs a memory, known wrong labels or a class prior, and there is none.
+      ValueError: the method needs a memory, votes, known wrong labels or a class prior, and there is none.
     """
     if settings.logit_adjustment:
         prior_N = required(evidence.prior, settings, "the class prior for logit_adjustment")

@@ -101,6 +101,21 @@ def scn(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Arra
     return supervised(outputs, jnp.where(change_B, relabeled_B, evidence.label), settings)
 
 
+def votes(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
+    """Cross-entropy with the distribution of the annotators' votes; without votes, with the label.
+
+    Barsoum et al. (2016), "Training deep networks for facial expression recognition with crowd-sourced
+    label distribution", section 3.4. Label smoothing applies where there are no votes.
+    """
+    votes_BN = required(evidence.votes, settings, "the annotators' votes")
+    total_B1 = jnp.sum(votes_BN, axis=-1, keepdims=True)
+    label_BN = criteria.smooth_labels(
+        evidence.label, outputs.video_logits.shape[-1], settings.label_smoothing
+    )
+    targets_BN = jnp.where(total_B1 > 0, votes_BN / jnp.maximum(total_B1, 1e-6), label_BN)
+    return criteria.hierarchical_loss(outputs, targets_BN, settings)
+
+
 def oracle(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> jax.Array:
     """Cross-entropy of the videos whose labels are known to be right: the upper limit."""
     flipped_B = required(evidence.flipped, settings, "a data set with known wrong labels")

@@ -25,6 +25,8 @@ class Evidence:
       index: int32 [B], the rows of this batch in the memory.
       prior: float32 [N], the share of each class among the training labels; None if no setting needs it.
       flipped: bool [B], which labels are known to be wrong; None if unknown. For the oracle only.
+      votes: float32 [B, N], annotators' votes, all zero where there are none; None if unknown. For the
+        method `votes` only.
     """
 
     label: jax.Array
@@ -35,6 +37,7 @@ class Evidence:
     index: jax.Array | None = None
     prior: jax.Array | None = None
     flipped: jax.Array | None = None
+    votes: jax.Array | None = None
 
 
 def required(value: T | None, settings: config.Loss, what: str) -> T:

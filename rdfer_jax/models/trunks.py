@@ -311,6 +311,13 @@ TRUNKS: dict[str, Callable[..., nn.Module]] = {
         patch=4,
         embed=128,
     ),
+    "resnet10_narrow": functools.partial(
+        ResNet,
+        depths=(1, 1, 1, 1),
+        widths=(32, 64, 128, 256),
+        stem_kernel=(3, 3),
+        max_pool=False,
+    ),
     "resnet18": functools.partial(ResNet, depths=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "resnet50": functools.partial(
         ResNet, depths=(3, 4, 6, 3), widths=(64, 128, 256, 512), block=Bottleneck

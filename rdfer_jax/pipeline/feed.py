@@ -11,7 +11,7 @@ from rdfer_jax import sharding
 from rdfer_jax.pipeline.loader import Element
 from rdfer_jax.types import Batch
 
-DEVICE_KEYS = ("frames", "label", "index", "mask")
+DEVICE_KEYS = ("frames", "label", "index", "mask", "votes")
 
 
 def feed(

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rdfer_jax import fonts
 from rdfer_jax.media.sources import Video
 from rdfer_jax.media.video import FALLBACK_FPS, VideoWriter
-from rdfer_jax.predict.result import Face, VideoPrediction
+from rdfer_jax.predict.result import UNSURE, Face, VideoPrediction
 from rdfer_jax.predict.timeline import class_color
 
 _GRAY = "#7f7f7f"
@@ -35,11 +35,13 @@ def write(source: Video, prediction: VideoPrediction, path: epath.Path) -> None:
             image = frame.image.copy()
             for face in prediction.faces:
                 if place >= 0 and face.present[place]:
-                    draw_face(image, face, place, classes)
+                    draw_face(image, face, place, classes, prediction.min_confidence)
             writer.write(image, frame.time)
 
 
-def draw_face(image: np.ndarray, face: Face, place: int, classes: Sequence[str]) -> None:
+def draw_face(
+    image: np.ndarray, face: Face, place: int, classes: Sequence[str], min_confidence: float = 0.0
+) -> None:
     """Draws a face of the analyzed frame `place` into uint8 [H, W, 3], RGB."""
     left, top, width, height = (round(float(side)) for side in face.boxes[place])
     probs_N = face.timeline[place]
@@ -50,7 +52,8 @@ def draw_face(image: np.ndarray, face: Face, place: int, classes: Sequence[str])
     thick = max(1, round(side / 240))
     cv2.rectangle(image, (left, top), (left + width, top + height), color, thick)
     if is_predicted:
-        text = f"{classes[best]} {probs_N[best]:.0%}"
+        name = classes[best] if probs_N[best] >= min_confidence else UNSURE
+        text = f"{name} {probs_N[best]:.0%}"
         _write(image, text, (left, top - 2 * thick), max(_LEAST_TEXT, side // 20), color)
 
 

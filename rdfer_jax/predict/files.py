@@ -100,7 +100,7 @@ def summary(prediction: VideoPrediction, folder: str) -> Row:
         face = prediction.faces[0]
         start, end = face.key_span(prediction.times)
         row |= {
-            "expression": prediction.classes[face.expression],
+            "expression": prediction.expression(face.probs),
             "probability": round(float(face.probs[face.expression]), 4),
             "agreement": round(face.agreement, 4),
             "key_start": round(start, 3),

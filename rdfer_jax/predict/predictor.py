@@ -12,13 +12,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from scipy import special
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding
+from rdfer_jax import weights
 from rdfer_jax.faces import blazeface
 from rdfer_jax.faces.cut import NOBODY, Cut
 from rdfer_jax.faces.detect import Detector
@@ -29,15 +28,15 @@ from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS
 from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.predict import annotate, files
+from rdfer_jax.predict import trained as trained_lib
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
-from rdfer_jax.steps import make_predict_step
-from rdfer_jax.training import run_dir
-from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.training.writers import bar
-from rdfer_jax.types import Batch, Prediction
+from rdfer_jax.types import Prediction
 
 log = logging.getLogger(__name__)
 
+#: The network of the package that predicts without a run.
+PACKAGED = "faces"
 #: Highest number of frames analyzed per second, if predict.fps is 0: of single frames, and of snippets.
 FPS, SNIPPET_FPS = 10.0, 30.0
 #: Faces in view for fewer analyzed frames are not predicted.
@@ -77,14 +76,14 @@ class Predictor:
 
     def __init__(
         self,
-        run: epath.PathLike,
+        run: epath.PathLike | None = None,
         checkpoint: str = "last",
         settings: config_lib.Predict | None = None,
     ):
         """Restores the network.
 
         Args:
-          run: folder of the training run.
+          run: folder of the training run; None for the network that comes with the package.
           checkpoint: last, best, or a step.
           settings: how to read videos; those of the run, if None.
 
@@ -92,16 +91,14 @@ class Predictor:
           FileNotFoundError: not a run, or no such checkpoint, or no such detector file.
           ValueError: the run's files are damaged.
         """
-        info = run_dir.read(run)
-        self.config, self.classes = info.config, info.classes
+        network = (
+            trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
+        )
+        self.config, self.classes, self.model = network.config, network.classes, network.model
+        self._network = network.predict
         self.settings = settings or self.config.predict
         self._fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
-        self.cut, self._detect = _with_detector(choose_cut(info.faces, self.settings))
-        mesh = sharding.make_mesh(jax.local_devices()[:1])
-        setup = ModelSetup(self.config, mesh, len(self.classes), info.num_train)
-        step, self._state = setup.restore(run, checkpoint)
-        self.model = {"run": epath.Path(run).name, "checkpoint": checkpoint, "step": step}
-        self._step = jax.jit(make_predict_step(self.config, setup.network))
+        self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
 
     def frames(
         self, images: np.ndarray | Sequence[np.ndarray], fps: float | None = None
@@ -144,10 +141,11 @@ class Predictor:
             )
         ]
         collectors = [_Collector(track, found.times, len(self.classes)) for track in tracks]
+        temperature = self.settings.temperature or self.config.predict.temperature or 1.0
         for batch in _batches(self._crop(source, found, tracks, plans), self.settings.batch_size):
             prediction = self._predict([clip.crops for clip in batch])
             for row, clip in enumerate(batch):
-                window, thumbnails = _window(prediction, row, clip, found)
+                window, thumbnails = _window(prediction, row, clip, found, temperature)
                 collectors[clip.plan.face].add(clip.plan.places, window, thumbnails)
         predicted = tuple(collector.face() for collector in collectors if collector.windows)
         return VideoPrediction(
@@ -161,6 +159,7 @@ class Predictor:
             other_faces=len(found.tracks) - len(tracks),
             faces_too_brief=len(tracks) - len(predicted),
             damage=source.damage,
+            min_confidence=self.settings.min_confidence,
         )
 
     def _scan(self, source: Video) -> Scan:
@@ -204,10 +203,7 @@ class Predictor:
         """Runs the network; smaller batches are padded, so that it is compiled for one shape only."""
         missing = self.settings.batch_size - len(crops)
         frames = np.stack([*crops, *[crops[0]] * missing])
-        zeros = np.zeros(len(frames), np.int32)
-        mask = np.arange(len(frames)) < len(crops)
-        arrays = jax.device_put((frames, zeros, zeros, mask))
-        return jax.device_get(self._step(self._state, Batch(*arrays)))
+        return self._network(frames, np.arange(len(frames)) < len(crops))
 
 
 def choose_cut(trained: Mapping[str, Any], settings: config_lib.Predict) -> Cut:
@@ -287,7 +283,9 @@ def windows(
 Thumbnails = tuple[tuple[float, np.ndarray], ...]
 
 
-def _window(prediction: Prediction, row: int, clip: Clip, found: Scan) -> tuple[Window, Thumbnails]:
+def _window(
+    prediction: Prediction, row: int, clip: Clip, found: Scan, temperature: float
+) -> tuple[Window, Thumbnails]:
     """Returns the prediction of a window, and its key frames as in Face.thumbnails."""
     instants = () if prediction.key_instants is None else prediction.key_instants[row].tolist()
     keys: dict[int, np.ndarray] = {}  # short windows repeat frames
@@ -296,7 +294,7 @@ def _window(prediction: Prediction, row: int, clip: Clip, found: Scan) -> tuple[
     window = Window(
         start=float(found.times[clip.plan.places[0]]),
         end=float(found.times[clip.plan.places[-1]]),
-        probs=special.softmax(prediction.logits[row].astype(np.float64)),
+        probs=special.softmax(prediction.logits[row].astype(np.float64) / temperature),
         agreement=float(prediction.agreement[row]),
         key_numbers=tuple(int(found.numbers[place]) for place in keys),
         key_times=tuple(float(found.times[place]) for place in keys),
@@ -344,7 +342,7 @@ def _told(video: Video, error: Exception) -> str:
 
 
 def predict(
-    run: epath.PathLike,
+    run: epath.PathLike | None,
     inputs: epath.PathLike,
     output: epath.PathLike | None = None,
     checkpoint: str = "last",
@@ -355,9 +353,9 @@ def predict(
     Videos that cannot be read, or that show no face, are reported; the others are predicted.
 
     Args:
-      run: folder of the training run.
+      run: folder of the training run; None for the network that comes with the package.
       inputs: a video, a folder or a list; see sources.find.
-      output: folder for everything; predict/ in the run's folder, if None.
+      output: folder for everything; predict/ in the run's folder, or here without a run, if None.
       checkpoint: last, best, or a step.
       settings: how to read videos; those of the run, if None.
 
@@ -367,7 +365,7 @@ def predict(
     Raises:
       MediaError: there is no video, or none that could be read.
     """
-    output = epath.Path(output) if output else epath.Path(run) / "predict"
+    output = epath.Path(output) if output else epath.Path(run or ".") / "predict"
     if output.exists() and not output.is_dir():
         raise MediaError(
             f"{output}: the results need a folder, and this is a file; choose another output"
@@ -375,6 +373,13 @@ def predict(
     videos = sources.find(inputs, output)
     folders = files.folders([video.name for video in videos])
     files.check_output(output, folders)
+    if not run:
+        log.info(
+            "no --workdir: predicting with the network %r of this package, which was trained on "
+            "photographs. What it can do, and what it must not be used for: %s",
+            PACKAGED,
+            weights.FOLDER / f"{PACKAGED}.md",
+        )
     predictor = Predictor(run, checkpoint, settings)
     rows: list[files.Row] = []
     predicted, failed = 0, 0

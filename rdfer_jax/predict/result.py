@@ -12,6 +12,7 @@ from rdfer_jax.faces.tracks import runs_of_true
 
 NO_FACE = "no face was found"
 TOO_BRIEF = "no face was in view long enough"
+UNSURE = "unsure"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,7 @@ class VideoPrediction:
       other_faces: number of smaller faces, which were not predicted.
       faces_too_brief: number of faces that were in view too briefly to be predicted.
       damage: what is missing or damaged in the video; empty if nothing is.
+      min_confidence: below this probability, a prediction is called unsure.
     """
 
     name: str
@@ -118,6 +120,12 @@ class VideoPrediction:
     other_faces: int = 0
     faces_too_brief: int = 0
     damage: str = ""
+    min_confidence: float = 0.0
+
+    def expression(self, probs_N: np.ndarray) -> str:
+        """Returns the most probable class, or UNSURE if it is not probable enough."""
+        best = int(probs_N.argmax())
+        return self.classes[best] if probs_N[best] >= self.min_confidence else UNSURE
 
     @property
     def with_face(self) -> int:
@@ -136,10 +144,10 @@ class VideoPrediction:
     def verdict(self, face: Face) -> str:
         """Returns the prediction of one of the faces in a few words."""
         start, end = face.key_span(self.times)
-        return (
-            f"{self.classes[face.expression]} {face.probs[face.expression]:.0%}, "
-            f"agreement {face.agreement:.2f}, strongest from {start:.1f} to {end:.1f} s"
-        )
+        best = f"{self.classes[face.expression]} {face.probs[face.expression]:.0%}"
+        if self.expression(face.probs) == UNSURE:
+            best = f"{UNSURE} (at best {best})"
+        return f"{best}, agreement {face.agreement:.2f}, strongest from {start:.1f} to {end:.1f} s"
 
     def to_json(self) -> dict[str, Any]:
         """Returns the prediction in the form of prediction.schema.json, next to this file."""
@@ -162,7 +170,7 @@ class VideoPrediction:
         start, end = face.key_span(self.times)
         best = face.best_window
         return {
-            "expression": self.classes[face.expression],
+            "expression": self.expression(face.probs),
             "probabilities": self._probs(face.probs),
             "agreement": _share(face.agreement),
             "key_expression": {
@@ -175,7 +183,7 @@ class VideoPrediction:
                 {
                     "start": _time(window.start),
                     "end": _time(window.end),
-                    "expression": self.classes[int(window.probs.argmax())],
+                    "expression": self.expression(window.probs),
                     "probabilities": self._probs(window.probs),
                     "agreement": _share(window.agreement),
                     "key_frames": _key_frames(window),

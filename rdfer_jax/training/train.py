@@ -11,7 +11,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rdfer_jax import plots, sharding
+from rdfer_jax import plots, sharding, weights
 from rdfer_jax.config import Config
 from rdfer_jax.models import pretrained
 from rdfer_jax.pipeline import loader, source
@@ -133,7 +133,11 @@ def _initial_state(setup: Setup, checkpoints: Checkpoints) -> TrainState:
 
 def _initialize(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
     """Returns a new state with weights from a file or another run, and logs which were used."""
-    if epath.Path(init_from).is_dir():
+    if init_from in weights.NAMES:
+        packaged = weights.load(init_from)
+        name = f"the packaged weights {init_from!r}"
+        variables, report = pretrained.adopt(packaged.variables, state.variables, name)
+    elif epath.Path(init_from).is_dir():
         step, other = last_variables(init_from)
         name = f"{init_from}, step {step}"
         variables, report = pretrained.adopt(other, state.variables, name)

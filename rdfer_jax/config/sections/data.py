@@ -119,6 +119,16 @@ class Augment(Section):
     contrast: float = field(0.4, "c: factor sampled from [1 - c, 1 + c]", low=0, high=1)
     saturation: float = field(0.4, "s: factor sampled from [1 - s, 1 + s]", low=0, high=1)
     hue: float = field(0.1, "h: rotation sampled from [-h, h], turns", low=0, high=0.5)
+    gray: bool = field(
+        False,
+        "convert frames to gray, in training and prediction, as for a network of gray pictures",
+    )
+    eval_views: Literal["plain", "augmented"] = field(
+        "plain",
+        "what the clips show in evaluation, for per = clip; plain: the frames; augmented: every clip but "
+        "the first has a transform as in training, the same for all videos: views of a still picture",
+        affects_training=False,
+    )
     mean: tuple[float, float, float] = field(
         (0.485, 0.456, 0.406), "RGB mean for normalization, pixel values in [0, 1]"
     )
@@ -128,7 +138,11 @@ class Augment(Section):
     )
 
     def check(self) -> None:
-        """Checks the ranges and `std`; see Section."""
+        """Checks the ranges, `std` and `eval_views`; see Section."""
+        if self.eval_views == "augmented" and self.per == "video":
+            raise ValueError(
+                "config.augment.eval_views = 'augmented': expected config.augment.per = 'clip', got 'video'"
+            )
         for name, most in (("crop_area", 1.0), ("crop_aspect", math.inf)):
             low, high = getattr(self, name)
             if not 0 < low <= high <= most:

@@ -99,12 +99,14 @@ class Loss(Section):
         "forward",
         "self_calibrated",
         "ssr",
+        "votes",
         "oracle",
     ] = field(
         "agreement",
         "how wrong labels are handled; forward: forward correction by a noise matrix that is estimated "
         "from the memory; self_calibrated: a loss for each kind of the partition, for "
         "agreement.threshold_kind = running; ssr: selection and relabeling by neighbors in feature space; "
+        "votes: the targets are the annotators' votes, where there are any; "
         "oracle: drop the labels known to be wrong",
     )
     label_smoothing: float = field(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from rdfer_jax.config.sections.base import Section, field
 
-FrameTrunk = Literal["resnet8_narrow", "resnet18", "resnet50"]
+FrameTrunk = Literal["resnet8_narrow", "resnet10_narrow", "resnet18", "resnet50"]
 ClipTrunk = Literal["r3d_18", "r2plus1d_18"]
 #: Trunks that read four frames at a time. The others read single frames.
 CLIP_TRUNKS: tuple[str, ...] = typing.get_args(ClipTrunk)

@@ -114,6 +114,19 @@ class Predict(Section):
     window: float = field(3.0, "length of a prediction window, seconds", low=0.2)
     stride: float = field(1.0, "step between the starts of two windows, seconds", low=0.05)
     batch_size: int = field(8, "windows per prediction step", low=1)
+    temperature: float = field(
+        0.0,
+        "the logits are divided by it before the softmax, so that a probability is the share of such "
+        "predictions that are right; 0: as the network was calibrated, or 1",
+        low=0,
+        high=100,
+    )
+    min_confidence: float = field(
+        0.0,
+        "a prediction is called unsure if its highest probability is below this",
+        low=0,
+        high=1,
+    )
     annotate: bool = field(False, "also write the video with face boxes and expressions drawn in")
 
     def check(self) -> None:

@@ -20,7 +20,8 @@ class Config:
     seed: int = field(0, "random seed of the run", low=0, high=2**32 - 1)
     init_from: str = field(
         "",
-        "weights to start from: a file, or the folder of another run; empty: random weights; see "
+        "weights to start from: a file, the folder of another run, or faces, which come with the package "
+        "and need model.trunk resnet10_narrow; empty: random weights; see "
         "docs/how-to/pretrained-weights.md",
         path=True,
     )

@@ -1,0 +1,116 @@
+"""The trained network of a run, or of the package, as a function from crops of faces to predictions."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from rdfer_jax import config as config_lib
+from rdfer_jax import sharding, weights
+from rdfer_jax.config import Config
+from rdfer_jax.faces.cut import DISTRIBUTOR
+from rdfer_jax.state import TrainState
+from rdfer_jax.steps import make_predict_step
+from rdfer_jax.training import run_dir
+from rdfer_jax.training.setup import ModelSetup
+from rdfer_jax.types import Batch, Prediction
+
+#: Frames of a window that a network of still pictures reads.
+STILL_FRAMES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+      config: its settings, for predicting videos.
+      classes: names of the N classes, by index.
+      faces: how the faces of its training data were cut, see faces.cut; empty if that is not known.
+      model: run or name, checkpoint and step, for the records of predictions.
+      predict: (frames uint8 [B, F, S, S, 3], mask bool [B]) -> prediction, with F = config.data.frames and
+        S = config.data.image_size; compiled for each B.
+    """
+
+    config: Config
+    classes: tuple[str, ...]
+    faces: Mapping[str, Any]
+    model: dict[str, str | int]
+    predict: Callable[[np.ndarray, np.ndarray], Prediction]
+
+
+def from_run(run: epath.PathLike, checkpoint: str) -> Trained:
+    """Restores the network of a training run.
+
+    Args:
+      run: folder of the run.
+      checkpoint: last, best, or a step.
+
+    Raises:
+      FileNotFoundError: not a run, or no such checkpoint.
+      ValueError: the run's files are damaged.
+    """
+    info = run_dir.read(run)
+    setup = _setup(info.config, len(info.classes), info.num_train)
+    step, state = setup.restore(run, checkpoint)
+    model: dict[str, str | int] = {
+        "run": epath.Path(run).name, "checkpoint": checkpoint, "step": step,
+    }  # fmt: skip
+    return _trained(info.config, info.classes, info.faces, model, state)
+
+
+def from_package(name: str, folder: pathlib.Path = weights.FOLDER) -> Trained:
+    """Loads a network that comes with the package, one of `weights.NAMES`."""
+    packaged = weights.load(name, folder)
+    params, batch_stats = (
+        jax.device_put(packaged.variables[part]) for part in ("params", "batch_stats")
+    )
+    state = TrainState(
+        seed=jnp.uint32(0), step=jnp.int32(packaged.step), params=params, batch_stats=batch_stats,
+        opt_state=(), teacher=None, memory=None,
+    )  # fmt: skip
+    model: dict[str, str | int] = {"run": name, "checkpoint": "packaged", "step": packaged.step}
+    return _trained(packaged.config, packaged.classes, {"by": DISTRIBUTOR}, model, state)
+
+
+def for_video(config: Config) -> Config:
+    """Returns the settings with which a network predicts a video.
+
+    A network of still pictures reads STILL_FRAMES frames of a window, each as a clip by itself, so that the
+    agreement is that of the frames.
+    """
+    if config.data.frames > 1:
+        return config
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, frames=STILL_FRAMES),
+        clips=config_lib.Clips(kind="windows", number=STILL_FRAMES, frames=1),
+        augment=dataclasses.replace(config.augment, per="video", eval_views="plain"),
+    )
+
+
+def _setup(config: Config, num_classes: int, num_train: int) -> ModelSetup:
+    return ModelSetup(config, sharding.make_mesh(jax.local_devices()[:1]), num_classes, num_train)
+
+
+def _trained(
+    config: Config,
+    classes: tuple[str, ...],
+    faces: Mapping[str, Any],
+    model: dict[str, str | int],
+    state: TrainState,
+) -> Trained:
+    config = for_video(config)
+    step = jax.jit(make_predict_step(config, _setup(config, len(classes), 1).network))
+
+    def predict(frames: np.ndarray, mask: np.ndarray) -> Prediction:
+        zeros = np.zeros(len(frames), np.int32)
+        batch = Batch(*jax.device_put((frames, zeros, zeros, mask)))
+        return jax.device_get(step(state, batch))
+
+    return Trained(config, classes, faces, model, predict)
