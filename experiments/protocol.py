@@ -154,7 +154,7 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 #: The cells in which each try is measured for the choice: condition, and seed of the data set.
-CHOOSE = (("confusion", 101), ("symmetric", 102))
+CHOOSE: tuple[tuple[str, int], ...] = (("confusion", 101),)
 #: Seeds of the data sets for the report, which no choice has seen; one for each run seed.
 REPORT = (201, 202, 203, 204, 205)
 #: Run seeds of the choice and of the report are apart, too.

@@ -87,6 +87,8 @@ def commands(tmp_path, monkeypatch):
     methods = {name: METHODS[name] for name in names}
     for module in (protocol, choose, report, report_tables):
         monkeypatch.setattr(module, "METHODS", methods)
+    for module in (protocol, choose):
+        monkeypatch.setattr(module, "CHOOSE", (("confusion", 101), ("symmetric", 102)))
     ran = []
 
     def run(cells, output, *, config, overrides, jobs, finished):
