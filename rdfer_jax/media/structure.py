@@ -39,29 +39,31 @@ def inspect(file: BinaryIO) -> Structure:
     file.seek(0)
     head = file.read(8)
     if head[4:] in _FIRST_BOXES:
-        return Structure(missing=max(0, _end_of_boxes(file, size) - size))
+        return _walk_boxes(file, size)
     if int.from_bytes(head[:4], "big") == _EBML:
         return _walk_elements(file, size)
     return Structure()
 
 
-def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Returns where the last box of an MP4 file ends, which may be behind its end."""
-    end = 0
-    while end < size:
-        file.seek(end)
+def _walk_boxes(file: BinaryIO, size: int) -> Structure:
+    """Goes through the boxes of an MP4 file."""
+    place = 0
+    while place < size:
+        file.seek(place)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
         if length == 1 and len(head) == 16:
             (length,) = struct.unpack(">Q", head[8:])
-        if length < 8:  # 0: up to the end of the file; others: bytes that are no box
-            return size
-        end += length
-    return end
+        if length == 0:  # up to the end of the file; or zeros behind the last box
+            return Structure()
+        if length < 8 or not head[4:8].isalnum():
+            return Structure(is_broken=True)
+        place += length
+    return Structure(place - size)
 
 
 def _walk_elements(file: BinaryIO, size: int) -> Structure:
-    """Goes through the elements of a Matroska file."""
+    """Goes through the elements of a Matroska file; the segment says where all of them end, or nothing."""
     place, end = 0, 0
     while place < size:
         file.seek(place)
@@ -75,7 +77,7 @@ def _walk_elements(file: BinaryIO, size: int) -> Structure:
             end = place + length
         elif name not in (_SEGMENT, _CLUSTER):  # of these, the elements inside come next
             place += max(0, length)
-    return Structure(max(0, end - size, place - size))
+    return Structure(max(0, end - size), is_broken=place > max(end, size))
 
 
 def _number(data: bytes, keeps_marker: bool = False) -> tuple[int, int]:

@@ -7,6 +7,7 @@ does not grow with the length of a video.
 import contextlib
 import dataclasses
 import fractions
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -69,6 +70,27 @@ class Frame:
     image: np.ndarray
 
 
+@dataclasses.dataclass
+class _Counts:
+    """What was met while reading.
+
+    Attributes:
+      coded: frames in the file that are to be shown.
+      hidden: others: those that an edit list hides or the camera dropped.
+      shown: frames that were decoded.
+      errors: coded frames that could not be decoded.
+      spoiled: decoded frames that show damage.
+      breaks: places where the structure of the file is damaged.
+    """
+
+    coded: int = 0
+    hidden: int = 0
+    shown: int = 0
+    errors: int = 0
+    spoiled: int = 0
+    breaks: int = 0
+
+
 class VideoReader:
     """An open video file. Use as a context manager; it can be read once.
 
@@ -91,7 +113,7 @@ class VideoReader:
           MediaError: it cannot be read, is not a video, or has frames of more than files.MAX_PIXELS pixels.
         """
         self._path = path
-        self._coded = self._hidden = self._shown = self._errors = self._spoiled = 0
+        self._count = _Counts()
         with contextlib.ExitStack() as opened:
             try:
                 file = opened.enter_context(open_file(path))
@@ -103,7 +125,7 @@ class VideoReader:
                         f"{path}: a playlist, which names other files; expected a video"
                     )
                 self._missing, is_broken = structure.inspect(file)
-                self._breaks = int(is_broken)
+                self._count.breaks = int(is_broken)
                 self._bytes = self._missing + file.seek(0, os.SEEK_END)
                 file.seek(0)
                 # By the open file: FFmpeg would take some names for addresses or numbered series.
@@ -124,8 +146,7 @@ class VideoReader:
             check_size(stream.codec_context.height, stream.codec_context.width, path)
             self._opened = opened.pop_all()
         stream.thread_type = "AUTO"
-        # Threads would swallow the last frames before the end of a file that breaks off.
-        stream.codec_context.thread_count = 1 if self._missing else threads
+        stream.codec_context.thread_count = threads
         self._stream = stream
         # In MP4, an edit list may leave out some of the stored frames, and FFmpeg takes them off its index.
         has_edits = self._container.format.name.startswith("mov") and stream.frames
@@ -175,27 +196,26 @@ class VideoReader:
     def share(self) -> float:
         """How much of the video there is, from 0 to 1, once all frames are read."""
         if self.declared:
-            return min(1.0, (self._coded + self._hidden) / self.declared)
+            return min(1.0, (self._count.coded + self._count.hidden) / self.declared)
         return 1 - self._missing / self._bytes
 
     def problem(self) -> str:
         """Returns what was missing or damaged, once all frames are read; empty if nothing was."""
-        problems = []
-        read = self._coded + self._hidden
+        problems, count = [], self._count
         least = (1 - _MISSING_SHARE) * self.declared - _MISSING_FRAMES
-        if read < (self.declared if self._missing else least):
-            read = self._shown + self._hidden
+        if count.coded + count.hidden < (self.declared if self._missing else least):
+            read = count.shown + count.hidden
             problems.append(f"holds {read} of the {self.declared} frames that it declares")
         elif self._missing and not self.declared:
             problems.append(f"ends after {self._share_of_bytes} of its bytes")
         cut = len(problems)  # the frame at which it breaks off
-        if self._errors > cut:
-            lost = max(self._errors, self._coded - self._shown) - cut
-            problems.append(f"damaged: {lost} of {self._coded} frames cannot be decoded")
-        if self._breaks > cut:
-            problems.append("damaged: the structure of the file")
-        if self._spoiled:
-            problems.append(f"{self._spoiled} of {self._coded} frames show damage")
+        if count.errors > cut:
+            lost = max(count.errors, count.coded - count.shown) - cut
+            problems.append(f"damaged: {lost} of {count.coded} frames cannot be decoded")
+        if count.breaks > cut:
+            problems.append("the structure of the file is damaged")
+        if count.spoiled:
+            problems.append(f"{count.spoiled} of {count.coded} frames show damage")
         return "; ".join(problems)
 
     @property
@@ -203,16 +223,26 @@ class VideoReader:
         return f"{1 - self._missing / self._bytes:.1%}"
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        """Yields decoded frames; skips damaged ones; counts both, and those that an edit list hides."""
+        """Yields decoded frames and skips damaged ones."""
+        yield from self._attempted()
+        if self._threads == 1 or self._count.shown + self._count.errors >= self._count.coded:
+            return
+        # Several threads swallow frames at the end if one of the last is damaged; one thread does not.
+        with VideoReader(self._path, threads=1) as again:
+            yield from itertools.islice(again._decoded(), self._count.shown, None)
+        self._count = again._count
+
+    def _attempted(self) -> Iterator[VideoFrame]:
+        """Yields frames as the decoder gives them; counts what it decodes, spoils and cannot decode."""
         for packet in self._packets():
             try:
                 for frame in self._stream.decode(packet):
                     frame.time_base = self._stream.time_base  # PyAV omits it in the last ones
-                    self._shown += 1
-                    self._spoiled += frame.is_corrupt
+                    self._count.shown += 1
+                    self._count.spoiled += frame.is_corrupt
                     yield frame
             except av.FFmpegError:
-                self._errors += 1
+                self._count.errors += 1
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """Yields and counts coded frames; goes on after damage to the structure; at the end yields None."""
@@ -222,17 +252,17 @@ class VideoReader:
                 for packet in self._container.demux(self._stream):
                     damages = 0
                     if packet.size:
-                        self._coded += not packet.is_discard
-                        self._hidden += packet.is_discard
-                        self._breaks += packet.is_corrupt
+                        self._count.coded += not packet.is_discard
+                        self._count.hidden += packet.is_discard
+                        self._count.breaks += packet.is_corrupt
                         yield packet
                     elif packet.dts is not None:  # a frame that the camera dropped
-                        self._hidden += 1
+                        self._count.hidden += 1
                     else:  # PyAV's mark of the end
                         damages = _DAMAGES
             except av.FFmpegError:
                 damages += 1
-                self._breaks += 1
+                self._count.breaks += 1
             except OSError as error:
                 raise unreadable(self._path, error) from None
         yield None

@@ -311,18 +311,23 @@ def test_a_video_that_breaks_off_is_named_and_what_is_there_is_read(tmp_path, na
         *(("a.webm", ("-c:v", "libvpx", "-deadline", "realtime")), ("a.mov", ("-c:v", "mjpeg"))),
     ],
 )
-@pytest.mark.parametrize("kind", ["zeros", "noise"])
-def test_reading_goes_on_after_damage_and_it_is_reported(tmp_path, name, codec, kind):
+@pytest.mark.parametrize(
+    ("kind", "place"), [("zeros", (0.4, 0.5)), ("noise", (0.4, 0.5)), ("noise", (0.9, 0.93))]
+)
+def test_reading_goes_on_after_damage_and_it_is_reported(tmp_path, name, codec, kind, place):
     path = pattern(tmp_path / name, *codec, "-g", 10, seconds=4)
     data = bytearray(path.read_bytes())
-    start, end = int(0.4 * len(data)), int(0.5 * len(data))
+    start, end = (int(share * len(data)) for share in place)
     noise = np.random.default_rng(0).integers(0, 256, end - start, np.uint8).tobytes()
     data[start:end] = noise if kind == "noise" else bytes(end - start)
     path.write_bytes(data)
-    with VideoReader(epath.Path(path), 1) as reader:
-        found = list(reader.frames())
-        problem = reader.problem()
-    assert "damage" in problem
+    results = set()
+    for threads in (1, 2, 16):
+        with VideoReader(epath.Path(path), threads) as reader:
+            found = list(reader.frames())
+            results.add((len(found), found[-1].time, reader.problem(), reader.share))
+    ((_, _, problem, share),) = results
+    assert "damage" in problem and share > 0.85
     expected = ffmpeg.shown(path)
     assert len(found) == pytest.approx(len(expected.images), abs=1) and len(found) > 70
     assert found[-1].time == pytest.approx(expected.times[-1], abs=1e-3)
