@@ -109,16 +109,21 @@ def test_every_face_lies_in_a_square_that_is_not_too_large_for_it(size, share):
 
 
 def test_drawn_faces_are_found_with_their_eyes():
-    detect = create("blazeface", 0.1)
+    detect, boxes = create("blazeface", 0.1), []
     for index in range(12):
         scene, where = in_scene(drawn(index))
         (face,) = detect(scene)
+        boxes.append((np.array(face.box) - (where.left, where.top, 0, 0)) / where.width)
         assert overlap(face.box, where) > 0.55
         (x_one, y_one), (x_two, y_two) = face.points[:2]
         assert 0.22 < (x_one - where.left) / where.width < 0.45
         assert 0.55 < (x_two - where.left) / where.width < 0.78
         assert max(abs(y - where.top - 0.4 * where.height) for y in (y_one, y_two)) < 20
         assert len(face.points) == 6
+    # With a margin of 0.1, crops show the drawings as they are.
+    left, top, width, height = np.mean(boxes, axis=0)
+    assert abs(left + width / 2 - 0.5) < 0.03 and abs(top + height / 2 - 0.5) < 0.03
+    assert abs(1.2 * width - 1) < 0.05 and height == pytest.approx(width, rel=1e-3)
 
 
 def test_small_faces_are_found_when_they_are_asked_for():
