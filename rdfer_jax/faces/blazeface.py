@@ -30,8 +30,9 @@ SAME = 0.3
 SMALLEST = 0.15
 #: Side of a smaller square, at least, as a share of the next larger one.
 STEP = 0.35
-#: The network's boxes go from the eyebrows to below the chin. They are moved toward the forehead by this
-#: share of their height: with a margin of 0.1, crops then are as in FER2013 and synthetic_faces.
+#: The network's boxes go from the eyebrows to below the chin. They are raised by this share of their
+#: height: with a margin of 0.1, crops then are as in FER2013 and synthetic_faces. They are raised along the
+#: frame, not along the face: in turned faces, the network's boxes lie lower in the frame too.
 RAISED = 0.1
 #: Side of the square in which a known face is searched, as a multiple of its size.
 AROUND = 2.0
@@ -222,8 +223,5 @@ def merge(rows_R82: np.ndarray, scores_R: np.ndarray) -> list[np.ndarray]:
 
 def _detection(row_82: np.ndarray) -> Detection:
     (left, top), (width, height), *points = row_82.tolist()
-    (x, y), (x_end, y_end) = points[:2]
-    across, down = x_end - x, y_end - y
-    raised = RAISED * height / max(math.hypot(across, down), 1e-9)
-    box = Box(left + raised * down, top - raised * across, width, height)
+    box = Box(left, top - RAISED * height, width, height)
     return Detection(box, tuple((x, y) for x, y in points))
