@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from rdfer_jax.faces.boxes import Detection, overlap
+from rdfer_jax.faces.boxes import Detection, best_overlap, overlap
 from rdfer_jax.faces.detect import SAME_FACE, Detector
 from rdfer_jax.media.video import Frame
 
@@ -19,6 +19,8 @@ SEARCH_EVERY = 0.5
 LEAST_HITS, HIT = 3, 0.1
 #: Longest gap that is interpolated, seconds.
 LONGEST_GAP = 0.5
+#: Smallest overlap (intersection over union) of a face with itself after no longer a gap: it may be quick.
+QUICK = 0.1
 #: Boxes and key points are averaged over this time on either side, seconds.
 SMOOTH = 0.1
 #: Longest time that a frame stands for, seconds, unless the video has fewer frames throughout.
@@ -40,7 +42,8 @@ class Finder:
         near = [] if is_due else [face.box for face in self._before]
         found = self._detect(image, near) if near else []
         if len(found) < max(1, len(near)):
-            found = self._detect(image, small=is_due)
+            others = self._detect(image, small=is_due)
+            found += [face for face in others if not best_overlap(found, face.box, SAME_FACE)]
             self._searched = time if is_due else self._searched
         self._before = found
         return found
@@ -134,8 +137,9 @@ def track(
         )
         taken: set[int] = set()
         used: set[int] = set()
-        for _, shared, c, f in pairs:
-            if shared >= SAME_FACE and c not in used and f not in taken:
+        for is_recent, shared, c, f in pairs:
+            least = QUICK if is_recent else SAME_FACE
+            if shared >= least and c not in used and f not in taken:
                 chains[c][place] = detected[f]
                 used.add(c)
                 taken.add(f)

@@ -39,6 +39,29 @@ def test_between_searches_of_the_whole_frame_faces_are_looked_for_where_they_wer
     assert (whole, around) == ([1, 2, 9], [3, 4, 6, 7, 8, 9])
 
 
+def test_small_faces_in_view_are_kept_when_another_face_is_lost():
+    shown = [[face(10.0), face(200.0)] if i < 2 else [face(10.0), face(300.0)] for i in range(4)]
+
+    def detect(number, near=(), small=True):
+        if near:
+            return [
+                one for one in shown[number] if max(overlap(one.box, box) for box in near) > 0.3
+            ]
+        return shown[number] if small else shown[number][1:]  # the first one is small
+
+    find = Finder(detect)
+    found = [find(number, number / 10) for number in range(4)]
+    assert [sorted(faces) for faces in found] == shown  # the second one jumps at 2
+
+
+def test_a_quick_face_keeps_its_track():
+    boxes = [[face(12.0 * i)] for i in range(30)]  # more than half of its width in each frame
+    (found,) = track(boxes, TENTHS)
+    assert found.found.all()
+    halting = [[face(12.0 * (i // 10))] if i % 10 < 3 else [] for i in range(30)]
+    assert len(track(halting, TENTHS)) == 3  # elsewhere, after more than half a second
+
+
 def test_two_faces_that_move_keep_their_tracks():
     # One goes right, the other, larger one left; the detector gives them in changing order.
     boxes = [
