@@ -151,6 +151,9 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
             verdict = agreement.score_by_posterior(verdict, batch.label, state.memory)
         if network.read_key_clips is not None:
             forward = network.read_key_clips(variables, forward, verdict.consensus, False)
+        instants, instant_logits = forward.outputs.instants, forward.outputs.instant_logits
+        if instant_logits is None and config.clips.frames == 1:
+            instants, instant_logits = clips_BKT[:, :, 0], forward.outputs.clip_logits
         return Prediction(
             index=batch.index,
             mask=batch.mask,
@@ -160,6 +163,8 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
             consensus=verdict.consensus,
             noise_score=verdict.noise_score,
             key_instants=forward.outputs.key_instants,
+            instants=instants,
+            instant_logits=instant_logits,
         )
 
     return predict_step

@@ -81,6 +81,9 @@ class Prediction:
       consensus: int32 [B], the class with the highest mean probability over the clips.
       noise_score: float32 [B] in [0, 1], higher if the label is more likely wrong.
       key_instants: int32 [B, M], positions in the frame buffer; None in a network without key expression.
+      instants: int32 [B, I], positions in the frame buffer of what is classified by itself: the instants of
+        the network, or its clips of one frame; None where there are none.
+      instant_logits: float32 [B, I, N].
     """
 
     index: jax.Array
@@ -91,3 +94,5 @@ class Prediction:
     consensus: jax.Array
     noise_score: jax.Array
     key_instants: jax.Array | None
+    instants: jax.Array | None = None
+    instant_logits: jax.Array | None = None

@@ -30,6 +30,7 @@ from rdfer_jax.pipeline.sampling import frame_indices
 from rdfer_jax.predict import annotate, files
 from rdfer_jax.predict import trained as trained_lib
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
+from rdfer_jax.predict.timecourse import TimeCourse
 from rdfer_jax.training.writers import bar
 from rdfer_jax.types import Prediction
 
@@ -146,8 +147,10 @@ class Predictor:
             prediction = self._predict([clip.crops for clip in batch])
             for row, clip in enumerate(batch):
                 window, thumbnails = _window(prediction, row, clip, found, temperature)
-                collectors[clip.plan.face].add(clip.plan.places, window, thumbnails)
-        predicted = tuple(collector.face() for collector in collectors if collector.windows)
+                instants = _instants(prediction, row, clip, temperature)
+                collectors[clip.plan.face].add(clip.plan.places, window, thumbnails, instants)
+        smooth = self.settings.smooth
+        predicted = tuple(collector.face(smooth) for collector in collectors if collector.windows)
         return VideoPrediction(
             name=source.name,
             size=found.size,
@@ -302,29 +305,41 @@ def _window(
     return window, tuple(zip(window.key_times, keys.values(), strict=True))
 
 
+#: Indices int [I] of the analyzed frames of the instants, and their probabilities float [I, N].
+Instants = tuple[np.ndarray, np.ndarray]
+
+
+def _instants(prediction: Prediction, row: int, clip: Clip, temperature: float) -> Instants | None:
+    """Returns what the instants of a window predict; None for networks that classify none."""
+    if prediction.instants is None or prediction.instant_logits is None:
+        return None
+    logits_IN = np.asarray(prediction.instant_logits[row], np.float64)
+    return clip.places[prediction.instants[row]], special.softmax(logits_IN / temperature, axis=-1)
+
+
 class _Collector:
     """Collects the windows of a face. Of their key frames it keeps one set per class, not all."""
 
     def __init__(self, track: Track, times_A: np.ndarray, num_classes: int):
         self.windows: list[Window] = []
-        self._track = track
-        self._total_AN = np.zeros((len(times_A), num_classes))
-        self._count_A1 = np.zeros((len(times_A), 1))
+        self._track, self._course = track, TimeCourse(times_A, num_classes)
         self._best: dict[int, tuple[float, Thumbnails]] = {}
 
-    def add(self, places: np.ndarray, window: Window, thumbnails: Thumbnails) -> None:
-        """Adds a window: of which analyzed frames, its prediction, its key frames."""
+    def add(
+        self, places: np.ndarray, window: Window, thumbnails: Thumbnails, instants: Instants | None
+    ) -> None:
+        """Adds a window: of which analyzed frames, its prediction, its key frames and its instants."""
         self.windows.append(window)
-        self._total_AN[places] += window.probs
-        self._count_A1[places] += 1
+        self._course.add_window(places, window.probs)
+        if instants:
+            self._course.add_instants(places, *instants)
         for index, probability in enumerate(window.probs.tolist()):
             if index not in self._best or probability > self._best[index][0]:
                 self._best[index] = (probability, thumbnails)
 
-    def face(self) -> Face:
+    def face(self, smooth: float) -> Face:
         """Returns the prediction of the face."""
-        probs_AN = self._total_AN / np.maximum(self._count_A1, 1)
-        probs_AN[self._count_A1[:, 0] == 0] = np.nan
+        probs_AN = self._course.probs(smooth)
         face = Face(self._track.boxes, self._track.found, probs_AN, tuple(self.windows))
         return dataclasses.replace(face, thumbnails=self._best[face.expression][1])
 

@@ -42,8 +42,8 @@ class Face:
     Attributes:
       boxes: float [A, 4], left, top, width, height in pixels; NaN where it is absent.
       found: bool [A], where the detector found it; other boxes are interpolated over short gaps.
-      timeline: float [A, N], probabilities in each analyzed frame: the mean over the windows that
-        contain it; NaN if there is none.
+      timeline: float [A, N], probabilities in each analyzed frame, see timecourse; NaN if no window
+        contains it.
       windows: in time order.
       thumbnails: key frames of best_window, as (time, uint8 [S, S, 3] in RGB); for pictures only.
     """

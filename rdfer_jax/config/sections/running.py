@@ -113,6 +113,9 @@ class Predict(Section):
     )
     window: float = field(3.0, "length of a prediction window, seconds", low=0.2)
     stride: float = field(1.0, "step between the starts of two windows, seconds", low=0.05)
+    smooth: float = field(
+        0.5, "seconds over which the probabilities of single frames are averaged; 0: not", low=0
+    )
     batch_size: int = field(8, "windows per prediction step", low=1)
     temperature: float = field(
         0.0,
