@@ -1,8 +1,9 @@
 """Audits a data set: which labels are wrong, and which clips are merely hard?
 
 Enters: the folder of a cross-validation with its out-of-fold predictions. Leaves: issues.csv,
-suggested.csv, audit.json and audit.html, a page to review the clips. It reads saved predictions and the
-frames of the data set; no model is run.
+suggested.csv, audit.json and audit.html, a page to review the clips; only audit.json if the predictions are
+no better than the most frequent class. It reads saved predictions and the frames of the data set; no model
+is run.
 
 Letters: N videos, K clips of a video, C classes.
 """
@@ -20,6 +21,7 @@ from scipy import special
 from rdfer_jax.config import Config
 from rdfer_jax.labels import issues, page
 from rdfer_jax.labels.issues import Findings
+from rdfer_jax.labels.skill import measure
 from rdfer_jax.pipeline import sampling, source
 from rdfer_jax.pipeline.decode import decode_frame
 from rdfer_jax.training import run_dir
@@ -39,6 +41,8 @@ NEEDED = ("clip_id", "clip_logits", "votes")
 MAX_CARDS = 5000
 #: Number of frames of a film strip, and their side in pixels.
 STRIP_FRAMES, STRIP_SIDE = 8, 72
+#: Files that need predictions that know something.
+_FINDINGS = ("issues.csv", "suggested.csv", "audit.html")
 
 
 def run(
@@ -52,7 +56,8 @@ def run(
       force: fall back to the predictions that a training run made for its own training split.
 
     Returns:
-      The contents of audit.json: `issues.summary`, and, if the truth is known, the share that was found.
+      The contents of audit.json: the comparison with the most frequent class, see skill.Skill; if the
+      predictions are better, also `issues.summary` and, if the truth is known, the share that was found.
 
     Raises:
       FileNotFoundError: there are no predictions.
@@ -64,17 +69,21 @@ def run(
     arrays, classes = saved.arrays, saved.classes
     info = run_dir.read(workdir)
     probs = special.softmax(arrays["clip_logits"].astype(np.float64), axis=-1)
-    findings = issues.find_label_issues(arrays["label"], probs)
-    found = (
-        {"predictions": saved.split}
-        | issues.summary(findings, classes)
-        | _measured(findings, arrays)
-    )
     output.mkdir(parents=True, exist_ok=True)
+    skill = measure(arrays["label"], probs.mean(axis=1).argmax(axis=-1))
+    found: dict[str, Any] = {"predictions": saved.split, "better_than_majority": skill.proven}
+    found |= {"comparison": skill.describe(classes[skill.majority])}
+    if not skill.proven:
+        _write_summary(output, found)
+        for name in _FINDINGS:
+            (output / name).unlink(missing_ok=True)
+        return found
+    findings = issues.find_label_issues(arrays["label"], probs)
+    found |= issues.summary(findings, classes) | _measured(findings, arrays)
     clip_ids = arrays["clip_id"].tolist()
     issues.write_issues(output / "issues.csv", clip_ids, findings, classes)
     issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
-    (output / "audit.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    _write_summary(output, found)
     doubtful = np.argsort(findings.rank)
     doubtful = doubtful[findings.kind[doubtful] != "fine"]
     rows = list(_rows(info.config, arrays, findings, classes, doubtful[:MAX_CARDS]))
@@ -85,8 +94,17 @@ def run(
     return found
 
 
+def _write_summary(output: epath.Path, found: dict[str, Any]) -> None:
+    (output / "audit.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
 def describe(found: dict[str, Any]) -> str:
     """Returns the result in one or two sentences."""
+    if not found["better_than_majority"]:
+        return (
+            f"These networks know nothing yet: {found['comparison']}. So no labels are suggested; "
+            "train longer, or on more clips"
+        )
     text = (
         f"{found['num_videos']} clips; an estimated {found['noise_share']:.1%} of the labels are wrong. "
         f"{found['mislabeled']} clips are likely mislabeled, {found['hard']} hard, {found['fine']} fine."

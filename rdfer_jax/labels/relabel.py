@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from rdfer_jax.labels import csv_file
 from rdfer_jax.labels.noise_matrix import Ints, checked_pair, posterior
+from rdfer_jax.labels.skill import measure
 from rdfer_jax.memory import Memory, remembered
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.training import run_dir
@@ -78,7 +79,8 @@ def write(
       CheckpointNotFoundError: the run has no checkpoint.
       DatasetNotFoundError: the data set of the run has not been built.
       FileNotFoundError: the folder is not that of a run.
-      ValueError: the run has no memory, or has not visited every training video; or as in `new_labels`.
+      ValueError: the run has no memory, has not visited every training video, or predicts the given labels
+        no better than the most frequent class; or as in `new_labels`.
     """
     setup = Setup.create(run_dir.read(workdir).config)
     step, state = setup.restore(workdir, "last")
@@ -92,6 +94,12 @@ def write(
         raise ValueError(
             f"{workdir}: after {step} steps {(labels_N < 0).sum()} of {len(labels_N)} training videos were "
             "not visited; train for an epoch or longer"
+        )
+    skill = measure(labels_N, np.asarray(remembered(state.memory)).argmax(axis=-1))
+    if not skill.proven:
+        raise ValueError(
+            f"{workdir}: this network knows nothing yet: {skill.describe(setup.classes[skill.majority])}. "
+            "Train longer, or on more clips"
         )
     return len(labels_N), write_remembered(setup, state.memory, output, score, threshold)
 

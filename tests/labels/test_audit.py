@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny
+from scipy import stats
 
 from rdfer_jax import config as config_lib
 from rdfer_jax.labels import audit
@@ -71,6 +72,49 @@ def test_without_the_data_set_or_the_truth_there_is_still_an_audit(tmp_path, cap
     assert "precision_at_n" not in found and found["num_videos"] == 11
     assert "the page has no pictures: no finished data set" in caplog.text
     assert "data:image/jpeg" not in (tmp_path / "out" / "audit.html").read_text()
+
+
+@pytest.mark.parametrize(("classes", "clips"), [(3, 22), (2, 40), (7, 300)])
+def test_networks_at_chance_suggest_nothing(tmp_path, classes, clips):
+    """By the exact tail of the binomial distribution; what an earlier audit wrote is gone."""
+    rng = np.random.default_rng(0)
+    label = np.arange(clips) % classes
+    label[: clips // 4] = 1
+    most = np.bincount(label).max()
+    tail = [
+        sum(stats.binom.pmf(range(n, clips + 1), clips, most / clips)) for n in range(clips + 1)
+    ]
+    enough = next(n for n in range(clips + 1) if tail[n] < 0.05)
+    for right in (enough, enough - 1):
+        guess = np.where(np.arange(clips) < right, label, (label + 1) % classes)
+        logits = 4.0 * np.eye(classes)[guess][:, None].repeat(2, axis=1)
+        arrays = {
+            "clip_id": np.array([f"c{i}" for i in range(clips)]),
+            "label": label,
+            "votes": np.zeros((clips, classes), np.float32),
+            "clip_logits": logits + rng.normal(0, 0.1, logits.shape),
+        }
+        names = tuple(f"class{i}" for i in range(classes))
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        Predictions(OUT_OF_FOLD, names, arrays).save(run / "predictions.npz")
+        config = tiny.config(data={"dir": str(tmp_path / "gone")})
+        (run / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
+        run_dir.write_data(run, "tiny_faces/default/1.0.0", names, clips)
+        found = audit.run(run)
+        files = sorted(path.name for path in (run / "audit").iterdir())
+        if right == enough:
+            assert files == ["audit.html", "audit.json", "issues.csv", "suggested.csv"]
+            assert "know nothing" not in audit.describe(found)
+        else:
+            assert (
+                files == ["audit.json"]
+                and json.loads((run / "audit/audit.json").read_text()) == found
+            )
+            said = audit.describe(found)
+            assert said.startswith("These networks know nothing yet: ") and "\n" not in said
+            assert f"{right / clips:.1%} of {clips} labels" in said
+            assert f"always predicting 'class1' gives {most / clips:.1%}" in said
 
 
 def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, caplog):

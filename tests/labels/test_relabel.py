@@ -96,7 +96,8 @@ def saved_run(workdir, tiny_data, memory_decay=0.5, visited=True):
     return setup.train.columns("clip_id")["clip_id"], label, believed
 
 
-def test_the_command_writes_what_the_run_remembers(tiny_data, tmp_path, capsys):
+def test_the_command_writes_what_the_run_remembers(tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(skill, "LEVEL", 2.0)  # this run contradicts nearly every label
     clips, label, believed = saved_run(tmp_path / "run", tiny_data)
     output = tmp_path / "labels.csv"
     for more, expected, count in (([], believed, len(label) - 1), (["--threshold=0.99"], label, 0)):
@@ -110,10 +111,11 @@ def test_the_command_writes_what_the_run_remembers(tiny_data, tmp_path, capsys):
     ("how", "message"),
     [
         ({"memory_decay": 0.0}, "expected a run with config.agreement.memory_decay above 0, got 0"),
+        ({}, "this network knows nothing yet: 9.1% of 11 labels are predicted, and always"),
         ({"visited": False}, "after 4 steps 11 of 11 training videos were not visited"),
     ],
 )
-def test_a_run_without_predictions_is_an_error(how, message, tiny_data, tmp_path):
+def test_a_run_without_useful_predictions_is_an_error(how, message, tiny_data, tmp_path):
     saved_run(tmp_path / "run", tiny_data, **how)
     with pytest.raises(ValueError, match=message):
         relabel.write(tmp_path / "run", tmp_path / "labels.csv")
