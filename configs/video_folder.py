@@ -3,7 +3,8 @@
     rdfer build --config=video_folder --config.build.source_dir=/data/mine
     rdfer train --config=video_folder --workdir=runs/mine
 
-Holds out 10 % of the training clips to select the best checkpoint.
+Network, sizes, batch and duration are "auto": chosen for the number of clips, the devices and their memory
+when a run starts, printed, and stored with the run; see docs/how-to/train.md. Each can be set by hand.
 """
 
 from ml_collections import ConfigDict
@@ -11,11 +12,21 @@ from ml_collections import ConfigDict
 from rdfer_jax import config as config_lib
 from rdfer_jax import setting_types
 
+AUTO = (
+    *("data.frames", "data.image_size", "data.batch_size", "data.eval_batch_size"),
+    *("data.test_split", "data.validation_split", "data.validation_percent"),
+    *("augment.size", "clips.frames", "key.number"),
+    *("model.trunk", "model.width", "model.instants", "model.long_layers"),
+    *("train.duration", "train.eval_every", "train.save_every"),
+)
+
 
 def get_config() -> ConfigDict:
     config = config_lib.default()
     config.data.name = "video_folder"
-    config.data.validation_percent = 10.0
+    for path in AUTO:
+        section, _, name = path.partition(".")
+        config[section][name] = setting_types.AUTO
     config.build = {
         "source_dir": "",
         "csv": "",

@@ -13,6 +13,7 @@ from rdfer_jax.config.sections.base import Section
 from rdfer_jax.config.sections.method import Agreement
 from rdfer_jax.config.sections.network import CLIP_TRUNKS
 from rdfer_jax.config.sections.whole import Config
+from rdfer_jax.setting_types import AUTO, or_auto
 
 #: Methods that need the memory.
 MEMORY_METHODS = ("elr", "forward", "self_calibrated", "ssr")
@@ -26,7 +27,14 @@ SECTIONS: dict[str, type[Section]] = {
 
 def default() -> config_dict.ConfigDict:
     """Returns an unlocked ConfigDict with every setting at its default."""
-    return config_dict.ConfigDict(to_dict(Config()))
+    settings = config_dict.ConfigDict(to_dict(Config()))
+    for section, kind in SECTIONS.items():
+        for field in dataclasses.fields(kind):
+            value = settings[section][field.name]
+            if field.metadata["auto"] and not isinstance(value, str):
+                del settings[section][field.name]
+                settings[section][field.name] = or_auto(value, type(value))
+    return settings
 
 
 def resolve(settings: Mapping[str, Any]) -> Config:
@@ -43,17 +51,20 @@ def resolve(settings: Mapping[str, Any]) -> Config:
         settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else dict(settings)
     )
     values: dict[str, Any] = {}
+    auto: list[str] = []
     for name, value in settings.items():
         if name in SECTIONS:
-            values[name] = _resolve_section(name, value)
+            values[name], chosen = _resolve_section(name, value)
+            auto += chosen
         elif name == "build":
             values[name] = config_dict.FrozenConfigDict(value)
         else:
             values[name] = _checked(Config, name, value, name)
-    config = Config(**values)
-    for name in SECTIONS:
-        getattr(config, name).check()
-    _check_together(config)
+    config = Config(**values, auto=tuple(sorted(auto)))
+    if not config.auto:  # else once the values are known
+        for name in SECTIONS:
+            getattr(config, name).check()
+        _check_together(config)
     return config
 
 
@@ -62,6 +73,9 @@ def to_dict(config: Config) -> dict[str, Any]:
     tree = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     tree |= {name: dataclasses.asdict(tree[name]) for name in SECTIONS}
     tree["build"] = config_dict.ConfigDict(config.build).to_dict()
+    for path in tree.pop("auto"):
+        section, _, name = path.partition(".")
+        tree[section][name] = AUTO
     return tree
 
 
@@ -88,17 +102,24 @@ def _declared(kind: type, name: str) -> Mapping[str, Any]:
     return next((f.metadata for f in dataclasses.fields(kind) if f.name == name), {})
 
 
-def _resolve_section(name: str, values: Mapping[str, Any]) -> Section:
+def _resolve_section(name: str, values: Mapping[str, Any]) -> tuple[Section, list[str]]:
+    """Returns a section, and the paths of its settings that are "auto"."""
     if not isinstance(values, Mapping):
         raise ValueError(f"config.{name}: expected a section, got {values!r}")
     kind = SECTIONS[name]
-    return kind(**{k: _checked(kind, k, v, f"{name}.{k}") for k, v in values.items()})
+    auto = [key for key, value in values.items() if value == AUTO and _may_be_auto(kind, key)]
+    fixed = {k: _checked(kind, k, v, f"{name}.{k}") for k, v in values.items() if k not in auto}
+    return kind(**fixed), [f"{name}.{key}" for key in auto]
+
+
+def _may_be_auto(kind: type, key: str) -> bool:
+    return _declared(kind, key).get("auto", False)
 
 
 def _checked(kind: type, key: str, value: Any, path: str) -> Any:
     """Returns the value of a setting in its own type, checked against its declaration."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    if key not in fields:
+    if key not in fields or (kind is Config and key == "auto"):
         raise ValueError(f"config.{path}: no such setting. {hints.suggest(key, fields)}")
     field, standard = fields[key], fields[key].default
     expected = type(standard)

@@ -345,10 +345,32 @@ def open_splits(directory: epath.Path, data: Data) -> tuple[Split, Split]:
     )
 
 
+def splits(directory: epath.Path) -> list[str]:
+    """Returns the names of the splits of a data set."""
+    return list(tfds.builder_from_directory(directory).info.splits)
+
+
+def open_validation(directory: epath.Path, data: Data) -> Split:
+    """Opens the split config.data.validation_split.
+
+    Raises:
+      RecordError: a file of the data set is missing or truncated.
+      ValueError: there is no such split, or it is also trained or tested on.
+    """
+    used = "+".join([data.train_split] if data.fold else [data.train_split, data.test_split])
+    parts = {part.strip() for part in used.split("+")}
+    for part in data.validation_split.split("+"):
+        if part.strip() in parts:
+            raise ValueError(
+                f"config.data.validation_split = {data.validation_split!r}: {part.strip()!r} is "
+                "also trained or tested on; choose another split"
+            )
+    return open_split(directory, data.validation_split).check()
+
+
 def stored_folds(directory: epath.Path) -> list[str]:
     """Returns the names of the splits fold1, fold2, ... of a data set that is stored in folds."""
-    splits = tfds.builder_from_directory(directory).info.splits
-    numbers = [int(m[1]) for name in splits if (m := re.fullmatch(r"fold(\d+)", name))]
+    numbers = [int(m[1]) for name in splits(directory) if (m := re.fullmatch(r"fold(\d+)", name))]
     return [f"fold{number}" for number in sorted(numbers)]
 
 

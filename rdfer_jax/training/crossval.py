@@ -17,13 +17,14 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import metrics
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
-from rdfer_jax.training import run_dir, train
+from rdfer_jax.training import automatic, run_dir, train
 from rdfer_jax.training.predictions import (
     OUT_OF_FOLD,
     TEST_FILE,
     Predictions,
     read_predictions,
 )
+from rdfer_jax.training.setup import Setup
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
       ValueError: as in train.train; or the folder holds folds with other settings.
     """
     workdir = epath.Path(workdir)
+    config = _settled(config, workdir, number)
     settings = folds(config, number)
     results_of = {
         name: _run_fold(workdir / name, fold_config, f"{name} of {len(settings)}")
@@ -97,6 +99,17 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
         (workdir / "crossval.md").write_text(table(results) + "\n")
         run_dir.write_json(workdir / "results.json", results)
     return results
+
+
+def _settled(config: Config, workdir: epath.Path, number: int) -> Config:
+    """Returns settings without "auto", the same for all folds: those of an earlier run, or of the "
+    "first fold."""
+    if not config.auto:
+        return config
+    name, first = next(iter(folds(config, number).items()))
+    first = automatic.of_run(first, workdir / name)
+    chosen = Setup.create(first).config if first.auto else first
+    return automatic.of_other(config, chosen)
 
 
 def _run_fold(folder: epath.Path, config: Config, title: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rdfer_jax.pipeline import loader, sampling, source
 from rdfer_jax.pipeline.feed import close, placer
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import make_predict_step
-from rdfer_jax.training import run_dir
+from rdfer_jax.training import automatic, memory_limit, run_dir
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
 from rdfer_jax.training.setup import Setup
 
@@ -51,7 +51,8 @@ class Evaluator:
           eval_split: a split that is predicted many times during training. It is read by one endless
             loader, which has the first batches of the next evaluation ready.
         """
-        self._config, self._eval_split = config, eval_split
+        self._config, self._eval_split, self._mesh = config, eval_split, mesh
+        self._is_compiled = False
         self._local_batch_size = sharding.local_batch_size(
             config.data.eval_batch_size, mesh, "config.data.eval_batch_size"
         )
@@ -79,6 +80,13 @@ class Evaluator:
             for element in itertools.islice(elements, batches):
                 batch, on_host = self._place(element)
                 known.append(on_host)
+                if not self._is_compiled:
+                    memory_limit.compile_and_check(
+                        self._predict, (state, batch), self._mesh,
+                        "evaluation step, config.data.eval_batch_size",
+                        self._config.data.eval_batch_size,
+                    )  # fmt: skip
+                    self._is_compiled = True
                 newest = self._predict(state, batch)
                 if pending is not None:
                     outputs.append(_on_host(pending))
@@ -140,10 +148,10 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
       DamagedCheckpointError: the files of the checkpoint have changed since they were written.
       DatasetNotFoundError: the data set has not been built.
     """
-    setup = Setup.create(config)
+    setup = Setup.create(automatic.of_run(config, workdir))
     step, state = setup.restore(workdir, checkpoint)
     log.info("restored step %d of %s", step, workdir)
-    evaluator = Evaluator(config, setup.network, setup.mesh)
+    evaluator = Evaluator(setup.config, setup.network, setup.mesh)
     results = evaluate_and_save(evaluator, state, setup, workdir, checkpoint)
     if jax.process_index() == 0:
         run_dir.write_json(epath.Path(workdir) / "results.json", results)

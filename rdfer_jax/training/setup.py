@@ -4,6 +4,7 @@
 splits of a data set.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from rdfer_jax.pipeline import source
 from rdfer_jax.pipeline.source import Split
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep, make_train_step
-from rdfer_jax.training import run_dir
+from rdfer_jax.training import automatic, run_dir
 from rdfer_jax.training.checkpoint import Checkpoints
 from rdfer_jax.types import Batch
 
@@ -69,7 +70,15 @@ class ModelSetup:
           mesh: the devices.
           num_classes: N.
           num_train: videos of the training split.
+
+        Raises:
+          ValueError: a setting is "auto".
         """
+        if config.auto:
+            raise ValueError(
+                f"config.{config.auto[0]} = 'auto': it is chosen for a data set, by rdfer train or "
+                "crossval; set a value"
+            )
         self.config, self.mesh = config, mesh
         self.num_classes, self.num_train = num_classes, num_train
         self.network = models.create(config, num_classes, mesh.devices.flat[0].platform)
@@ -217,6 +226,9 @@ class Setup(ModelSetup):
     def create(cls, config: Config, workdir: epath.Path | None = None) -> Self:
         """Opens the data set and creates the network on all devices.
 
+        Settings that are "auto" are those that an earlier run in the folder began with, or else chosen for
+        the data and the devices; see `automatic`. The attribute `config` has all of them.
+
         Args:
           config: all settings.
           workdir: folder of the run, for training: settings and data have to be those that an earlier
@@ -230,17 +242,27 @@ class Setup(ModelSetup):
         """
         mesh = sharding.make_mesh()
         if workdir is not None:
-            sharding.local_batch_size(config.data.batch_size, mesh, "config.data.batch_size")
+            config = automatic.of_run(config, workdir)
         directory = source.find(config.data)
+        config = automatic.choose_splits(config, source.splits(directory))
         whole, test = source.open_splits(directory, config.data)
+        config = automatic.choose(config, automatic.facts_of(whole, mesh))
         if workdir is not None:
+            sharding.local_batch_size(config.data.batch_size, mesh, "config.data.batch_size")
             run_dir.check_config(workdir, config)
             fingerprint = source.fingerprint(directory, config.data.labels)
             run_dir.check_data(workdir, _data_set(config, directory), fingerprint)
             # After the checks: decoding can take long.
             whole, test = whole.with_cache(config.data), test.with_cache(config.data)
         train, validation = source.hold_out(whole, config.data.validation_percent)
+        if config.data.validation_split:
+            validation = source.open_validation(directory, config.data).with_cache(config.data)
         return cls(config, mesh, directory, train, validation, test)
+
+    def abstract_batch(self) -> Batch:
+        """Returns the shapes, types and shardings of a training batch."""
+        batch = super().abstract_batch()
+        return dataclasses.replace(batch, flipped=batch.mask) if self.train.knows_flips else batch
 
     @functools.cached_property
     def fingerprint(self) -> str:

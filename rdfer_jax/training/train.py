@@ -18,7 +18,7 @@ from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
-from rdfer_jax.training import run_dir
+from rdfer_jax.training import memory_limit, run_dir
 from rdfer_jax.training.checkpoint import Checkpoints, last_variables
 from rdfer_jax.training.evaluate import Evaluator, evaluate_and_save, summary
 from rdfer_jax.training.integrity import quarantine_damaged
@@ -61,6 +61,7 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     is_first = jax.process_index() == 0
     setup = Setup.create(config, workdir)
+    config = setup.config
     step_fn = setup.train_step()
     evaluator = Evaluator(config, setup.network, setup.mesh, setup.validation or setup.test)
     evaluations = Evaluations(evaluator, setup, workdir)
@@ -223,6 +224,11 @@ def _run_loop(
         )
         iterator = iter(feed(batches, setup.mesh, config.data.prefetch))
         try:
+            if start < setup.counts.total:
+                memory_limit.compile_and_check(
+                    step_fn, (state, setup.abstract_batch()), setup.mesh,
+                    "training step, config.data.batch_size", config.data.batch_size,
+                )  # fmt: skip
             return loop.run(state, iterator)
         finally:
             close(iterator)

@@ -8,7 +8,7 @@ import tiny
 from rdfer_jax import commands, confident, config
 from rdfer_jax import state as state_lib
 from rdfer_jax.cli import parse
-from rdfer_jax.labels import noise_matrix, relabel
+from rdfer_jax.labels import noise_matrix, relabel, skill
 from rdfer_jax.memory import Memory
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.training import run_dir

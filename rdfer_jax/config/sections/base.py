@@ -10,6 +10,7 @@ def field(
     *,
     affects_training: bool = True,
     path: bool = False,
+    auto: bool = False,
     **limits: float,
 ) -> Any:
     """Declares a setting.
@@ -20,9 +21,16 @@ def field(
       affects_training: False if the setting does not change what is learned, so that a run may be
         resumed with another value.
       path: whether it is a path, in which `~` is a home folder.
+      auto: whether it may be "auto", which training/automatic.py replaces when a run starts.
       **limits: `low` and `high`, the smallest and the largest allowed number.
     """
-    metadata = {"text": text, "affects_training": affects_training, "path": path, **limits}
+    metadata = {
+        "text": text,
+        "affects_training": affects_training,
+        "path": path,
+        "auto": auto,
+        **limits,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -21,7 +21,7 @@ class Data(Section):
     name: str = field("synthetic_faces", "name of the data set: a folder in dir")
     variant: str = field("default", "variant of the data set: a folder in name")
     train_split: str = field("train", "training splits, joined by +")
-    test_split: str = field("test", "test splits, joined by +", affects_training=False)
+    test_split: str = field("test", "test splits, joined by +", affects_training=False, auto=True)
     labels: str = field(
         "",
         "CSV file with the columns clip_id,label that replaces the given labels of the training "
@@ -38,20 +38,27 @@ class Data(Section):
         "percentage of the training split held out to select the best checkpoint, stratified by class",
         low=0,
         high=50,
+        auto=True,
+    )
+    validation_split: str = field(
+        "",
+        "stored split on which the best checkpoint is selected; empty: the part that validation_percent "
+        "holds out",
+        auto=True,
     )
     sampling: Literal["uniform", "balanced"] = field(
         "uniform",
         "training videos of an epoch; uniform: each video once; balanced: each class equally often, in "
         "an epoch of the same length",
     )
-    frames: int = field(64, "F, number of frames decoded per video", low=1)
+    frames: int = field(64, "F, number of frames decoded per video", low=1, auto=True)
     snippet: int = field(
         1,
         "r, consecutive frames of the video in each part of the buffer: frames / r snippets at the "
         "video's own rate are spread over the video; 1: single frames",
         low=1,
     )
-    image_size: int = field(128, "height and width of a decoded frame, pixels", low=8)
+    image_size: int = field(128, "height and width of a decoded frame, pixels", low=8, auto=True)
     fit: Literal["crop", "stretch"] = field(
         "crop", "how to make a frame square: center-crop or stretch it"
     )
@@ -62,9 +69,13 @@ class Data(Section):
         affects_training=False,
         path=True,
     )
-    batch_size: int = field(128, "videos per training step, over all devices", low=1)
+    batch_size: int = field(128, "videos per training step, over all devices", low=1, auto=True)
     eval_batch_size: int = field(
-        128, "videos per evaluation step, over all devices", low=1, affects_training=False
+        128,
+        "videos per evaluation step, over all devices",
+        low=1,
+        affects_training=False,
+        auto=True,
     )
     num_workers: int = field(
         0,
@@ -85,6 +96,11 @@ class Data(Section):
             raise ValueError(
                 f"config.data.frames: expected a multiple of config.data.snippet = {self.snippet}, got "
                 f"{self.frames}"
+            )
+        if self.validation_split and self.validation_percent:
+            raise ValueError(
+                "config.data.validation_percent: expected 0 with config.data.validation_split = "
+                f"{self.validation_split!r}, got {self.validation_percent:g}"
             )
         if self.fold:
             try:
@@ -107,7 +123,7 @@ class Augment(Section):
         "what shares a random transform; clip: each clip has its own, and a trunk that reads single frames "
         "reads every clip by itself, K T + F frames a video in place of F",
     )
-    size: int = field(112, "height and width of the network's input, pixels", low=8)
+    size: int = field(112, "height and width of the network's input, pixels", low=8, auto=True)
     crop_area: tuple[float, float] = field(
         (0.4, 1.0), "range of the crop's area, as a fraction of the frame's"
     )
@@ -162,7 +178,7 @@ class Clips(Section):
         "views: sub-intervals that cover at least min_span of the video; windows: consecutive frames",
     )
     number: int = field(5, "K, clips per video", low=1)
-    frames: int = field(16, "T, frames per clip", low=1)
+    frames: int = field(16, "T, frames per clip", low=1, auto=True)
     min_span: float = field(
         0.5, "shortest view, as a fraction of the video's length", low=0.05, high=1
     )

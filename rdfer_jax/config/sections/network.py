@@ -17,7 +17,9 @@ class KeyClips(Section):
     """Key expression re-sampling (KER)."""
 
     enabled: bool = field(True, "re-sample each video around its key expression")
-    number: int = field(4, "M, key instants per video, each the center of a key clip", low=1)
+    number: int = field(
+        4, "M, key instants per video, each the center of a key clip", low=1, auto=True
+    )
     frames: int = field(4, "consecutive frames per key clip", low=1)
     min_gap: float = field(
         0.05,
@@ -48,7 +50,7 @@ class Model(Section):
         "that ignore config.key",
     )
     trunk: Literal[FrameTrunk, ClipTrunk] = field(
-        "resnet18", "the CNN that turns frames into features"
+        "resnet18", "the CNN that turns frames into features", auto=True
     )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         "auto", "compute dtype; auto: bfloat16 on TPU and GPU, float32 on CPU"
@@ -63,12 +65,14 @@ class Model(Section):
         "recompute the trunk's blocks in the backward pass, which saves memory",
         affects_training=False,
     )
-    width: int = field(256, "features of the two streams, or of the LSTM in resnet_lstm", low=8)
+    width: int = field(
+        256, "features of the two streams, or of the LSTM in resnet_lstm", low=8, auto=True
+    )
     short_layers: int = field(2, "layers of the short-term stream", low=1)
     short_kernel: int = field(3, "temporal kernel size of a short-term layer, frames", low=1)
-    long_layers: int = field(2, "layers of the long-term stream", low=1)
+    long_layers: int = field(2, "layers of the long-term stream", low=1, auto=True)
     long_heads: int = field(4, "attention heads of the long-term stream", low=1)
-    instants: int = field(16, "I, instants of the long-term stream per clip", low=1)
+    instants: int = field(16, "I, instants of the long-term stream per clip", low=1, auto=True)
     streams: Literal["both", "short", "long"] = field(
         "both",
         "the streams that read a clip; short and long are for ablations and need key.enabled False",

@@ -37,16 +37,19 @@ class Optim(Section):
 class Train(Section):
     """The training loop."""
 
-    duration: str = field("100 epochs", "length of the run, in steps or epochs")
+    duration: str = field("100 epochs", "length of the run, in steps or epochs", auto=True)
     eval_every: str = field(
         "1 epochs",
         "interval between evaluations on the validation part, or on the test split without one",
         affects_training=False,
+        auto=True,
     )
     best_metric: Literal["war", "uar"] = field(
         "war", "the score on the validation part that chooses the best checkpoint"
     )
-    save_every: str = field("1 epochs", "interval between checkpoints", affects_training=False)
+    save_every: str = field(
+        "1 epochs", "interval between checkpoints", affects_training=False, auto=True
+    )
     record_every: str = field(
         "",
         "interval between predictions on the whole training split, saved in epochs/ for "

@@ -58,3 +58,5 @@ class Config:
     predict: Predict = dataclasses.field(
         default_factory=Predict, metadata={"affects_training": False}
     )
+    #: Settings whose value is "auto", such as data.frames. Their fields hold defaults until a run starts.
+    auto: tuple[str, ...] = dataclasses.field(default=(), metadata={"affects_training": False})
