@@ -94,7 +94,11 @@ COMMANDS = {
     "predict": Command(
         "recognize expressions in your own videos",
         (
-            Flag("workdir", "folder of the run; default: the network that comes with the package"),
+            Flag(
+                "workdir",
+                "folder of the run; default: the network that comes with the package",
+                Path,
+            ),
             Flag(
                 "input",
                 "a video, a folder of videos, or a text file that lists videos",
