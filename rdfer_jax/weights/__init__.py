@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import load_file, save_file
+from safetensors import numpy as safetensors
 
 from rdfer_jax import config as config_lib
 from rdfer_jax.config import Config
@@ -51,7 +51,7 @@ def size(network: Packaged) -> int:
 def load(name: str, folder: pathlib.Path = FOLDER) -> Packaged:
     """Returns one of `NAMES`."""
     about = json.loads((folder / f"{name}.json").read_text())
-    arrays = load_file(folder / f"{name}.safetensors")
+    arrays = safetensors.load_file(folder / f"{name}.safetensors")
     variables = {path: array.astype(np.float32) for path, array in arrays.items()}
     return Packaged(
         name=name,
@@ -73,7 +73,7 @@ def save(network: Packaged, folder: pathlib.Path = FOLDER) -> None:
         if not np.abs(array).max() <= np.finfo(np.float16).max:
             raise ValueError(f"{path}: has values that float16 cannot hold")
         arrays[path] = np.asarray(array, np.float16)
-    save_file(arrays, folder / f"{network.name}.safetensors")
+    (folder / f"{network.name}.safetensors").write_bytes(safetensors.save(arrays))
     about = {
         "classes": list(network.classes),
         "step": network.step,
