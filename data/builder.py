@@ -73,8 +73,8 @@ def build(
         with tfds_compat.quiet(), tfds_compat.without_main():
             builder = module.Builder(data_dir=data_dir, config=config)
             tfds_compat.download_and_prepare(builder)
-    if hasattr(builder, "summary"):
-        print(builder.summary(), flush=True)
+    if hasattr(builder, "closing"):
+        print(builder.closing(), flush=True)
     return directory
 
 

@@ -272,11 +272,26 @@ def _duplicates(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
     within: list[str] = []
     for group in _groups(clips):
         how = "same files" if len({clip.look.digest for clip in group}) == 1 else "look alike"
-        names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in group[:_MAX_NAMED])
-        more = f" and {len(group) - _MAX_NAMED} more" if len(group) > _MAX_NAMED else ""
-        lines = across if len({clip.split for clip in group}) > 1 else within
+        counts_of = Counter(clip.split for clip in group)
+        shown = _from_each_split(group)[:_MAX_NAMED]
+        names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in shown)
+        more = ""
+        if len(group) > _MAX_NAMED:
+            numbers = ", ".join(f"{number} in {split}" for split, number in counts_of.items())
+            more = f" and {len(group) - _MAX_NAMED} more ({numbers})"
+        lines = across if len(counts_of) > 1 else within
         lines.append(f"{how}: {names}{more}")
     return across, within
+
+
+def _from_each_split(group: Sequence[Clip]) -> list[Clip]:
+    """Returns the clips so that the splits take turns: the first ones are of different splits."""
+    place: Counter[str] = Counter()
+    turns: list[tuple[int, int, Clip]] = []
+    for clip in group:
+        turns.append((place[clip.split], len(turns), clip))
+        place[clip.split] += 1
+    return [clip for *_, clip in sorted(turns, key=lambda turn: turn[:2])]
 
 
 def _groups(clips: Sequence[Clip]) -> list[list[Clip]]:

@@ -285,6 +285,14 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         """Returns the table and the notes of the built data set as text."""
         return self._report(self.info.metadata)
 
+    def closing(self) -> str:
+        """Returns the summary, without what was printed before the conversion and is still so."""
+        lines, known = self.summary().split("\n"), set(map(_words, self._printed.split("\n")))
+        no_short = f"under {counts.SHORT} frames" + " 0" * (len(self.info.splits) + 1)
+        if known <= set(map(_words, lines)):
+            lines = [line for line in lines if _words(line) not in known | {no_short}]
+        return "\n".join([*lines, f"built in {self.data_dir}"])
+
     def _report(self, metadata: Mapping[str, Any]) -> str:
         splits = metadata["splits"]
         rows = {"missing": "missing", f"under {counts.SHORT} frames": "short"}
@@ -370,7 +378,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             }
             for split, clips in good.items()
         }
-        print(self._report({"splits": planned, "notes": plan.notes}), flush=True)
+        self._printed = self._report({"splits": planned, "notes": plan.notes})
+        print(self._printed, flush=True)
         self._num_clips = _count(probed)
         self._complaints: list[str] = []
         self._leave_out(complaints)
@@ -457,6 +466,11 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         complaints = [_complaint(entry, result.problem) for entry, result in rest if result.problem]
         others = self._converted(plan, list(self._unconverted.values()))
         return complaints + [_complaint(entry, r.problem) for entry, r in others if r.problem]
+
+
+def _words(line: str) -> str:
+    """Returns a line without the spaces that align it."""
+    return " ".join(line.split())
 
 
 def record(entry: Entry, jpegs: Sequence[bytes], num_classes: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from etils import epath
@@ -17,6 +18,9 @@ from rdfer_jax.media.files import natural_key
 from .. import raw, recorded
 from . import dividing, from_folders, from_list
 from .listed import ORDER, Listed
+
+#: Fewer clips of a class than this are few.
+_FEW = 10
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,6 +101,20 @@ def _similar(classes: Sequence[str]) -> list[str]:
     ]
 
 
+def _few(clips: Sequence[Listed]) -> list[str]:
+    """Returns a warning if a class has few clips to test on, or to train on."""
+    notes = []
+    for split, what in (("train", "train on"), ("test", "test on")):
+        counts = Counter(clip.label for clip in clips if clip.split == split)
+        name, number = min(counts.items(), key=lambda item: item[1], default=("", _FEW))
+        if number < _FEW:
+            notes.append(
+                f"WARNING: only {number} clips of {name} to {what}; with fewer than {_FEW} of each class, "
+                "results mean little"
+            )
+    return notes
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
     """The clips of the root, and lines for the user."""
@@ -147,6 +165,7 @@ def read_plan(options: Options, found: Found | None = None) -> recorded.Plan:
         notes.append(
             f"{options.test_percent:g} % of each class for testing, chosen by a hash of the names{together}"
         )
+    notes += _few(clips)
     labels = [classes.index(clip.label) for clip in clips if clip.split == "train"]
     recorded.check_full(classes, "train", [labels.count(i) for i in range(len(classes))])
     splits = {

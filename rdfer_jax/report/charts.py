@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from rdfer_jax import metrics, plots
+from rdfer_jax import intervals, metrics, plots
 from rdfer_jax.html import percent
 from rdfer_jax.plots import BLUE, GREEN, INK, RED, WIDTH, styled
-from rdfer_jax.report import intervals
 
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]

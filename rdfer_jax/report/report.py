@@ -17,9 +17,9 @@ import numpy as np
 from etils import epath
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import html, metrics
+from rdfer_jax import html, intervals, metrics
 from rdfer_jax.config import Config
-from rdfer_jax.report import charts, intervals, tables
+from rdfer_jax.report import charts, tables
 from rdfer_jax.training import writers
 from rdfer_jax.training.predictions import (
     TEST_FILE,

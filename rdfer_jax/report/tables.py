@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from rdfer_jax.report import intervals
+from rdfer_jax import intervals
 
 #: Number of rows: most frequent confusions, most certain mistakes.
 CONFUSIONS, MISTAKES = 3, 10

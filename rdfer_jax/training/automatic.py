@@ -17,6 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import weights
 from rdfer_jax.config import Config
 from rdfer_jax.training import memory_limit
 
@@ -97,8 +98,9 @@ class _Choice:
         self.lines: list[str] = []
 
     def take(self, reason: str, values: Mapping[str, Any]) -> None:
-        """Takes the values of those settings that are "auto"."""
-        new = {name: value for name, value in values.items() if name in self._config.auto}
+        """Takes the values of those settings that are "auto" and not chosen yet."""
+        open_ = set(self._config.auto) - set(self.values)
+        new = {name: value for name, value in values.items() if name in open_}
         if new:
             self.values |= new
             shown = ", ".join(f"config.{name} = {value}" for name, value in new.items())
@@ -125,7 +127,7 @@ def choose(config: Config, facts: Facts) -> Config:
     is_short = on_cpu or facts.train < FEW_CLIPS
     why = "a CPU trains it in minutes" if on_cpu else f"fewer than {FEW_CLIPS:,} clips to train on"
     if config.init_from:
-        choice.take("as config.init_from", {"model.trunk": _trunk_of(config.init_from)})
+        choice.take(f"as config.init_from = {config.init_from}", _of_weights(config.init_from))
     elif is_short:
         choice.take(why, {"model.trunk": SMALL})
     else:
@@ -195,12 +197,23 @@ def _validation(facts: Facts) -> tuple[float, str]:
     return 10.0, f"{round(facts.train / 10):,} clips choose the best checkpoint"
 
 
-def _trunk_of(init_from: str) -> str:
-    """Returns the trunk of the run that init_from names, or resnet18, of which most files have weights."""
-    path = epath.Path(init_from) / "config.json"
-    if not path.exists():
-        return "resnet18"
-    return json.loads(path.read_text())["model"]["trunk"]
+def _of_weights(init_from: str) -> dict[str, Any]:
+    """Returns the settings of the network that init_from names; most files have weights of a resnet18."""
+    if init_from in weights.NAMES:
+        tree = config_lib.to_dict(weights.load(init_from).config)
+    elif (path := epath.Path(init_from) / "config.json").exists():
+        tree = json.loads(path.read_text())
+    else:
+        return {"model.trunk": "resnet18"}
+    # Not its number of frames: it may have been trained on still pictures.
+    values = {
+        "model": ("trunk", "width", "long_layers"),
+        "data": ("image_size",),
+        "augment": ("size",),
+    }
+    return {
+        f"{section}.{key}": tree[section][key] for section, keys in values.items() for key in keys
+    }
 
 
 def _epochs(duration: str) -> float:

@@ -13,17 +13,21 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rdfer_jax import metrics, models, plots, sharding
+from rdfer_jax import intervals, metrics, models, plots, sharding
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import loader, sampling, source
 from rdfer_jax.pipeline.feed import close, placer
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import automatic, memory_limit, run_dir
+from rdfer_jax.training.automatic import LEAST_VALIDATION
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
 from rdfer_jax.training.setup import Setup
 
 log = logging.getLogger(__name__)
+
+#: Fewer clips of a class than this are few.
+FEW = 10
 
 #: Outputs of the network that are saved, see types.Prediction.
 OUTPUTS = ("logits", "clip_logits", "agreement", "consensus", "noise_score", "key_instants")
@@ -249,10 +253,21 @@ def noise_detection(predictions: Predictions) -> dict[str, Any]:
 
 def describe(results: dict[str, Any]) -> str:
     """Returns the results as a few lines of text for the terminal."""
+    number, matrix = results["num_examples"], results["confusion_matrix"]
+    war, uar = intervals.wilson(round(results["war"] * number), number), intervals.uar(matrix)
     lines = [
         f"{results['checkpoint']} checkpoint, step {results['step']}, split {results['split']}: "
-        f"WAR {results['war']:.4f}  UAR {results['uar']:.4f}  ({results['num_examples']} clips)"
+        f"WAR {results['war']:.4f}  UAR {results['uar']:.4f}  ({number} clips)",
+        f"95 % intervals, for other clips like these: WAR {war.low:.2f} to {war.high:.2f}, "
+        f"UAR {uar.low:.2f} to {uar.high:.2f}",
     ]
+    fewest = min(filter(None, map(sum, matrix)), default=0)
+    if fewest < FEW:
+        lines.append(
+            f"only {fewest} clips of the rarest class: with so few, these numbers mean little"
+        )
+    if "chosen_on" in results:
+        lines.append(_choice(results["chosen_on"], results["chosen_war"]))
     if results.get("war_hard") is not None:
         lines.append(
             f"easy clips WAR {results['war_easy']:.4f}, hard clips {results['war_hard']:.4f}"
@@ -279,6 +294,17 @@ def describe(results: dict[str, Any]) -> str:
             f"by chance {results['key_frames_inside_by_chance']:.1%}"
         )
     return "\n".join(lines)
+
+
+def _choice(number: int, score: float) -> str:
+    """Returns a line about the clips of the validation part, on which a checkpoint was chosen."""
+    interval = intervals.wilson(round(score * number), number)
+    line = (
+        f"chosen on {number} clips, by WAR {score:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    )
+    if number < LEAST_VALIDATION:
+        line += ": so few mean little, and the last checkpoint is the safer one"
+    return line
 
 
 def _write(

@@ -81,11 +81,19 @@ def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
             predictions = evaluator(checkpoints.restore(best, setup.abstract_state()), setup.test)
             scores = summary(predictions)
             results["best_on_validation"] = {"checkpoint": "best", "step": best} | scores
+            if is_first:
+                results["best_on_validation"] |= _choice(workdir, best, len(setup.validation))
     if is_first:
         plots.save(plots.training_curves(read_metrics(workdir)), workdir / "training_curves.png")
         # The last file of a run: where it exists, the run is complete.
         run_dir.write_json(workdir / "results.json", results)
     return results
+
+
+def _choice(workdir: epath.Path, best: int, number: int) -> dict[str, Any]:
+    """Returns how many clips chose the best checkpoint, and its WAR on them."""
+    (row,) = (row for row in read_metrics(workdir) if row["step"] == best)
+    return {"chosen_on": number, "chosen_war": row["validation_war"]}
 
 
 class Evaluations:
@@ -225,6 +233,7 @@ def _run_loop(
         iterator = iter(feed(batches, setup.mesh, config.data.prefetch))
         try:
             if start < setup.counts.total:
+                log.info("decoding the first videos in the background")
                 memory_limit.compile_and_check(
                     step_fn, (state, setup.abstract_batch()), setup.mesh,
                     "training step, config.data.batch_size", config.data.batch_size,

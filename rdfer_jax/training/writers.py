@@ -282,13 +282,9 @@ def _is_remote(path: epath.Path) -> bool:
 
 
 def _tensorboard_writer(logdir: epath.Path) -> Any:
-    """Returns a tensorboardX writer; None, with a message in the log, if it is not installed."""
+    """Returns a tensorboardX writer; None if this optional package is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
-        log.info(
-            "TensorBoard files are off: tensorboardX is not installed "
-            "(pip install 'rdfer-jax[tensorboard]'). Metrics are in %s",
-            METRICS_FILE,
-        )
+        log.info("metrics are written to %s", logdir.parent / METRICS_FILE)
         return None
     import tensorboardX
 

@@ -135,7 +135,15 @@ def test_counts_are_compared_with_the_published_ones(tmp_path):
     fear = "same files: fold1 00031, fold2 00032, fold3 00033, fold4 00034, fold5 00035"
     assert fear in groups
     assert {line.partition(":")[0] for line in groups if line != fear} == {"look alike"}
-    assert any(line.endswith(" and 9 more") for line in groups)
+    # The first two are of different splits, and the splits of the others are told.
+    long = [line for line in groups if " and 9 more (" in line]
+    for line in long:
+        named = line.partition(": ")[2].split(", ")
+        assert named[0].split()[0] != named[1].split()[0]
+        told = [part.split(" in ") for part in line.partition("more (")[2].rstrip(")").split(", ")]
+        assert sum(int(number) for number, _ in told) == 15
+        assert {split for _, split in told} == {f"fold{i}" for i in range(1, 6)}
+    assert long
 
 
 def test_a_damaged_record_and_clips_left_out_are_found_in_a_built_set(tree, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import raw_trees
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
+from data import builder as build_lib
 from data import counts, frames, recorded, workers
 from data.video_folder import video_folder_dataset_builder as video_folder
 
@@ -274,3 +275,25 @@ def test_a_pool_gives_results_in_order_and_leaves_no_process(monkeypatch):
         assert list(pool.map(str, iter(range(100)), total=100)) == [str(i) for i in range(100)]
         processes = list(pool._executor._processes.values())
     assert processes and not any(process.is_alive() for process in processes)
+
+
+def test_a_build_prints_its_table_once_and_where_it_is(tree, tmp_path, capsys):
+    folder = build_lib.build("video_folder", tmp_path, options={"source_dir": str(tree)})
+    said = capsys.readouterr().out
+    assert said.count("calm   ") == said.count("20 % of each class for testing") == 1
+    assert said.count("432 frames, 18.0 per clip") == 1 and said.endswith(f"built in {folder}\n")
+
+
+def test_a_table_that_changes_while_converting_is_printed_again(
+    tree, tmp_path, capsys, monkeypatch
+):
+    convert = frames.convert
+
+    def break_one(job):
+        return frames.Converted(problem="broken") if "glad/clip1" in job.path else convert(job)
+
+    monkeypatch.setattr(frames, "convert", break_one)
+    options = {"source_dir": str(tree), "allow_missing": 1}
+    build_lib.build("video_folder", tmp_path, options=options)
+    first, _, last = capsys.readouterr().out.partition("left out:")
+    assert "calm " in first and "calm " in last and "missing" in first and "missing" in last

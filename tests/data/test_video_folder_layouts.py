@@ -178,7 +178,8 @@ def test_persons_in_a_list_are_kept_apart_and_told_if_given_splits_do_not(tmp_pa
     lines = ["video,expression,speaker,set"]
     lines += [f"{i}.mp4,{'ab'[i % 2]},S{i // 4},{'train' if i < 15 else 'test'}" for i in range(20)]
     raw_trees.write_lines(tmp_path / "list.csv", lines)
-    (warning,) = (note for note in plan(tmp_path, csv="list.csv").notes if "WARNING" in note)
+    notes = plan(tmp_path, csv="list.csv").notes
+    (warning,) = (note for note in notes if "WARNING" in note and "persons" in note)
     assert "1 of 5 persons are in several of the given splits, such as S3 (train, test)" in warning
 
 
@@ -322,7 +323,7 @@ def test_twins_in_two_given_splits_are_refused(tmp_path):
 )
 def test_classes_that_look_the_same_are_a_warning(tmp_path, names):
     touch(tmp_path, *(f"{name}/1.mp4" for name in names), "other/1.mp4")
-    (warning,) = (note for note in plan(tmp_path).notes if "WARNING" in note)
+    (warning,) = (note for note in plan(tmp_path).notes if "WARNING: the classes" in note)
     assert all(repr(name) in warning for name in names)
 
 
@@ -337,6 +338,14 @@ def test_classes_that_look_the_same_are_a_warning(tmp_path, names):
 def test_classes_are_in_natural_order(tmp_path, names):
     touch(tmp_path, *(f"{name}/1.mp4" for name in names))
     assert plan(tmp_path).classes == tuple(names)
+
+
+def test_few_clips_of_a_class_are_a_warning(tmp_path):
+    touch(tmp_path, *(f"{label}/{i}.mp4" for label, n in (("a", 50), ("b", 12)) for i in range(n)))
+    few = [note for note in plan(tmp_path).notes if "results mean little" in note]
+    assert len(few) == 1 and "only 2 clips of b to test on" in few[0]
+    touch(tmp_path, *(f"b/{i}.mp4" for i in range(12, 50)))
+    assert not [note for note in plan(tmp_path).notes if "WARNING" in note]
 
 
 # Lists.

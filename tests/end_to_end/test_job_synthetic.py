@@ -71,6 +71,7 @@ def test_evaluation_in_a_new_process_is_the_same_to_the_last_digit(trained, sett
     jobs.run(CONFIG, settings, workdir=workdir, mode="eval")
     after = jobs.results(workdir)
     best = before.pop("best_on_validation")
+    assert best.pop("chosen_on") > 0 and 0 <= best.pop("chosen_war") <= 1
     assert after == before
     jobs.run(CONFIG, settings, workdir=workdir, mode="eval", checkpoint="best")
     chosen = jobs.results(workdir)

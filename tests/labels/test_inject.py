@@ -404,7 +404,7 @@ def test_flips_are_looked_for_among_hard_clips_only_where_these_are_known():
     assert found.items() <= hard.items()
     result = {
         "checkpoint": "last", "step": 1, "split": "test", "war": 0.5, "uar": 0.5, "num_examples": 2,
-        "recall_per_class": {"a": 1.0},
+        "recall_per_class": {"a": 1.0}, "confusion_matrix": [[1, 0], [1, 0]],
     }  # fmt: skip
     assert "hard" not in evaluate.describe(result | found)
     assert "flipped or hard clips only: by agreement 0.0000" in evaluate.describe(result | hard)

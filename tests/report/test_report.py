@@ -15,8 +15,9 @@ from sklearn import metrics as reference
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import html as pages
+from rdfer_jax import intervals
 from rdfer_jax.config import Config
-from rdfer_jax.report import charts, intervals, report
+from rdfer_jax.report import charts, report
 from rdfer_jax.training import run_dir
 
 CLASSES = ("happy", "sad", "neutral", "angry", "fear")

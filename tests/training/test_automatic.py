@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from rdfer_jax import cli, config_files, sharding
+from rdfer_jax import cli, config_files, sharding, weights
 from rdfer_jax import config as config_lib
 from rdfer_jax.training import automatic, evaluate, memory_limit, run_dir, train
 from rdfer_jax.training.automatic import Facts
@@ -92,9 +92,17 @@ def test_what_is_set_by_hand_stays_and_the_rest_fits_it():
 
 def test_weights_decide_the_trunk(tmp_path):
     assert automatic.choose(own("--config.init_from=a.safetensors"), CPU).model.trunk == "resnet18"
-    config = tiny.config(model={"trunk": "resnet50"})
-    (tmp_path / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
-    assert automatic.choose(own(f"--config.init_from={tmp_path}"), CPU).model.trunk == "resnet50"
+    others = {
+        "run": tiny.config(model={"trunk": "resnet50"}),
+        "faces": weights.load("faces").config,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.to_dict(others["run"])))
+    for name, source in (("run", str(tmp_path)), ("faces", "faces")):
+        config = automatic.choose(own(f"--config.init_from={source}"), CPU)
+        for key in ("trunk", "width", "long_layers"):
+            assert getattr(config.model, key) == getattr(others[name].model, key)
+        assert config.data.image_size == others[name].data.image_size and config.data.frames == 16
+        assert config.augment.size == others[name].augment.size
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,29 @@ def test_hard_clips_are_detected_by_disagreement_among_clips_with_true_labels():
     assert "hard_auroc_agreement" not in evaluate.noise_detection(predictions())
     nobody = evaluate.noise_detection(predictions(is_hard=np.zeros(5, bool)))
     assert nobody["hard_auroc_agreement"] is None
+
+
+def wilson(share, number, z=1.959964):
+    """The Wilson interval in closed form."""
+    middle = (share + z * z / 2 / number) / (1 + z * z / number)
+    half = z / (1 + z * z / number) * np.sqrt(share * (1 - share) / number + (z / 2 / number) ** 2)
+    return f"{middle - half:.2f} to {middle + half:.2f}"
+
+
+@pytest.mark.parametrize("clips", [4, 400])
+@pytest.mark.parametrize("chosen_on", [2, 40])
+def test_accuracies_have_intervals_and_few_clips_are_said_to_mean_little(clips, chosen_on):
+    half = clips // 2
+    results = {
+        "checkpoint": "best", "step": 9, "split": "test", "war": 0.75, "uar": 0.75,
+        "num_examples": clips, "recall_per_class": {"a": 1.0, "b": 0.5},
+        "confusion_matrix": [[half, 0], [half // 2, half // 2]],
+        "chosen_on": chosen_on, "chosen_war": 0.5,
+    }  # fmt: skip
+    said = evaluate.describe(results)
+    assert f"WAR {wilson(0.75, clips)}, UAR" in said
+    assert ("only 2 clips of the rarest class" in said) == (clips == 4)
+    assert f"chosen on {chosen_on} clips, by WAR 0.50 ({wilson(0.5, chosen_on)})" in said
+    assert ("so few mean little, and the last checkpoint is the safer one" in said) == (
+        chosen_on == 2
+    )
