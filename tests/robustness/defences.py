@@ -124,7 +124,7 @@ DEFENCES = tuple(Defence(*row) for row in (
      "tests/data/test_frames.py::test_a_broken_picture_is_named"),
     ("picture that claims to be enormous", "rdfer_jax.media.files:check_size", "never", "MAX_PIXELS",
      f"{INPUTS}::test_a_picture_that_claims_too_many_pixels_is_refused_unread"),
-    ("video with a wrong length", "data.frames:video_frames", "never", "declared",
+    ("video with a wrong length", "data.frames:convert", "never", "_LEAST_SHARE",
      f"{INPUTS}::test_a_video_that_lies_about_its_length_gives_what_it_has"),
     ("spreadsheet that unpacks to gigabytes", "data.raw:_sheets", "never", "unpacked",
      f"{INPUTS}::test_a_spreadsheet_that_cannot_be_read_is_named"),
