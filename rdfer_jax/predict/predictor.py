@@ -141,7 +141,12 @@ class Predictor:
                 track.present, found.times, self.settings.window, self.settings.stride
             )
         ]
-        collectors = [_Collector(track, found.times, len(self.classes)) for track in tracks]
+        # What a network of single frames says of a window is the mean over its frames already.
+        instants = 1.0 if self.config.clips.frames == 1 else 0.5
+        collectors = [
+            _Collector(track, TimeCourse(found.times, len(self.classes), instants))
+            for track in tracks
+        ]
         temperature = self.settings.temperature or self.config.predict.temperature or 1.0
         for batch in _batches(self._crop(source, found, tracks, plans), self.settings.batch_size):
             prediction = self._predict([clip.crops for clip in batch])
@@ -320,9 +325,9 @@ def _instants(prediction: Prediction, row: int, clip: Clip, temperature: float) 
 class _Collector:
     """Collects the windows of a face. Of their key frames it keeps one set per class, not all."""
 
-    def __init__(self, track: Track, times_A: np.ndarray, num_classes: int):
+    def __init__(self, track: Track, course: TimeCourse):
         self.windows: list[Window] = []
-        self._track, self._course = track, TimeCourse(times_A, num_classes)
+        self._track, self._course = track, course
         self._best: dict[int, tuple[float, Thumbnails]] = {}
 
     def add(

@@ -11,14 +11,14 @@ from rdfer_jax.faces.tracks import runs_of_true
 class TimeCourse:
     """Collects predictions, and gives the probabilities in each analyzed frame.
 
-    They are the mean of two: of the windows that contain the frame, and of the instants of those windows,
+    They are a mean of two: of the windows that contain the frame, and of the instants of those windows,
     linearly interpolated in time. A window says what the seconds around the frame show, an instant what
     the frame alone shows. Networks that classify no instants have windows only.
     """
 
-    def __init__(self, times_A: np.ndarray, num_classes: int):
-        """Takes the times of the analyzed frames, seconds, ascending."""
-        self._times_A = times_A
+    def __init__(self, times_A: np.ndarray, num_classes: int, instants: float = 0.5):
+        """Takes the times of the analyzed frames, seconds, ascending, and the weight of the instants."""
+        self._times_A, self._weight = times_A, instants
         self._windows_AN = np.zeros((len(times_A), num_classes))
         self._instants_AN = np.zeros((len(times_A), num_classes))
         self._windows_A, self._instants_A = np.zeros(len(times_A)), np.zeros(len(times_A))
@@ -52,7 +52,7 @@ class TimeCourse:
         probs_AN = self._windows_AN / np.maximum(self._windows_A, 1)[:, None]
         instants_AN = self._instants_AN / np.maximum(self._instants_A, 1)[:, None]
         both_A = self._instants_A > 0
-        probs_AN[both_A] = (probs_AN[both_A] + instants_AN[both_A]) / 2
+        probs_AN[both_A] += self._weight * (instants_AN[both_A] - probs_AN[both_A])
         probs_AN[~seen_A] = np.nan
         result_AN = probs_AN.copy()
         for run in runs_of_true(seen_A):

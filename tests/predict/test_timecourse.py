@@ -8,7 +8,7 @@ from rdfer_jax.predict.timecourse import TimeCourse
 N = 3
 
 
-def made(seed, with_instants):
+def made(seed, weight):
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.uniform(0.05, 0.3, 30))
     windows = []
@@ -16,10 +16,10 @@ def made(seed, with_instants):
         places = np.arange(start, start + 8)
         instants = np.sort(rng.choice(places, 5))  # some twice
         windows.append((places, rng.dirichlet(np.ones(N)), instants, rng.dirichlet(np.ones(N), 5)))
-    course = TimeCourse(times, N)
+    course = TimeCourse(times, N, weight)
     for places, probs, instants, instant_probs in windows:
         course.add_window(places, probs)
-        if with_instants:
+        if weight:
             course.add_instants(places, instants, instant_probs)
     return times, windows, course
 
@@ -38,18 +38,18 @@ def at(time, points):
     return (1 - share) * at(low, points) + share * at(high, points)
 
 
-def slow(times, windows, with_instants, smooth):
+def slow(times, windows, weight, smooth):
     raw = np.full((len(times), N), np.nan)
     for a in range(len(times)):
         over = [w for w in windows if a in w[0]]
         if over:
             raw[a] = np.mean([w[1] for w in over], axis=0)
-            if with_instants:
+            if weight:
                 curves = [
                     at(times[a], [(times[i], p) for i, p in zip(w[2], w[3], strict=True)])
                     for w in over
                 ]
-                raw[a] = (raw[a] + np.mean(curves, axis=0)) / 2
+                raw[a] = (1 - weight) * raw[a] + weight * np.mean(curves, axis=0)
     result = raw.copy()
     for a in range(len(times)):
         near = [a]
@@ -64,13 +64,13 @@ def slow(times, windows, with_instants, smooth):
     return result
 
 
-@pytest.mark.parametrize("with_instants", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("smooth", [0.0, 0.5, 3.0])
-def test_equals_the_slow_reference(with_instants, smooth):
+def test_equals_the_slow_reference(weight, smooth):
     for seed in range(5):
-        times, windows, course = made(seed, with_instants)
+        times, windows, course = made(seed, weight)
         found = course.probs(smooth)
-        np.testing.assert_allclose(found, slow(times, windows, with_instants, smooth), atol=1e-9)
+        np.testing.assert_allclose(found, slow(times, windows, weight, smooth), atol=1e-9)
         seen = ~np.isnan(found[:, 0])
         assert seen.sum() == 24
         np.testing.assert_allclose(found[seen].sum(axis=1), 1)
