@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.loss.method = "votes"
     config.agreement.memory_decay = 0.0
     config.optim.evaluate = "average"
+    config.predict.mirror = True
     config.optim.learning_rate = 2e-3
     config.train.duration = "40 epochs"
     config.train.eval_every = "5 epochs"

@@ -25,6 +25,8 @@ from rdfer_jax.predict import trained
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.checkpoint import last_variables
 
+#: Whether the network reads the mirror image of each frame, too.
+MIRROR = True
 #: Text of the card.
 CARD = pathlib.Path(__file__).with_name("pack_card.md")
 
@@ -45,7 +47,9 @@ def predict(network: trained.Trained, config: Config, name: str) -> Predicted:
     batches = loader.eval_loader(split, data, local_batch_size=size, process=0, processes=1)
     parts = [
         Predicted(
-            np.asarray(network.predict(batch["frames"], batch["mask"]).logits)[batch["mask"]],
+            np.asarray(network.predict(batch["frames"], batch["mask"], mirror=MIRROR).logits)[
+                batch["mask"]
+            ],
             batch["label"][batch["mask"]],
             batch["is_hard"][batch["mask"]],
         )
@@ -99,7 +103,9 @@ def pack(run: epath.Path, name: str, folder: pathlib.Path) -> str:
     parts = {part: predict(network, info.config, part) for part in ("validation", "test")}
     scale = temperature(parts["validation"])
     scores = measure(parts["test"], info.classes, scale)
-    config = dataclasses.replace(config, predict=dataclasses.replace(Predict(), temperature=scale))
+    config = dataclasses.replace(
+        config, predict=dataclasses.replace(Predict(), temperature=scale, mirror=MIRROR)
+    )
     weights.save(dataclasses.replace(packaged, config=config), folder)
     counts = np.bincount(parts["test"].label, minlength=len(info.classes))
     card = CARD.read_text().format(

@@ -96,7 +96,7 @@ class Predictor:
             trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
         )
         self.config, self.classes, self.model = network.config, network.classes, network.model
-        self._network = network.predict
+        self._network = network
         self.settings = settings or self.config.predict
         self._fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
         self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
@@ -142,9 +142,9 @@ class Predictor:
             )
         ]
         # What a network of single frames says of a window is the mean over its frames already.
-        instants = 1.0 if self.config.clips.frames == 1 else 0.5
+        weight = 1.0 if self.config.clips.frames == 1 else 0.5
         collectors = [
-            _Collector(track, TimeCourse(found.times, len(self.classes), instants))
+            _Collector(track, TimeCourse(found.times, len(self.classes), weight))
             for track in tracks
         ]
         temperature = self.settings.temperature or self.config.predict.temperature or 1.0
@@ -211,7 +211,8 @@ class Predictor:
         """Runs the network; smaller batches are padded, so that it is compiled for one shape only."""
         missing = self.settings.batch_size - len(crops)
         frames = np.stack([*crops, *[crops[0]] * missing])
-        return self._network(frames, np.arange(len(frames)) < len(crops))
+        mask = np.arange(len(frames)) < len(crops)
+        return self._network.predict(frames, mask, mirror=self.settings.mirror)
 
 
 def choose_cut(trained: Mapping[str, Any], settings: config_lib.Predict) -> Cut:

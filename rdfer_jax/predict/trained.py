@@ -1,6 +1,7 @@
 """The trained network of a run, or of the package, as a function from crops of faces to predictions."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,15 +34,38 @@ class Trained:
       classes: names of the N classes, by index.
       faces: how the faces of its training data were cut, see faces.cut; empty if that is not known.
       model: run or name, checkpoint and step, for the records of predictions.
-      predict: (frames uint8 [B, F, S, S, 3], mask bool [B]) -> prediction, with F = config.data.frames and
-        S = config.data.image_size; compiled for each B.
     """
 
     config: Config
     classes: tuple[str, ...]
     faces: Mapping[str, Any]
     model: dict[str, str | int]
-    predict: Callable[[np.ndarray, np.ndarray], Prediction]
+    _step: Callable[[Batch], Prediction]
+
+    def predict(self, frames: np.ndarray, mask: np.ndarray, *, mirror: bool = False) -> Prediction:
+        """Predicts windows; compiled for each B.
+
+        Args:
+          frames: uint8 [B, F, S, S, 3], F = config.data.frames and S = config.data.image_size.
+          mask: bool [B].
+          mirror: whether to read the mirror images, too: logits and agreement are the means of both, key
+            instants those of the frames themselves.
+        """
+        zeros = np.zeros(len(frames), np.int32)
+
+        def read(frames: np.ndarray) -> Prediction:
+            return jax.device_get(self._step(Batch(*jax.device_put((frames, zeros, zeros, mask)))))
+
+        found = read(frames)
+        if not mirror:
+            return found
+        other = read(np.ascontiguousarray(frames[..., ::-1, :]))
+        means = {
+            name: (getattr(found, name) + getattr(other, name)) / 2
+            for name in ("logits", "clip_logits", "agreement", "instant_logits")
+            if getattr(found, name) is not None
+        }
+        return dataclasses.replace(found, **means)
 
 
 def from_run(run: epath.PathLike, checkpoint: str) -> Trained:
@@ -107,10 +131,4 @@ def _trained(
 ) -> Trained:
     config = for_video(config)
     step = jax.jit(make_predict_step(config, _setup(config, len(classes), 1).network))
-
-    def predict(frames: np.ndarray, mask: np.ndarray) -> Prediction:
-        zeros = np.zeros(len(frames), np.int32)
-        batch = Batch(*jax.device_put((frames, zeros, zeros, mask)))
-        return jax.device_get(step(state, batch))
-
-    return Trained(config, classes, faces, model, predict)
+    return Trained(config, classes, faces, model, functools.partial(step, state))

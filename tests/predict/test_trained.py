@@ -145,3 +145,21 @@ def test_agreement_tells_steady_frames_from_changing_ones(video):
     steady = Array(np.repeat(video[:1], 16, axis=0), 10.0)
     read = predictor.Predictor(settings=SETTINGS)
     assert read.video(steady).faces[0].agreement > read.frames(video, 10.0).faces[0].agreement
+
+
+def test_the_mirror_image_is_averaged_with_the_frames(video):
+    network, mask = trained.from_package("faces"), np.ones(1, bool)
+    one, two = (network.predict(v[None], mask) for v in (video, video[:, :, ::-1]))
+    both = network.predict(video[None], mask, mirror=True)
+    for name in ("logits", "clip_logits", "agreement", "instant_logits"):
+        mean = (getattr(one, name) + getattr(two, name)) / 2
+        np.testing.assert_allclose(getattr(both, name), mean, atol=1e-5)
+    mirrored = network.predict(video[None, :, :, ::-1], mask, mirror=True)
+    np.testing.assert_allclose(mirrored.logits, both.logits, atol=1e-5)
+
+    def predicted(mirror):
+        settings = dataclasses.replace(SETTINGS, mirror=mirror, temperature=1.0)
+        return predictor.Predictor(settings=settings).frames(video).faces[0].probs
+
+    np.testing.assert_allclose(predicted(True), special.softmax(both.logits[0]), atol=1e-5)
+    np.testing.assert_allclose(predicted(False), special.softmax(one.logits[0]), atol=1e-5)

@@ -116,6 +116,10 @@ class Predict(Section):
     )
     window: float = field(3.0, "length of a prediction window, seconds", low=0.2)
     stride: float = field(1.0, "step between the starts of two windows, seconds", low=0.05)
+    mirror: bool = field(
+        False,
+        "read the mirror image of each window, too, and average; twice the time of the network",
+    )
     smooth: float = field(
         0.5, "seconds over which the probabilities of single frames are averaged; 0: not", low=0
     )
