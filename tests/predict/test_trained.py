@@ -159,7 +159,7 @@ def test_the_mirror_image_is_averaged_with_the_frames(video):
 
     def predicted(mirror):
         settings = dataclasses.replace(SETTINGS, mirror=mirror, temperature=1.0)
-        return predictor.Predictor(settings=settings).frames(video).faces[0].probs
+        return predictor.Predictor(settings=settings).frames(video, 10.0).faces[0].probs
 
     np.testing.assert_allclose(predicted(True), special.softmax(both.logits[0]), atol=1e-5)
     np.testing.assert_allclose(predicted(False), special.softmax(one.logits[0]), atol=1e-5)
