@@ -73,8 +73,10 @@ def build(
         with tfds_compat.quiet(), tfds_compat.without_main():
             builder = module.Builder(data_dir=data_dir, config=config)
             tfds_compat.download_and_prepare(builder)
-    if hasattr(builder, "closing"):
-        print(builder.closing(), flush=True)
+    # Some print a part of their summary before they convert, and the rest now.
+    report = getattr(builder, "closing", None) or getattr(builder, "summary", None)
+    if report is not None:
+        print(report(), flush=True)
     return directory
 
 

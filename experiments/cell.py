@@ -33,6 +33,7 @@ from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
+from rdfer_jax.training import automatic
 from rdfer_jax.training.evaluate import Evaluator, noise_detection, summary
 from rdfer_jax.training.loop import NonFiniteLossError
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
@@ -154,13 +155,16 @@ def open_data(config: Config) -> Setup:
         if value:
             raise ValueError(f"config.{name}: expected nothing in a cell of a grid, got {value!r}")
     directory = source.find(config.data)
+    config = automatic.choose_splits(config, source.splits(directory))
     train, test = _splits(directory, dataclasses.replace(config.data, labels="", dir=""))
     if config.data.labels:
         # Only the labels: the frames of all label files are the same.
         train = dataclasses.replace(
             train, labels=source.training_split(directory, config.data).labels
         )
-    return Setup(config, sharding.make_mesh(), directory, train, None, test)
+    mesh = sharding.make_mesh()
+    config = automatic.choose(config, automatic.facts_of(train, mesh))
+    return Setup(config, mesh, directory, train, None, test)
 
 
 @functools.lru_cache(maxsize=4)

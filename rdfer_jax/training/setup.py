@@ -165,6 +165,7 @@ class ModelSetup:
             label=array((), jnp.int32),
             index=array((), jnp.int32),
             mask=array((), jnp.bool_),
+            votes=array((self.num_classes,), jnp.float32),
         )
 
     def abstract_step(self) -> tuple[TrainStep, tuple[TrainState, Batch]]:

@@ -411,7 +411,7 @@ def test_weights_of_another_trunk_are_refused_with_the_right_one(
 )
 def test_half_a_trunk_is_refused(changes, message, tmp_path):
     with pytest.raises(
-        ValueError, match=f"{message}.*none of our trunks: resnet8_narrow, resnet18"
+        ValueError, match=f"{message}.*none of our trunks: resnet8_narrow, resnet10_narrow"
     ):
         pretrained.load(saved(tmp_path, small(**changes)), small_shapes())
 
