@@ -163,3 +163,18 @@ def test_the_mirror_image_is_averaged_with_the_frames(video):
 
     np.testing.assert_allclose(predicted(True), special.softmax(both.logits[0]), atol=1e-5)
     np.testing.assert_allclose(predicted(False), special.softmax(one.logits[0]), atol=1e-5)
+
+
+def test_training_on_votes_reads_them_from_the_records(tmp_path):
+    """From records to gradients: the votes of the tiny data set are ten for each label."""
+    tiny.build(tmp_path)
+    runs = {}
+    for method in ("votes", "cross_entropy"):
+        config = tiny.config(
+            data={"dir": str(tmp_path)},
+            loss={"method": method, "label_smoothing": 0.0},
+            train={"duration": "2 steps", "tensorboard": False},
+        )
+        train.train(config, tmp_path / method)
+        runs[method] = last_variables(tmp_path / method)[1]["params"]["head"]["kernel"]
+    np.testing.assert_allclose(runs["votes"], runs["cross_entropy"], atol=1e-6)
