@@ -58,6 +58,7 @@ def arrays(config: Config) -> dict[str, np.ndarray]:
         "label": np.arange(batch, dtype=np.int32) % NUM_CLASSES,
         "index": np.arange(batch, dtype=np.int32),
         "mask": np.ones(batch, bool),
+        "votes": np.zeros((batch, NUM_CLASSES), np.float32),
     }
 
 

@@ -79,6 +79,7 @@ def ours(name: str, config: Config) -> Contestant:
         "label": np.arange(batch_size, dtype=np.int32) % NUM_CLASSES,
         "index": np.arange(batch_size, dtype=np.int32),
         "mask": np.ones(batch_size, bool),
+        "votes": np.zeros((batch_size, NUM_CLASSES), np.float32),
     }
     batch = Batch(**jax.device_put(arrays, sharding.split_batch(mesh)))
     held = [setup.new_state()]
