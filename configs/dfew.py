@@ -24,14 +24,6 @@ def get_config(fold: str = "1") -> ConfigDict:
         "source_dir": "",
         "frames_dir": "",
         "label_base": 1,
-        "short_side": 128,
-        "jpeg_quality": 95,
-        "allow_missing": setting_types.budget(0),
-        "crop_faces": False,
-        "face_detector": "blazeface",
-        "face_margin": 0.1,
-        "face_align": True,
-        "min_face": 0.1,
-        "labels": "",
+        **setting_types.clip_options(),
     }
     return config

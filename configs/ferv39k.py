@@ -23,14 +23,6 @@ def get_config() -> ConfigDict:
         "frames_dir": "",
         "setup": "All_scenes",
         "allow_mismatch": False,
-        "short_side": 128,
-        "jpeg_quality": 95,
-        "allow_missing": setting_types.budget(0),
-        "crop_faces": False,
-        "face_detector": "blazeface",
-        "face_margin": 0.1,
-        "face_align": True,
-        "min_face": 0.1,
-        "labels": "",
+        **setting_types.clip_options(),
     }
     return config

@@ -33,14 +33,6 @@ def get_config() -> ConfigDict:
         "classes": "",
         "test_percent": 20.0,
         "max_fps": 0.0,
-        "short_side": 128,
-        "jpeg_quality": 95,
-        "allow_missing": setting_types.budget(0),
-        "crop_faces": False,
-        "face_detector": "blazeface",
-        "face_margin": 0.1,
-        "face_align": True,
-        "min_face": 0.1,
-        "labels": "",
+        **setting_types.clip_options(),
     }
     return config

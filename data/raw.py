@@ -19,7 +19,7 @@ from etils import epath
 from rdfer_jax import paths
 from rdfer_jax.media.files import VIDEO_SUFFIXES
 from rdfer_jax.media.folders import visible
-from rdfer_jax.tables import MAX_LINE
+from rdfer_jax.tables import split_lines
 
 #: Items that a message lists.
 _MAX_LISTED = 20
@@ -94,17 +94,9 @@ def read_lines(path: epath.Path) -> list[Line]:
                 "byte order mark; save it as UTF-8"
             ) from None
         text = data.decode("gb18030", errors="replace")
-    # str.splitlines would also split at characters that occur inside captions.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if len(line) > MAX_LINE:
-            raise ValueError(
-                f"{path}:{number}: a line of {len(line)} characters, {shown(line[:20])}...; expected at "
-                f"most {MAX_LINE}. Is it the right file?"
-            )
     return [
         Line(f"{path}:{number}", number, line.strip(" "))
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(split_lines(text, path), start=1)
         if line.strip()
     ]
 

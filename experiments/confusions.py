@@ -21,24 +21,9 @@ import numpy as np
 from absl import app
 from etils import epath
 
+from data.ferplus.pictures import ORIGINAL, VOTED
 from data.schema import DFEW_CLASSES as CLASSES
 from rdfer_jax import paths
-
-#: FER2013's codes 0 to 6.
-FER2013_CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-#: FER+'s columns of votes, those of DFEW's classes under DFEW's names.
-FERPLUS_COLUMNS = {
-    "neutral": "neutral",
-    "happiness": "happy",
-    "surprise": "surprise",
-    "sadness": "sad",
-    "anger": "angry",
-    "disgust": "disgust",
-    "fear": "fear",
-    "contempt": None,
-    "unknown": None,
-    "NF": None,
-}
 
 _FER2013 = paths.DEFINE_path("fer2013", "", "fer2013.csv, plain or with gzip")
 _FERPLUS = paths.DEFINE_path("ferplus", "", "fer2013new.csv of FER+")
@@ -67,12 +52,12 @@ def fer2013(labels: Sequence[str], votes: Sequence[Mapping[str, str]]) -> np.nda
         )
     counts = np.zeros((len(CLASSES), len(CLASSES)), int)
     for code, row in zip(labels, votes, strict=True):
-        voted = {column: int(row[column]) for column in FERPLUS_COLUMNS}
+        voted = {column: int(row[column]) for column in VOTED}
         most = max(voted.values())
         winners = [column for column, count in voted.items() if count == most]
-        majority = FERPLUS_COLUMNS[winners[0]]
-        if row["Image name"].strip() and len(winners) == 1 and majority is not None:
-            given = FER2013_CODES[int(code)]
+        majority = VOTED[winners[0]]
+        if row["Image name"].strip() and len(winners) == 1 and majority in CLASSES:
+            given = ORIGINAL[int(code)]
             counts[CLASSES.index(majority), CLASSES.index(given)] += 1
     return counts
 

@@ -40,21 +40,19 @@ class Predicted(NamedTuple):
 
 
 def predict(network: trained.Trained, config: Config, name: str) -> Predicted:
-    """Returns the predictions for a split, by the code that predicts videos."""
-    data = dataclasses.replace(config.data, frames=network.config.data.frames)
+    """Returns the predictions for a split, by the code that predicts videos: pictures as the frames."""
     split = source.open_split(source.find(config.data), name)
-    size = config.data.eval_batch_size
-    batches = loader.eval_loader(split, data, local_batch_size=size, process=0, processes=1)
-    parts = [
-        Predicted(
-            np.asarray(network.predict(batch["frames"], batch["mask"], mirror=MIRROR).logits)[
-                batch["mask"]
-            ],
-            batch["label"][batch["mask"]],
-            batch["is_hard"][batch["mask"]],
-        )
-        for batch in batches
-    ]
+    frames = network.config.data.frames
+    batches = loader.eval_loader(
+        split, config.data, local_batch_size=8 * frames, process=0, processes=1
+    )
+    parts = []
+    for batch in batches:
+        mask, pictures = batch["mask"], batch["frames"]
+        windows = pictures.reshape(-1, frames, *pictures.shape[2:])
+        predicted = network.predict(windows, np.ones(len(windows), bool), mirror=MIRROR)
+        logits = np.asarray(predicted.clip_logits).reshape(len(mask), -1)
+        parts.append(Predicted(logits[mask], batch["label"][mask], batch["is_hard"][mask]))
     return Predicted(*map(np.concatenate, zip(*parts, strict=True)))
 
 

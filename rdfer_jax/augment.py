@@ -137,16 +137,13 @@ def eval_frames(
     frames_BFhwC = eval_transform(frames_BFHWC, options, dtype)
     if options.per == "video":
         return frames_BFhwC, None
-    own_BKThwC = pick_frames(frames_BFhwC, clips_BKT)
-    if options.eval_views == "augmented":
-        picked_BKTHWC = pick_frames(frames_BFHWC, clips_BKT)
-        views = [own_BKThwC[:, 0]]
-        for k in range(1, clips_BKT.shape[1]):
-            key = jax.random.fold_in(jax.random.key(0), k)
-            keys_B = jnp.broadcast_to(key, len(frames_BFHWC))
-            views.append(train_augment(picked_BKTHWC[:, k], keys_B, options, dtype))
-        own_BKThwC = jnp.stack(views, axis=1)
-    return frames_BFhwC, own_BKThwC
+    plain_BKThwC = pick_frames(frames_BFhwC, clips_BKT)
+    if options.eval_views == "plain":
+        return frames_BFhwC, plain_BKThwC
+    keys_B = jnp.broadcast_to(jax.random.key(0), len(frames_BFHWC))
+    _, own_BKThwC = train_frames(frames_BFHWC, clips_BKT, keys_B, options, dtype)
+    assert own_BKThwC is not None
+    return frames_BFhwC, own_BKThwC.at[:, 0].set(plain_BKThwC[:, 0])
 
 
 def pick_frames(frames_BFX: jax.Array, clips_BKT: jax.Array) -> jax.Array:

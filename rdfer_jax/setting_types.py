@@ -1,4 +1,4 @@
-"""Types of settings that take a number or a word, and how the command line reads them.
+"""Types of settings that take a number or a word, how the command line reads them, and shared options.
 
 A ConfigDict keeps the type of each setting. A reference with one of these types accepts several.
 """
@@ -25,6 +25,24 @@ def budget(value: int = 0) -> Any:
 def or_auto(value: float | str, kind: type) -> Any:
     """Returns a setting for a ConfigDict that is a number of a kind, int or float, or AUTO."""
     return config_dict.FieldReference(value, field_type=_OR_AUTO[kind])
+
+
+def clip_options() -> dict[str, Any]:
+    """Returns the options in config.build of every data set of recorded videos, at their defaults.
+
+    data/recorded.py says what they mean.
+    """
+    return {
+        "short_side": 128,
+        "jpeg_quality": 95,
+        "allow_missing": budget(0),
+        "crop_faces": False,
+        "face_detector": "blazeface",
+        "face_margin": 0.1,
+        "face_align": True,
+        "min_face": 0.1,
+        "labels": "",
+    }
 
 
 class _BudgetParser(flags.ArgumentParser):

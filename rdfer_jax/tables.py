@@ -130,16 +130,29 @@ def decode(data: bytes, name: object) -> Text:
                 f"file starts as {said}; save it as UTF-8"
             ) from None
         text, encoding = _other(data, f"{name}:{line}")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    for number, line_text in enumerate(text.split("\n"), 1):
+    lines = split_lines(text, name)
+    for number, line_text in enumerate(lines, 1):
         if "\0" in line_text:
             raise ValueError(f"{name}:{number}: a NUL byte; save this file as text in UTF-8")
-        if len(line_text) > MAX_LINE:
+    return Text("\n".join(lines), encoding)
+
+
+def split_lines(text: str, name: object) -> list[str]:
+    """Returns the lines of a text with any line ends, without them.
+
+    Unlike str.splitlines, it does not split at other characters, which occur inside captions.
+
+    Raises:
+      ValueError: a line has more than MAX_LINE characters.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if len(line) > MAX_LINE:
             raise ValueError(
-                f"{name}:{number}: a line of {len(line_text)} characters, {line_text[:20]!r}...; expected "
-                f"at most {MAX_LINE}. Is it the right file?"
+                f"{name}:{number}: a line of {len(line)} characters, {line[:20]!r}...; expected at most "
+                f"{MAX_LINE}. Is it the right file?"
             )
-    return Text(text, encoding)
+    return lines
 
 
 def _utf16_without_mark(data: bytes) -> str:

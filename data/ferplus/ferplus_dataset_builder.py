@@ -21,7 +21,6 @@ from . import pictures as pictures_lib
 from .pictures import Picture
 
 SPLITS = tuple(pictures_lib.SPLITS.values())
-_BASE_FIELDS = tuple(field.name for field in dataclasses.fields(tfds.core.BuilderConfig))
 
 #: Rows of each split, and original labels: https://www.kaggle.com/c/challenges-in-representation-learning
 ROWS = {"train": 28709, "validation": 3589, "test": 3589}

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
+from data.ferplus.pictures import VOTED
 from data.schema import DFEW_CLASSES as CLASSES
 from experiments import confusions
 
-ANSWERS = tuple(confusions.FERPLUS_COLUMNS)
+ANSWERS = tuple(VOTED)
 #: Picture, FER2013's code, FER+'s votes; and the pair that it counts as, if it counts.
 PICTURES = (
     ("a.png", 3, {"happiness": 9, "neutral": 1}, ("happy", "happy")),
