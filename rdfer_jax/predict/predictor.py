@@ -387,10 +387,6 @@ def predict(
       MediaError: there is no video, or none that could be read.
     """
     output = epath.Path(output) if output else epath.Path(run or ".") / "predict"
-    if output.exists() and not output.is_dir():
-        raise MediaError(
-            f"{output}: the results need a folder, and this is a file; choose another output"
-        )
     videos = sources.find(inputs, output)
     folders = files.folders([video.name for video in videos])
     files.check_output(output, folders)

@@ -102,8 +102,7 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
 
 
 def _settled(config: Config, workdir: epath.Path, number: int) -> Config:
-    """Returns settings without "auto", the same for all folds: those of an earlier run, or of the "
-    "first fold."""
+    """Returns settings without "auto", the same for all folds: of an earlier run, or of the first fold."""
     if not config.auto:
         return config
     name, first = next(iter(folds(config, number).items()))
