@@ -21,7 +21,7 @@ from etils import epath
 from benchmarks import harness
 from experiments import grid, protocol
 from experiments.grid import Cell
-from experiments.protocol import CHOOSE, METHODS, TRIES
+from experiments.protocol import CHOOSE, CONTESTANTS, METHODS, TRIES
 
 #: Detection task by which the reported score is chosen.
 TASK = "flipped, among flipped or hard"
@@ -54,7 +54,7 @@ def choose(
     chosen: dict[str, Any] = {}
     for number in epochs:
         rows = {}
-        for method in METHODS:
+        for method in CONTESTANTS:
             cells = protocol.choose_cells([method], kinds, number)
             if not all(cell.name in results for cell in cells):
                 continue
@@ -152,7 +152,7 @@ def table(chosen: Mapping[str, Any]) -> str:
 def main(_: Sequence[str]) -> None:
     """Trains the missing cells, and chooses."""
     options = flags.FLAGS
-    grid.check_known("--methods", options.methods, list(METHODS))
+    grid.check_known("--methods", options.methods, CONTESTANTS)
     grid.check_known("--kinds", options.kinds, list(protocol.CONDITIONS))
     epochs = [int(number) for number in options.epochs]
     cells = [
@@ -181,7 +181,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     grid.define_common_flags("runs/choose", protocol.CONFIG)
-    flags.DEFINE_list("methods", list(METHODS), "Methods whose missing cells are trained.")
+    flags.DEFINE_list("methods", list(CONTESTANTS), "Methods whose missing cells are trained.")
     flags.DEFINE_list("kinds", list(protocol.CONDITIONS), "Conditions whose cells are trained.")
     flags.DEFINE_list("epochs", ["22"], "Lengths of training, in epochs.")
     app.run(main)

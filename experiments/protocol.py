@@ -133,8 +133,11 @@ METHODS: dict[str, Method] = {
     "oracle": Method({"loss.method": "oracle"}),
 }  # fmt: skip
 
-#: The method that knows which labels are wrong: a bound, not a baseline.
-ORACLE = "oracle"
+#: The method that knows which labels are wrong: a bound, not a baseline. Nothing is chosen for it: it takes
+#: the settings of the method that it is without the wrong labels.
+ORACLE, ORACLE_AS = "oracle", "cross_entropy"
+#: The methods for which settings are chosen.
+CONTESTANTS = tuple(name for name in METHODS if name != ORACLE)
 
 
 class Condition(NamedTuple):

@@ -20,7 +20,7 @@ from etils import epath
 
 from benchmarks import harness
 from experiments import grid, protocol, report_tables
-from experiments.protocol import METHODS
+from experiments.protocol import METHODS, ORACLE, ORACLE_AS
 from rdfer_jax import paths, plots
 
 
@@ -54,6 +54,8 @@ def read_choice(path: epath.Path) -> dict[str, Any]:
 def settings(choice: Mapping[str, Any], epochs: int, methods: Sequence[str]) -> dict[str, Any]:
     """Returns the chosen settings by method: those of the highest number of epochs up to `epochs`.
 
+    The oracle takes those of protocol.ORACLE_AS.
+
     Raises:
       ChoiceError: nothing was chosen for a method.
     """
@@ -61,6 +63,8 @@ def settings(choice: Mapping[str, Any], epochs: int, methods: Sequence[str]) -> 
     found: dict[str, Any] = {}
     for length in lengths:
         found |= {m: row["settings"] for m, row in choice["chosen"][str(length)].items()}
+    if ORACLE_AS in found:
+        found[ORACLE] = {**found[ORACLE_AS], **METHODS[ORACLE].base}
     if missing := [method for method in methods if method not in found]:
         raise ChoiceError(
             f"nothing was chosen for {', '.join(missing)} at up to {epochs} epochs; run "
@@ -91,7 +95,8 @@ def main(_: Sequence[str]) -> None:
     """Trains the missing cells, and writes the report."""
     options = flags.FLAGS
     choice = read_choice(epath.Path(options.choice))
-    chosen_methods = sorted({m for rows in choice["chosen"].values() for m in rows})
+    chosen_methods = {m for rows in choice["chosen"].values() for m in rows}
+    chosen_methods |= {ORACLE} if ORACLE_AS in chosen_methods else set()
     methods = options.methods or [name for name in METHODS if name in chosen_methods]
     grid.check_known("--methods", methods, list(METHODS))
     grid.check_known("--kinds", options.kinds, list(protocol.CONDITIONS))

@@ -83,10 +83,11 @@ def cell_result(cell, output, config, overrides, war=None, label_seed=None):
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Runs both commands with a few methods; returns a function (module, **flags) -> its folder."""
-    names = ("elr", "again", "agreement", "oracle")
+    names = ("elr", "cross_entropy", "again", "agreement", "oracle")
     methods = {name: METHODS[name] for name in names}
     for module in (protocol, choose, report, report_tables):
         monkeypatch.setattr(module, "METHODS", methods)
+    monkeypatch.setattr(choose, "CONTESTANTS", names[:-1])
     for module in (protocol, choose):
         monkeypatch.setattr(module, "CHOOSE", (("confusion", 101), ("symmetric", 102)))
     ran = []
@@ -106,7 +107,8 @@ def commands(tmp_path, monkeypatch):
     def command(module, **changes):
         options = {
             "config": CONFIG, "set": [], "jobs": 1, "add": [], "epochs": ["11"],
-            "methods": list(methods), "kinds": list(protocol.CONDITIONS),
+            "methods": [name for name in methods if module is report or name != "oracle"],
+            "kinds": list(protocol.CONDITIONS),
         }  # fmt: skip
         given = type("Options", (), options | changes)
         with pytest.MonkeyPatch.context() as patch:
@@ -167,9 +169,15 @@ def chosen(tmp_path, commands):
 def test_a_report_has_all_tables_and_pictures(tmp_path, commands, chosen):
     commands.ran.clear()
     output = commands(report, choice=str(chosen), output=str(tmp_path / "report"))
-    assert len(commands.ran) == 4 * len(protocol.CONDITIONS) * len(protocol.REPORT)
+    assert len(commands.ran) == 5 * len(protocol.CONDITIONS) * len(protocol.REPORT)
     found = json.loads((output / "report.json").read_text())
-    assert len(found["accuracy"]) == 4 * len(protocol.CONDITIONS)
+    assert len(found["accuracy"]) == 5 * len(protocol.CONDITIONS)
+    chosen_for = json.loads(chosen.read_text())["chosen"]["11"]
+    (rate,) = (v for k, v in chosen_for["cross_entropy"]["settings"].items() if "rate" in k)
+    for cell in found["cells"]:
+        if cell["name"].startswith("report-oracle-"):  # as cross-entropy's, on the right labels
+            assert cell["settings"]["loss.method"] == "oracle"
+            assert cell["settings"]["optim.learning_rate"] == rate
     ours = [row for row in found["differences"] if row["method"] == "agreement"]
     assert {row["than"] for row in ours} == {"elr", "oracle"}
     for row in found["differences"]:
