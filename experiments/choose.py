@@ -3,7 +3,8 @@
     python -m experiments.choose --output=runs/choose --epochs=22 --jobs=2
     python -m experiments.choose --output=runs/choose --methods=elr,agreement --kinds=confusion
 
-Trains the missing cells of --methods, --kinds and --epochs. Then reads all finished cells in --output, of
+Trains the missing cells of --methods, --kinds and --epochs: the first tries of a method, then the best of
+them at a higher learning rate. Then reads all finished cells in --output, of
 this sitting or of others (and of --add), and writes choose.json (all cells), choose.md (tables) and
 choice.json: for each method and number of epochs of which all cells have finished, the settings with the
 highest mean WAR. experiments.report takes choice.json, and no other settings.
@@ -12,7 +13,7 @@ protocol.py has the search space and the rule.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -50,13 +51,13 @@ def choose(
     Raises:
       ValueError: a cell was trained with other settings.
     """
-    kinds = [condition for condition, _ in CHOOSE]
     chosen: dict[str, Any] = {}
     for number in epochs:
         rows = {}
         for method in CONTESTANTS:
-            cells = protocol.choose_cells([method], kinds, number)
-            if not all(cell.name in results for cell in cells):
+            tried = tries(method, number, results)
+            cells = [cell for one in tried for cell in one.cells]
+            if len(tried) == TRIES or not all(cell.name in results for cell in cells):
                 continue
             for cell in cells:
                 if results[cell.name]["settings"] != settings_of(cell):
@@ -64,19 +65,46 @@ def choose(
                         f"cell {cell.name}: expected the settings of the search space, got others. Delete "
                         "the cell, or choose another --output"
                     )
-            war = np.array([results[cell.name]["results"]["war"] for cell in cells])
-            war = war.reshape(len(CHOOSE), TRIES)
-            best = int(war.mean(axis=0).argmax())
+            best = _best(tried, results)
             rows[method] = {
                 "try": best,
-                "settings": METHODS[method].tried()[best],
-                "war": war.T.tolist(),
-                "mean_war": float(war.mean(axis=0)[best]),
-                "scores": detection([results[c.name] for c in cells[best::TRIES]]),
+                "settings": tried[best].settings,
+                "war": [_war(one, results) for one in tried],
+                "mean_war": float(np.mean(_war(tried[best], results))),
+                "scores": detection([results[cell.name] for cell in tried[best].cells]),
             }
         if rows:
             chosen[str(number)] = rows
     return chosen
+
+
+class Try(NamedTuple):
+    """Settings of a method, and the cells in which they are measured."""
+
+    settings: Mapping[str, Any]
+    cells: Sequence[Cell]
+
+
+def tries(method: str, epochs: int, results: Mapping[str, Mapping[str, Any]]) -> list[Try]:
+    """Returns the tries of a method: TRIES, and the last one as soon as it follows from their results."""
+    found = [
+        Try(settings, protocol.choose_cells(method, number, settings, epochs))
+        for number, settings in enumerate(METHODS[method].tried())
+    ]
+    if all(cell.name in results for one in found for cell in one.cells):
+        settings = protocol.faster(found[_best(found, results)].settings)
+        found.append(Try(settings, protocol.choose_cells(method, TRIES, settings, epochs)))
+    return found
+
+
+def _war(one: Try, results: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """Returns the WAR of each cell of a try."""
+    return [results[cell.name]["results"]["war"] for cell in one.cells]
+
+
+def _best(tried: Sequence[Try], results: Mapping[str, Mapping[str, Any]]) -> int:
+    """Returns the number of the try with the highest mean WAR; the first of equal ones."""
+    return int(np.argmax([np.mean(_war(one, results)) for one in tried]))
 
 
 def detection(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -139,7 +167,8 @@ def table(chosen: Mapping[str, Any]) -> str:
     """Returns Markdown tables of the mean WAR of each try, in percent; the chosen one is bold."""
     blocks = []
     for epochs, rows in chosen.items():
-        lines = [[f"{epochs} epochs", *(f"try {n + 1}" for n in range(TRIES)), "chosen settings"]]
+        names = [*(f"try {n + 1}" for n in range(TRIES)), "best, faster"]
+        lines = [[f"{epochs} epochs", *names, "chosen settings"]]
         for method, row in sorted(rows.items(), key=lambda item: -item[1]["mean_war"]):
             means = [f"{100 * np.mean(war):.1f}" for war in row["war"]]
             means[row["try"]] = f"**{means[row['try']]}**"
@@ -155,16 +184,21 @@ def main(_: Sequence[str]) -> None:
     grid.check_known("--methods", options.methods, CONTESTANTS)
     grid.check_known("--kinds", options.kinds, list(protocol.CONDITIONS))
     epochs = [int(number) for number in options.epochs]
-    cells = [
-        cell
-        for number in epochs
-        for cell in protocol.choose_cells(options.methods, options.kinds, number)
-    ]
     output = epath.Path(options.output).absolute()
     overrides = grid.base(output, protocol.common(), options.set)
     added = grid.added(options.add)
-    grid.train(cells, output, options, added, protocol.common())
     results = grid.finished(output, "choose-", added)
+    for _round in range(2):  # the last try of a method follows from its first ones
+        cells = [
+            cell
+            for number in epochs
+            for method in options.methods
+            for one in tries(method, number, results)
+            for (condition, _), cell in zip(CHOOSE, one.cells, strict=True)
+            if condition in options.kinds
+        ]
+        grid.train(cells, output, options, added, protocol.common())
+        results = grid.finished(output, "choose-", added)
     lengths = sorted({int(name.rpartition("-e")[2]) for name in results})
     chosen = choose(
         results, lengths, lambda cell: grid.settings_of(cell, output, options.config, overrides)

@@ -25,8 +25,9 @@ EXTRAS = {
 }
 #: For a method without a setting of its own.
 RATES: tuple[Settings, ...] = tuple({"optim.learning_rate": rate} for rate in (5e-4, 1e-3, 2e-3))
-#: Settings that are tried for each method.
-TRIES = 3
+#: Settings that are tried first for each method. One more try follows: the best of them at FASTER times the
+#: learning rate, which is RATE unless a try says otherwise.
+TRIES, FASTER, RATE = 3, 2.0, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,14 @@ class Method:
     is_baseline: bool = True
 
     def tried(self) -> list[dict[str, Any]]:
-        """Returns the settings of each try."""
+        """Returns the settings of each of the first tries."""
         return [{**EXTRAS, **own, **self.base} for own in self.own]
+
+
+def faster(settings: Settings) -> dict[str, Any]:
+    """Returns the settings of a method's last try, from those of the best of its first tries."""
+    rate = settings.get("optim.learning_rate", RATE)
+    return {**settings, "optim.learning_rate": FASTER * rate}
 
 
 def _values(name: str, *values: Any) -> tuple[Settings, ...]:
@@ -176,17 +183,22 @@ def common() -> dict[str, Any]:
     return {"build": FACES, "train.tensorboard": False}
 
 
-def choose_cells(methods: Sequence[str], kinds: Sequence[str], epochs: int) -> list[Cell]:
-    """Returns the cells of the choice for some methods, conditions and a number of epochs."""
+def choose_cells(method: str, number: int, settings: Settings, epochs: int) -> list[Cell]:
+    """Returns the cells of a try of a method: one for each pair of CHOOSE.
+
+    Args:
+      method: one of METHODS.
+      number: of the try; the last is TRIES.
+      settings: of the try.
+      epochs: length of training.
+    """
+    name = number if number < TRIES else "faster"
     return [
         _cell(
-            f"choose-{method}-{number}-{condition}-b{build_seed}-e{epochs}",
+            f"choose-{method}-{name}-{condition}-b{build_seed}-e{epochs}",
             (method, settings), condition, epochs, build_seed, CHOOSE_RUN_SEED,
         )
         for condition, build_seed in CHOOSE
-        if condition in kinds
-        for method in methods
-        for number, settings in enumerate(METHODS[method].tried())
     ]  # fmt: skip
 
 
@@ -240,4 +252,5 @@ def search_space(methods: Iterable[str] = tuple(METHODS)) -> dict[str, Any]:
         "conditions": {name: list(condition) for name, condition in CONDITIONS.items()},
         "choose": [list(pair) for pair in CHOOSE],
         "common": common(),
+        "faster": [FASTER, RATE],
     }

@@ -28,6 +28,10 @@ def test_every_method_has_as_many_tries_with_the_same_extras():
             assert {t["agreement.memory_decay"] for t in tried} == {0.6}, name
         for settings in tried:
             grid.load(CONFIG, settings)  # raises for an unknown setting
+            assert protocol.faster(settings) == settings | {
+                "optim.learning_rate": 2 * settings.get("optim.learning_rate", 1e-3)
+            }
+    assert grid.load(CONFIG, {}).optim.learning_rate == protocol.RATE
 
 
 def test_the_data_sets_of_choice_and_report_are_apart():
@@ -38,7 +42,12 @@ def test_the_data_sets_of_choice_and_report_are_apart():
     assert {name for name, _ in protocol.CHOOSE} <= set(protocol.CONDITIONS)
     chosen = {m: METHODS[m].tried()[0] for m in METHODS}
     for cells in (
-        protocol.choose_cells(list(METHODS), list(protocol.CONDITIONS), 11),
+        [
+            cell
+            for method in METHODS
+            for number, settings in enumerate([*METHODS[method].tried(), {}])
+            for cell in protocol.choose_cells(method, number, settings, 11)
+        ],
         protocol.report_cells(chosen, list(protocol.CONDITIONS), 11),
     ):
         assert len({cell.name for cell in cells}) == len(cells)
@@ -48,9 +57,8 @@ def test_the_data_sets_of_choice_and_report_are_apart():
 
 def test_a_method_that_trains_twice_has_half_of_the_epochs():
     def lengths(name):
-        return {
-            c.overrides["train.duration"] for c in protocol.choose_cells([name], ["confusion"], 11)
-        }
+        cells = protocol.choose_cells(name, 0, METHODS[name].tried()[0], 11)
+        return {cell.overrides["train.duration"] for cell in cells}
 
     assert lengths("again") == {"5.5 epochs"} and lengths("elr") == {"11 epochs"}
 
@@ -129,15 +137,22 @@ def test_choose_takes_the_highest_mean_and_spreads_over_sittings(tmp_path, comma
     first = json.loads((tmp_path / "choose/choice.json").read_text())
     assert set(first["chosen"]["11"]) == {"elr", "agreement"}
     commands(choose, output=output)
-    assert len(commands.ran) == len(set(commands.ran)) == 4 * TRIES * len(protocol.CHOOSE)
+    assert len(commands.ran) == len(set(commands.ran)) == 4 * (TRIES + 1) * len(protocol.CHOOSE)
     choice = json.loads((tmp_path / "choose/choice.json").read_text())
     for method, row in choice["chosen"]["11"].items():
-        war = np.zeros(TRIES)
+        war = np.zeros(TRIES + 1)
+        last = []
         for path in (tmp_path / "choose/cells").glob(f"choose-{method}-*/result.json"):
-            number = int(path.parent.name.split("-")[2])
-            war[number] += json.loads(path.read_text())["results"]["war"] / len(protocol.CHOOSE)
+            name, result = path.parent.name.split("-")[2], json.loads(path.read_text())
+            last += [result["settings"]] if name == "faster" else []
+            number = TRIES if name == "faster" else int(name)
+            war[number] += result["results"]["war"] / len(protocol.CHOOSE)
         assert row["try"] == war.argmax() and row["mean_war"] == pytest.approx(war.max())
-        assert row["settings"] == METHODS[method].tried()[row["try"]]
+        tried = METHODS[method].tried()
+        best = tried[int(war[:TRIES].argmax())]
+        faster = best | {"optim.learning_rate": 2 * best.get("optim.learning_rate", 1e-3)}
+        assert all(settings.items() >= faster.items() for settings in last) and last
+        assert row["settings"] == [*tried, faster][row["try"]]
         assert (row["scores"]["clips"], row["scores"]["one"]) == ("odds, K clips", "loss, one clip")
     # On another machine, from the committed file: nothing is trained again, and the choice is the same.
     commands.ran.clear()
