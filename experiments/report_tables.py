@@ -223,11 +223,11 @@ def text(report: Mapping[str, Any]) -> str:
             for name in ("accuracy", "differences", "detection", "calls")
         }
         blocks.append(f"## {head[1]}, {head[0]} epochs, {len(protocol.REPORT)} seeds")
-        blocks += [table for rows in parts.values() if rows for table in [_table(rows)]]
+        blocks += [table(rows) for rows in parts.values() if rows]
     return "\n\n".join(blocks)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns one of the tables: its columns are those of the rows."""
     names: dict[str, None] = {}
     for row in rows:

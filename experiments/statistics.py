@@ -116,6 +116,66 @@ def _mean(values: Vector) -> Vector:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
+def bootstrap_shared(
+    label_B: ArrayLike,
+    right_SB: ArrayLike,
+    other_SB: ArrayLike | None = None,
+    *,
+    balanced: bool = False,
+    draws: int = DRAWS,
+    seed: int = SEED,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Returns the mean accuracy over seeds that were all tested on the same clips, or a difference of two.
+
+    Clips are drawn with replacement once for all seeds of a draw, as the seeds share them; seeds are drawn
+    with replacement, too.
+
+    Args:
+      label_B: the true classes.
+      right_SB: whether a method is right, for each seed and clip.
+      other_SB: of a second method with the same seeds, whose accuracy is subtracted.
+      balanced: whether to average over the classes (UAR) in place of the clips (WAR).
+      draws: R.
+      seed: of the random generator.
+      confidence: of the interval.
+    """
+    label_B, value_SB = np.asarray(label_B), np.asarray(right_SB, np.float64)
+    if other_SB is not None:
+        value_SB = value_SB - np.asarray(other_SB, np.float64)
+    classes = np.unique(label_B) if balanced else [None]
+    member_NB = np.array(
+        [label_B == c if balanced else np.full(len(label_B), True) for c in classes]
+    )
+    seeds, size = value_SB.shape
+    sums_NSB = member_NB[:, None] * value_SB
+
+    def accuracy(weights_RB: Vector) -> Vector:
+        """Returns the accuracy of each seed for some weights of the clips, [R, S]."""
+        total_RN = weights_RB @ member_NB.T
+        sum_NRS = weights_RB @ sums_NSB.transpose(0, 2, 1)
+        by_class = np.divide(
+            sum_NRS,
+            total_RN.T[..., None],
+            out=np.full(sum_NRS.shape, np.nan),
+            where=total_RN.T[..., None] > 0,
+        )
+        return _mean(by_class.transpose(1, 2, 0))
+
+    generator = np.random.default_rng(seed)
+    drawn_RS = generator.integers(seeds, size=(draws, seeds))
+    values_RS = np.concatenate(
+        [
+            accuracy(
+                generator.multinomial(size, np.full(size, 1 / size), len(part)).astype(np.float64)
+            )
+            for part in np.array_split(drawn_RS, max(1, draws // 500))
+        ]
+    )
+    replicates_R = np.take_along_axis(values_RS, drawn_RS, axis=1).mean(axis=1)
+    return estimate(replicates_R, float(accuracy(np.ones((1, size))).mean()), confidence)
+
+
 # Groups of clips, and statistics of them.
 
 
@@ -201,6 +261,7 @@ def bootstrap_auroc(
     covariance_SKK: ArrayLike,
     weights_K: ArrayLike,
     *,
+    shared: bool = False,
     draws: int = DRAWS,
     seed: int = SEED,
     confidence: float = 0.95,
@@ -214,6 +275,8 @@ def bootstrap_auroc(
       auroc_SK: K AUROCs for each seed.
       covariance_SKK: of their errors.
       weights_K: such as (1, -1) for a difference.
+      shared: whether all seeds have the same clips. Then the errors of a draw are one and the same draw of
+        clips, so they do not average out.
       draws: R.
       seed: of the random generator.
       confidence: of the interval.
@@ -223,8 +286,8 @@ def bootstrap_auroc(
     variance_S = np.einsum("k,skl,l->s", weights_K, np.asarray(covariance_SKK), weights_K)
     generator = np.random.default_rng(seed)
     drawn_RS = generator.integers(len(value_S), size=(draws, len(value_S)))
-    error_RS = generator.standard_normal(drawn_RS.shape)
-    error_RS *= np.sqrt(np.maximum(variance_S, 0))[drawn_RS]
+    error_RS = generator.standard_normal((draws, 1 if shared else len(value_S)))
+    error_RS = error_RS * np.sqrt(np.maximum(variance_S, 0))[drawn_RS]
     return estimate((value_S[drawn_RS] + error_RS).mean(axis=1), float(value_S.mean()), confidence)
 
 
