@@ -107,7 +107,9 @@ def rank_correlations(folder: epath.Path, entropy_B: Mapping[str, float]) -> dic
 def votes_entropy(directory: epath.Path, data: Any) -> dict[str, float]:
     """Returns the entropy of the votes of each training picture, in nats, by its name."""
     columns = source.training_split(directory, data).columns("clip_id", "votes")
-    share_BN = columns["votes"] / columns["votes"].sum(axis=1, keepdims=True)
+    # In order, so that the same votes for other classes have exactly the same entropy.
+    votes_BN = np.sort(columns["votes"], axis=1).astype(np.float64)
+    share_BN = votes_BN / votes_BN.sum(axis=1, keepdims=True)
     return dict(zip(columns["clip_id"].tolist(), stats.entropy(share_BN, axis=1), strict=True))
 
 
@@ -148,7 +150,7 @@ def summary(
                 label_B[among_B], right_SB[:, among_B]
             )._asdict()
         rows["accuracy"].append(row)
-        best = report_tables.best_baseline(choice, epochs)
+        best = report_tables.best_baseline(choice, max(map(int, choice["chosen"])))
         for than in dict.fromkeys((best, ORACLE_AS, ORACLE)):
             if METHODS[method].is_baseline or than is None or (epochs, than) not in groups:
                 continue

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from experiments import statistics
-from experiments.statistics import bootstrap, bootstrap_auroc, estimate, holm, pair_groups
+from experiments.statistics import (
+    bootstrap,
+    bootstrap_auroc,
+    bootstrap_shared,
+    estimate,
+    holm,
+    pair_groups,
+)
 
 
 def slow_groups(label, first, second, classes):
@@ -127,6 +134,41 @@ def test_the_interval_of_an_auroc_is_that_of_drawing_clips():
     # Seeds that differ widen it.
     wider = bootstrap_auroc([auroc, auroc - [0.1, 0]], [covariance] * 2, [1, -1])
     assert wider.high - wider.low > found.high - found.low
+    # Of seeds with the same clips, the errors do not average out.
+    four = [[auroc] * 4, [covariance] * 4, [1, -1]]
+    assert np.ptp(bootstrap_auroc(*four)[1:3]) == pytest.approx(np.ptp(found[1:3]) / 2, rel=0.1)
+    assert np.ptp(bootstrap_auroc(*four, shared=True)[1:3]) == pytest.approx(
+        np.ptp(found[1:3]), rel=0.1
+    )
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_seeds_with_the_same_clips_are_drawn_with_one_draw_of_clips(balanced):
+    """As a loop that draws the clips once, and then the seeds."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(3, size=90)
+    label[label == 2] = np.where(rng.random((label == 2).sum()) < 0.5, 2, 0)  # a rare class
+    right, other = (rng.random((4, 90)) < 0.3 + 0.4 * (rng.random(90) < p) for p in (0.8, 0.5))
+
+    def accuracy(right_B, drawn):
+        groups = (
+            [drawn[label[drawn] == c] for c in np.unique(label[drawn])] if balanced else [drawn]
+        )
+        return np.mean([right_B[group].mean() for group in groups])
+
+    slow = []
+    for _ in range(2000):
+        drawn, seeds = rng.integers(90, size=90), rng.integers(4, size=4)
+        slow.append(np.mean([accuracy(right[s], drawn) - accuracy(other[s], drawn) for s in seeds]))
+    found = bootstrap_shared(label, right, other, balanced=balanced, draws=2000)
+    everything = np.arange(90)
+    observed = [accuracy(right[s], everything) - accuracy(other[s], everything) for s in range(4)]
+    assert found.mean == pytest.approx(np.mean(observed))
+    expected = estimate(slow, 0.0)
+    assert found.low == pytest.approx(expected.low, abs=0.2 * np.std(slow))
+    assert found.high == pytest.approx(expected.high, abs=0.2 * np.std(slow))
+    alone = bootstrap_shared(label, right, balanced=balanced, draws=50)
+    assert alone.mean == pytest.approx(np.mean([accuracy(r, everything) for r in right]))
 
 
 def test_holm_is_the_formula_of_statsmodels():
