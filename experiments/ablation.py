@@ -58,15 +58,16 @@ VARIANTS: dict[str, Variant] = {
     "no memory": Variant("memory", {"agreement.memory_decay": 0.0}),
     "memory 0.3": Variant("memory", {"agreement.memory_decay": 0.3}),
     "memory 0.9": Variant("memory", {"agreement.memory_decay": 0.9}),
+    "agreement of the present clips": Variant("memory", {"agreement.remember": 0.0}),
     "teacher 0.98": Variant("teacher", {"agreement.teacher_decay": 0.98}),
-    "gradient": Variant("gradient", {"agreement.gradient": True}),
+    "gradient": Variant("gradient", {"agreement.gradient": True, "agreement.remember": 0.0}),
     "tau 0": Variant("threshold", {"agreement.threshold": 0.0}),
-    "tau 0.5": Variant("threshold", {"agreement.threshold": 0.5}),
-    "tau 0.8": Variant("threshold", {"agreement.threshold": 0.8}),
-    "tau median": Variant(
-        "threshold", {"agreement.threshold": 0.5, "agreement.threshold_kind": "quantile"}
+    "tau 0.1": Variant("threshold", {"agreement.threshold": 0.1}),
+    "tau 0.4": Variant("threshold", {"agreement.threshold": 0.4}),
+    "tau fixed at 0.5": Variant(
+        "threshold", {"agreement.threshold": 0.5, "agreement.threshold_kind": "fixed"}
     ),
-    "noise above 0.55": Variant("threshold", {"agreement.noise_threshold": 0.55}),
+    "temperature 1": Variant("threshold", {"agreement.temperature": 1.0}),
     "noise above 0.7": Variant("threshold", {"agreement.noise_threshold": 0.7}),
     "noise above 0.8": Variant("threshold", {"agreement.noise_threshold": 0.8}),
     "from the start": Variant("start", {"loss.robust_from": "0 %"}),
@@ -80,6 +81,8 @@ VARIANTS: dict[str, Variant] = {
     "all targets blended": Variant("noisy", {"loss.refurbish": "all"}),
     "hard not reinforced": Variant("hard", {"loss.hard": 0.0}),
     "hard by 1": Variant("hard", {"loss.hard": 1.0}),
+    "hard by agreement": Variant("hard", {"loss.hard_scale": "agreement"}),
+    "hard elsewhere, too": Variant("hard", {"loss.hard_elsewhere": True}),
 }
 GROUPS = tuple(dict.fromkeys(v.group for v in VARIANTS.values()))
 

@@ -228,10 +228,6 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             "config.agreement.memory_decay: .*threshold_kind = 'running' needs .*, got 0",
         ),
         (
-            {"agreement": {"remember": 0.5, "memory_decay": 0.0}},
-            "config.agreement.memory_decay: .*remember above 0 needs .*, got 0",
-        ),
-        (
             {"agreement": {"remember": 0.5, "gradient": True}},
             "config.agreement.gradient: expected False .*, got True",
         ),
@@ -269,7 +265,7 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
         ),
         (
             {"loss": {"method": "self_calibrated"}},
-            "config.agreement.threshold_kind: expected 'running' for .*'self_calibrated'.*, got 'fixed'",
+            "config.agreement.threshold_kind: expected 'running' for .*'self_calibrated'.*, got 'quantile'",
         ),
         (
             {"optim": {"evaluate": "teacher"}},

@@ -25,6 +25,8 @@ from rdfer_jax.types import Outputs
 B, K, INSTANTS, N = 6, 3, 4, 5
 KINDS = ("clean", "noisy", "hard")
 SETTINGS = config_lib.Loss(
+    hard_scale="agreement",
+    hard_elsewhere=True,
     label_smoothing=0.2,
     clips=0.3,
     long=0.5,

@@ -25,7 +25,10 @@ B, N, ROWS = 16, 3, 40
 CONFIG = tiny.config(
     data={"batch_size": B},
     agreement={
+        "threshold_kind": "fixed",
         "threshold": 0.96,
+        "temperature": 1.0,
+        "remember": 0.0,
         "noise_threshold": 0.51,
         "memory_decay": 0.5,
         "teacher_decay": 0.9,

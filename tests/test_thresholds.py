@@ -63,7 +63,7 @@ def network():
 
 def outcome(**settings):
     """Returns the kind of each video (0 clean, 1 noisy, 2 hard), the losses and the gradients of a step."""
-    settings = {"remember": 0.6} | settings
+    settings = {"remember": 0.6, "temperature": 1.0} | settings
     config = tiny.config(agreement=settings, loss={"robust_from": "0 steps"})
     state = state_lib.TrainState(
         seed=jnp.uint32(0),

@@ -251,18 +251,17 @@ def _check_frames(config: Config) -> None:
 def _check_agreement(settings: Agreement) -> None:
     """Raises a ValueError if the thresholds need a memory, or scores that it cannot give."""
     kind = settings.threshold_kind
-    if not settings.memory_decay and (settings.remember or kind in ("mixture", "running")):
-        what = "remember above 0" if settings.remember else f"threshold_kind = {kind!r}"
+    if not settings.memory_decay and kind in ("mixture", "running"):
         raise ValueError(
-            f"config.agreement.memory_decay: config.agreement.{what} needs the memory of earlier "
-            "predictions; expected a value above 0, such as 0.6, got 0"
+            f"config.agreement.memory_decay: config.agreement.threshold_kind = {kind!r} needs the memory "
+            "of earlier predictions; expected a value above 0, such as 0.6, got 0"
         )
     if settings.score == "posterior" and not settings.memory_decay:
         raise ValueError(
             "config.agreement.memory_decay: config.agreement.score = 'posterior' needs the memory to "
             "estimate a noise matrix; expected a value above 0, such as 0.6, got 0"
         )
-    if settings.remember and settings.gradient:
+    if settings.memory_decay and settings.remember and settings.gradient:
         raise ValueError(
             "config.agreement.gradient: expected False with config.agreement.remember above 0, because no "
             "gradient flows through what is remembered, got True"

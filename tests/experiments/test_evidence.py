@@ -36,6 +36,7 @@ def collect(train, memory=None, **settings):
     state = TrainState(
         seed=0, step=0, params={}, batch_stats={}, opt_state=(), teacher=None, memory=memory
     )
+    settings = {"threshold_kind": "fixed", "temperature": 1.0, "remember": 0.0} | settings
     every = config.resolve(config.default())
     chosen = dataclasses.replace(every.agreement, **settings)
     return evidence.collect(train, train, state, dataclasses.replace(every, agreement=chosen))

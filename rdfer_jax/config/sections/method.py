@@ -13,18 +13,22 @@ class Agreement(Section):
 
     measure: Literal["soft", "vote"] = field("soft", "agreement measure")
     temperature: float = field(
-        1.0,
+        0.5,
         "the clips' logits are divided by it in the measure of agreement alone; below 1, differences "
         "between clips count more",
         low=0.01,
         high=100,
     )
     threshold: float = field(
-        0.5, "tau: smallest agreement at which the clips count as agreeing", low=0, high=1
+        0.2,
+        "tau: how much the clips must agree to count as agreeing; threshold_kind says of what",
+        low=0,
+        high=1,
     )
     threshold_kind: Literal["fixed", "quantile", "mixture", "running"] = field(
-        "fixed",
-        "what threshold means; fixed: tau; quantile: of the agreements of all training videos; "
+        "quantile",
+        "what threshold means; quantile: of the agreements of all training videos, so that a share of tau "
+        "of them does not agree; fixed: the smallest agreement, which lies above 0.85 for most videos; "
         "mixture: threshold and noise_threshold are probabilities under two normal distributions "
         "fitted to all training videos; running: tau, and each video has its own threshold on the "
         "label's probability, which all clips pass if clean and none if noisy",
@@ -36,7 +40,7 @@ class Agreement(Section):
         "label's probability given the prediction and a noise matrix that is estimated from the memory",
     )
     noise_threshold: float = field(
-        0.7, "a video can be judged noisy only if its noise score is above this", low=0, high=1
+        0.5, "a video can be judged noisy only if its noise score is above this", low=0, high=1
     )
     prior_correction: float = field(
         0.0,
@@ -57,14 +61,15 @@ class Agreement(Section):
         0.9, "the noise threshold of rare classes, see protect_below", low=0, high=1
     )
     memory_decay: float = field(
-        0.6,
+        0.8,
         "decay of the moving average of each video's predictions; 0: no memory",
         low=0,
         high=0.999,
     )
     remember: float = field(
-        0.0,
-        "decay of the moving average of each video's agreement; 0: the agreement of the present clips",
+        0.6,
+        "decay of the moving average of each video's agreement; 0, or no memory: the agreement of the "
+        "present clips",
         low=0,
         high=0.999,
     )
@@ -128,12 +133,12 @@ class Loss(Section):
         low=0,
     )
     hard_scale: Literal["agreement", "rank"] = field(
-        "agreement",
+        "rank",
         "what gamma multiplies; agreement: 1 - agreement, seldom above 0.2; rank: 1 minus the rank of the "
         "agreement among all training videos, from 0 to 1",
     )
     hard_elsewhere: bool = field(
-        True, "reinforce hard videos, too, whose consensus is another class than their label"
+        False, "reinforce hard videos, too, whose consensus is another class than their label"
     )
     noisy_weight: float = field(1.0, "weight of a noisy video", low=0, high=1)
     refurbish: Literal["noisy", "all", "posterior"] = field(
@@ -166,7 +171,7 @@ class Loss(Section):
         high=1,
     )
     robust_from: str = field(
-        "30 %",
+        "40 %",
         "duration after which the method starts to act: the partition in agreement, relabeling in "
         "scn and ssr, the noise matrix in forward; small_loss reaches its final keep rate by then",
     )
