@@ -14,7 +14,7 @@ AUTO = "auto"
 #: A whole number, or True for no limit.
 _BUDGET = (bool, int)
 #: A number, or AUTO.
-_OR_AUTO = {int: (int, str), float: (float, int, str)}
+_OR_AUTO = {int: (int, str), float: (float, int, str), bool: (bool, str)}
 
 
 def budget(value: int = 0) -> Any:
@@ -23,7 +23,7 @@ def budget(value: int = 0) -> Any:
 
 
 def or_auto(value: float | str, kind: type) -> Any:
-    """Returns a setting for a ConfigDict that is a number of a kind, int or float, or AUTO."""
+    """Returns a setting for a ConfigDict that is of a kind, int, float or bool, or AUTO."""
     return config_dict.FieldReference(value, field_type=_OR_AUTO[kind])
 
 
@@ -61,11 +61,11 @@ class _BudgetParser(flags.ArgumentParser):
 
 
 class _AutoParser(flags.ArgumentParser):
-    """Reads a number of a kind, or AUTO."""
+    """Reads a value of a kind, or AUTO."""
 
     def __init__(self, kind: type):
         super().__init__()
-        self._kind = kind
+        self._kind = flags.BooleanParser().parse if kind is bool else kind
 
     def parse(self, argument: Any) -> Any:
         if not isinstance(argument, str) or argument == AUTO:
@@ -73,7 +73,7 @@ class _AutoParser(flags.ArgumentParser):
         try:
             return self._kind(argument)
         except ValueError as error:
-            raise ValueError(f"{error}; expected a number or {AUTO}") from None
+            raise ValueError(f"{error}; expected a value or {AUTO}") from None
 
 
 config_flags.register_flag_parser_for_type(_BUDGET, _BudgetParser())

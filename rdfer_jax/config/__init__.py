@@ -18,6 +18,7 @@ from rdfer_jax.config.validate import (
     choices,
     default,
     resolve,
+    set_value,
     to_dict,
     uses_class_prior,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "fold_splits",
     "parse_fold",
     "resolve",
+    "set_value",
     "steps",
     "to_dict",
     "uses_class_prior",

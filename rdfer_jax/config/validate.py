@@ -58,6 +58,8 @@ def resolve(settings: Mapping[str, Any]) -> Config:
             auto += chosen
         elif name == "build":
             values[name] = config_dict.FrozenConfigDict(value)
+        elif value == AUTO and _may_be_auto(Config, name):
+            auto.append(name)
         else:
             values[name] = _checked(Config, name, value, name)
     config = Config(**values, auto=tuple(sorted(auto)))
@@ -74,9 +76,16 @@ def to_dict(config: Config) -> dict[str, Any]:
     tree |= {name: dataclasses.asdict(tree[name]) for name in SECTIONS}
     tree["build"] = config_dict.ConfigDict(config.build).to_dict()
     for path in tree.pop("auto"):
-        section, _, name = path.partition(".")
-        tree[section][name] = AUTO
+        set_value(tree, path, AUTO)
     return tree
+
+
+def set_value(tree: dict[str, Any], path: str, new: Any) -> None:
+    """Sets a setting of nested dicts by its path, such as "data.frames" or "seed"."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        tree = tree[parent]
+    tree[name] = new
 
 
 def choices(field: dataclasses.Field) -> tuple[str, ...]:

@@ -23,10 +23,12 @@ from rdfer_jax.training import memory_limit
 
 log = logging.getLogger(__name__)
 
-#: The network for a CPU, and for few clips.
+#: The network for a CPU, and for few clips; the trunks that are small.
 SMALL = "resnet8_narrow"
-#: Below this number of training clips, the small network is used on every device.
-FEW_CLIPS = 1000
+NARROW = (SMALL, "resnet10_narrow")
+#: Below this number of training clips, a small network is used on every device, and training starts from
+#: these weights.
+FEW_CLIPS, PACKAGED = 1000, "faces"
 #: The small and the full size: of the network, and of what it reads.
 _NETWORK = {
     True: {"model.width": 128, "model.instants": 8, "model.long_layers": 1, "key.number": 2},
@@ -40,15 +42,17 @@ _INPUT = {
 _BATCH = {True: 32, False: 128}
 #: Fewest steps of an epoch, if that leaves eight videos in a batch.
 _STEPS, _LEAST_BATCH = 4, 8
-#: Videos that a short run reads, and its fewest and most epochs; epochs of a full run.
-_VISITS, _LEAST_EPOCHS, _MOST_EPOCHS, _FULL_EPOCHS = 20_000, 5, 200, 100
+#: Videos that a short run reads, and its most epochs: from random weights, and from others.
+_VISITS, _MOST_EPOCHS = {False: 20_000, True: 4_000}, {False: 200, True: 60}
+#: Fewest epochs of a short run; epochs of a full run.
+_LEAST_EPOCHS, _FULL_EPOCHS = 5, 100
 #: Fewest clips of a validation part from which choosing the best checkpoint means something.
 LEAST_VALIDATION = 20
 #: Part of the memory that the estimate by _BYTES_PER_FRAME may fill.
 _SAFE = 0.7
 #: Bytes per frame of 112 pixels in float32 that training a trunk needs, from the compiled step; others as
 #: resnet50.
-_BYTES_PER_FRAME = {SMALL: 1.2e6, "resnet18": 9.4e6, "resnet50": 3e7}
+_BYTES_PER_FRAME = {SMALL: 1.2e6, "resnet10_narrow": 7.8e6, "resnet18": 9.4e6, "resnet50": 3e7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +114,10 @@ class _Choice:
         """Returns the value of a setting, chosen or set by hand."""
         if name in self.values:
             return self.values[name]
-        section, _, key = name.partition(".")
-        return getattr(getattr(self._config, section), key)
+        value = self._config
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
 
 
 def choose(config: Config, facts: Facts) -> Config:
@@ -126,13 +132,19 @@ def choose(config: Config, facts: Facts) -> Config:
     on_cpu = facts.platform == "cpu"
     is_short = on_cpu or facts.train < FEW_CLIPS
     why = "a CPU trains it in minutes" if on_cpu else f"fewer than {FEW_CLIPS:,} clips to train on"
-    if config.init_from:
-        choice.take(f"as config.init_from = {config.init_from}", _of_weights(config.init_from))
+    is_few = facts.train < FEW_CLIPS
+    few = f"{'fewer than ' if is_few else ''}{FEW_CLIPS:,} clips{'' if is_few else ' or more'}"
+    choice.take(few, {"init_from": PACKAGED if is_few else ""})
+    if choice["init_from"]:
+        choice.take(
+            f"as config.init_from = {choice['init_from']}", _of_weights(choice["init_from"])
+        )
     elif is_short:
         choice.take(why, {"model.trunk": SMALL})
     else:
         choice.take(f"{FEW_CLIPS:,} clips or more, and no CPU", {"model.trunk": "resnet18"})
-    has_small = choice["model.trunk"] == SMALL
+    choice.take("no weights of gray pictures", {"augment.gray": False})
+    has_small = choice["model.trunk"] in NARROW
     choice.take(f"for the trunk {choice['model.trunk']}", _NETWORK[has_small])
     _choose_input(choice, config, on_cpu or has_small)
     batch, why = _batch(choice, facts, on_cpu)
@@ -140,7 +152,8 @@ def choose(config: Config, facts: Facts) -> Config:
     choice.take("as in training", {"data.eval_batch_size": choice["data.batch_size"]})
     epochs, why = _FULL_EPOCHS, "a full run"
     if is_short:
-        epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, round(_VISITS / facts.train)))
+        begun = bool(choice["init_from"])
+        epochs = min(_MOST_EPOCHS[begun], max(_LEAST_EPOCHS, round(_VISITS[begun] / facts.train)))
         why = f"a short run, of {epochs * facts.train:,} videos in all"
     choice.take(why, {"train.duration": f"{epochs} epochs"})
     often = "1 epochs" if _epochs(choice["train.duration"]) <= 20 else "5 %"
@@ -209,7 +222,7 @@ def _of_weights(init_from: str) -> dict[str, Any]:
     values = {
         "model": ("trunk", "width", "long_layers"),
         "data": ("image_size",),
-        "augment": ("size",),
+        "augment": ("size", "gray"),
     }
     return {
         f"{section}.{key}": tree[section][key] for section, keys in values.items() for key in keys
@@ -229,8 +242,7 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
     """
     tree = config_lib.to_dict(config)
     for path, value in values.items():
-        section, _, name = path.partition(".")
-        tree[section][name] = value
+        config_lib.set_value(tree, path, value)
     return config_lib.resolve(tree)
 
 
@@ -249,10 +261,12 @@ def of_other(config: Config, other: Config) -> Config:
 
 def _filled(config: Config, tree: Mapping[str, Any]) -> Config:
     chosen = {}
-    for name in config.auto:
-        section, _, key = name.partition(".")
-        if key in tree.get(section, {}):
-            chosen[name] = tree[section][key]
+    for path in config.auto:
+        found: Any = tree
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if found is not None:
+            chosen[path] = found
     return replaced(config, chosen)
 
 

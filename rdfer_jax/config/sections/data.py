@@ -138,6 +138,7 @@ class Augment(Section):
     gray: bool = field(
         False,
         "convert frames to gray, in training and prediction, as for a network of gray pictures",
+        auto=True,
     )
     eval_views: Literal["plain", "augmented"] = field(
         "plain",

@@ -24,6 +24,7 @@ class Config:
         "and need model.trunk resnet10_narrow; empty: random weights; see "
         "docs/how-to/pretrained-weights.md",
         path=True,
+        auto=True,
     )
     profile: bool = field(
         False, "trace five training steps, written to workdir/profile", affects_training=False
