@@ -121,6 +121,13 @@ COMMANDS = {
         (
             _WORKDIR,
             _output("folder for the results; default: WORKDIR/audit"),
+            Flag(
+                "precision",
+                "call so many clips mislabeled that at least this share of them is wrong, such as 0.9; "
+                "default: as many as are estimated wrong",
+                float,
+            ),
+            Flag("reviewed", "CSV file with your decisions on the sample of the audit page", Path),
             Flag("force", "accept predictions of clips that the run was trained on", bool, False),
         ),
     ),

@@ -119,7 +119,9 @@ def predict(flags: SimpleNamespace) -> None:
 
 def audit(flags: SimpleNamespace) -> None:
     """Audits the labels of a data set."""
-    result = audit_lib.run(flags.workdir, flags.output, flags.force)
+    result = audit_lib.run(
+        flags.workdir, flags.output, flags.force, flags.precision, flags.reviewed
+    )
     print(audit_lib.describe(result))
     print(f"audit in {epath.Path(flags.output or epath.Path(flags.workdir) / 'audit')}")
 

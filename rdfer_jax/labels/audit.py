@@ -1,9 +1,9 @@
 """Audits a data set: which labels are wrong, and which clips are merely hard?
 
-Enters: the folder of a cross-validation with its out-of-fold predictions. Leaves: issues.csv,
-suggested.csv, audit.json and audit.html, a page to review the clips; only audit.json if the predictions are
-no better than the most frequent class. It reads saved predictions and the frames of the data set; no model
-is run.
+Enters: the folder of a cross-validation with its out-of-fold predictions, and possibly a person's decisions
+on the sample. Leaves: issues.csv, suggested.csv, sample.csv, audit.json and audit.html, a page to review
+the clips; only audit.json if the predictions are no better than the most frequent class. It reads saved
+predictions and the frames of the data set; no model is run.
 
 Letters: N videos, K clips of a video, C classes.
 """
@@ -18,8 +18,10 @@ import numpy as np
 from etils import epath
 from scipy import special
 
+from rdfer_jax import metrics
 from rdfer_jax.config import Config
-from rdfer_jax.labels import issues, page
+from rdfer_jax.labels import issues, page, review
+from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.issues import Findings
 from rdfer_jax.labels.skill import measure
 from rdfer_jax.pipeline import sampling, source
@@ -43,25 +45,38 @@ MAX_CARDS = 5000
 STRIP_FRAMES, STRIP_SIDE = 8, 72
 #: Files that need predictions that know something.
 _FINDINGS = ("issues.csv", "suggested.csv", "audit.html")
+_SAMPLE = "sample.csv"
+#: The largest share of the votes for one class, up to which annotators disagree.
+SPLIT_VOTES = 2 / 3
 
 
 def run(
-    workdir: epath.PathLike, output: epath.PathLike | None = None, force: bool = False
+    workdir: epath.PathLike,
+    output: epath.PathLike | None = None,
+    force: bool = False,
+    precision: float | None = None,
+    reviewed: epath.PathLike | None = None,
 ) -> dict[str, Any]:
     """Audits the labels of a data set with the predictions of a cross-validation.
 
     Args:
       workdir: folder of a cross-validation; with `force` also of a training run.
       output: folder for the files; by default audit/ in the workdir.
-      force: fall back to the predictions that a training run made for its own training split.
+      force: fall back to the predictions that a training run made for its own training split. These say
+        nothing about how many labels are wrong.
+      precision: as in `issues.find_label_issues`.
+      reviewed: a CSV file with decisions on the clips of sample.csv.
 
     Returns:
       The contents of audit.json: the comparison with the most frequent class, see skill.Skill; if the
-      predictions are better, also `issues.summary` and, if the truth is known, the share that was found.
+      predictions are better, also `issues.summary`, the review, how hard clips compare with the votes, and,
+      if the truth is known, the share that was found. The share of wrong labels is that of the review, else
+      of the annotators' votes, else of the predictions.
 
     Raises:
-      FileNotFoundError: there are no predictions.
-      ValueError: the predictions are damaged, or not out of fold and `force` is not given.
+      FileNotFoundError: there are no predictions, or no sample or decisions for `reviewed`.
+      ValueError: the predictions are damaged, or not out of fold and `force` is not given; or a bad
+        argument or file of decisions.
     """
     workdir = epath.Path(workdir)
     output = epath.Path(output) if output else workdir / "audit"
@@ -75,21 +90,44 @@ def run(
     found |= {"comparison": skill.describe(classes[skill.majority])}
     if not skill.proven:
         _write_summary(output, found)
-        for name in _FINDINGS:
+        for name in (*_FINDINGS, _SAMPLE):
             (output / name).unlink(missing_ok=True)
         return found
-    findings = issues.find_label_issues(arrays["label"], probs)
-    found |= issues.summary(findings, classes) | _measured(findings, arrays)
+    in_fold = saved.split != OUT_OF_FOLD
+    if in_fold and precision is not None:
+        raise ValueError(
+            "--precision needs out-of-fold predictions: those for a run's own training clips hide wrong "
+            "labels that were learned, and no share can be promised. Run `rdfer crossval`, or leave it out"
+        )
     clip_ids = arrays["clip_id"].tolist()
+    decided = review.read(output / _SAMPLE, reviewed, clip_ids, classes) if reviewed else None
+    share = decided.share if decided else share_lib.of_votes(arrays["label"], arrays["votes"])
+    findings = issues.find_label_issues(arrays["label"], probs, precision=precision, share=share)
+    found |= issues.summary(findings, classes) | _measured(findings, arrays)
+    found["hard_by_votes"] = _hard_by_votes(findings, arrays["votes"])
+    if in_fold and not share:
+        found |= {"share": None, "list_precision": None, "noise_matrix": None}
+    if decided:
+        found["review"] = decided.to_dict()
+    if decided:
+        sample = decided.sample
+    else:
+        listed = findings.kind == "mislabeled"
+        sample = review.draw(listed)
+        names = np.array(classes)[findings.label].tolist()
+        review.write_sample(output / _SAMPLE, clip_ids, names, listed, sample)
     issues.write_issues(output / "issues.csv", clip_ids, findings, classes)
     issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
     _write_summary(output, found)
     doubtful = np.argsort(findings.rank)
     doubtful = doubtful[findings.kind[doubtful] != "fine"]
-    rows = list(_rows(info.config, arrays, findings, classes, doubtful[:MAX_CARDS]))
+    text = describe(found) + (decided.describe() if decided else "")
+    shown = np.concatenate([doubtful[:MAX_CARDS], sample])
+    shown = shown[np.sort(np.unique(shown, return_index=True)[1])]
+    rows = list(_rows(info.config, arrays, findings, classes, shown, set(sample.tolist())))
     page.write(
         output / "audit.html", rows, classes, f"{info.config.data.name}, {workdir.name}",
-        describe(found) + _shown(len(doubtful)),
+        text + _shown(len(doubtful)),
     )  # fmt: skip
     return found
 
@@ -105,10 +143,17 @@ def describe(found: dict[str, Any]) -> str:
             f"These networks know nothing yet: {found['comparison']}. So no labels are suggested; "
             "train longer, or on more clips"
         )
+    share = "how many labels are wrong cannot be told: the network was trained on these clips"
+    if found["share"]:
+        share = found["share"]["text"]
     text = (
-        f"{found['num_videos']} clips; an estimated {found['noise_share']:.1%} of the labels are wrong. "
+        f"{found['num_videos']} clips; {share}. "
         f"{found['mislabeled']} clips are likely mislabeled, {found['hard']} hard, {found['fine']} fine."
     )
+    if found["list_precision"]:
+        text += (
+            f" At least {found['list_precision']:.0%} of the mislabeled are expected to be wrong."
+        )
     if "precision_at_n" in found:
         text += (
             f" Of the {found['truly_mislabeled']} most suspicious clips, {found['precision_at_n']:.1%} are "
@@ -123,8 +168,13 @@ def describe(found: dict[str, Any]) -> str:
 def _shown(doubtful: int) -> str:
     """Returns a sentence about which clips the page shows."""
     if doubtful <= MAX_CARDS:
-        return " This page shows mislabeled and hard clips; issues.csv has all clips."
-    return f" This page shows the {MAX_CARDS} most suspicious clips; issues.csv has all clips."
+        return (
+            " This page shows mislabeled and hard clips, and the sample; issues.csv has all clips."
+        )
+    return (
+        f" This page shows the {MAX_CARDS} most suspicious clips, and the sample; issues.csv has all "
+        "clips."
+    )
 
 
 def _read(workdir: epath.Path, force: bool) -> Predictions:
@@ -167,12 +217,23 @@ def _measured(findings: Findings, arrays: dict[str, np.ndarray]) -> dict[str, An
     return found
 
 
+def _hard_by_votes(findings: Findings, votes_NC: np.ndarray) -> float | None:
+    """How well ease tells the clips on which annotators disagree: AUROC; None without both kinds."""
+    total_N = votes_NC.sum(axis=1)
+    voted_N = total_N >= share_lib.VOTES
+    split_N = (votes_NC.max(axis=1) <= SPLIT_VOTES * total_N)[voted_N]
+    if not split_N.any() or split_N.all():
+        return None
+    return metrics.auroc(-findings.ease[voted_N], split_N)
+
+
 def _rows(
     config: Config,
     arrays: dict[str, np.ndarray],
     findings: Findings,
     classes: Sequence[str],
     chosen: np.ndarray,
+    sample: set[int],
 ) -> Iterator[dict[str, Any]]:
     """Yields the clips of the page, in the order of `chosen`."""
     frames_of = _frames_of(config)
@@ -188,6 +249,8 @@ def _rows(
         yield {
             "clip_id": clip_id,
             "kind": str(findings.kind[i]),
+            "why": str(findings.why[i]),
+            "sample": i in sample,
             "label": classes[findings.label[i]],
             "suggested": classes[findings.suggested[i]],
             "votes": votes,

@@ -12,7 +12,7 @@ class Cards {
     const card = item.querySelector("article");
     card.setAttribute("aria-label", `Clip ${clip.id}`);
     put(".name", clip.id);
-    put(".kind", clip.kind);
+    put(".kind", clip.why ? `${clip.kind}: ${clip.why}` : clip.kind);
     item.querySelector(".kind").classList.add(clip.kind);
     put(".given", clip.label);
     put(".suggested", clip.suggested);

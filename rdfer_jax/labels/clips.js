@@ -2,7 +2,7 @@
 
 /** Filters and sorts the clips. */
 const Clips = {
-  /** Reads the filters: {kinds, text, label, suggested, score, low, high, state, sort, descending}. */
+  /** Reads the filters: {kinds, sample, text, label, suggested, score, low, high, state, sort, descending}. */
   wanted(form) {
     const data = new FormData(form);
     const limit = (name, otherwise) => {
@@ -11,6 +11,7 @@ const Clips = {
     };
     return {
       kinds: new Set(data.getAll("kind")),
+      sample: data.has("sample"),
       text: data.get("text").trim().toLowerCase(),
       label: data.get("label"),
       suggested: data.get("suggested"),
@@ -27,7 +28,7 @@ const Clips = {
   select(clips, wanted, decisions) {
     const matches = clips.filter(
       (clip) =>
-        wanted.kinds.has(clip.kind) &&
+        (wanted.sample ? clip.sample : wanted.kinds.has(clip.kind)) &&
         (!wanted.text || clip.text.includes(wanted.text)) &&
         (!wanted.label || clip.label === wanted.label) &&
         (!wanted.suggested || clip.suggested === wanted.suggested) &&

@@ -91,7 +91,7 @@ def flip(
         weights_NC = confusion_CC[labels_N]
     elif votes is not None and np.any(votes):
         shares_NC = _shares(_checked_table("votes", votes, (len(labels_N), num_classes)))
-        rate_N = _scaled(UNANIMOUS + _disagreement(shares_NC), rate)
+        rate_N = scaled(UNANIMOUS + _disagreement(shares_NC), rate)
         weights_NC = confusion_CC[labels_N] + shares_NC
     else:
         pictures_NS = _standardized(thumbnails, len(labels_N))
@@ -229,7 +229,7 @@ def _disagreement(shares_NC: np.ndarray) -> np.ndarray:
     return np.where(voted_N, entropy_N, entropy_N[voted_N].mean())
 
 
-def _scaled(weights_N: np.ndarray, mean: float) -> np.ndarray:
+def scaled(weights_N: np.ndarray, mean: float) -> np.ndarray:
     """Returns min(1, s weights) with the s for which their mean is `mean`."""
 
     def excess(scale: float) -> float:

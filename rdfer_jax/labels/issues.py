@@ -6,8 +6,8 @@ annotators, if known. Leaves: a verdict on every video, issues.csv, a summary. P
 model. Scores lie in [0, 1], lower is worse.
 
 1. Belief: the mean of the clips' distributions, averaged with the votes if there are any.
-2. How many labels are wrong: confident learning, refined by maximum likelihood; see noise_matrix.
-3. Which labels: those with the lowest odds against the strongest other class.
+2. How many labels are wrong: see share.
+3. Which labels: the most suspicious ones, see suspicion.
 4. Hard clips: of the others, those with a flat belief or disagreeing clips.
 
 Shape letters: N videos, K clips of a video, C classes.
@@ -23,22 +23,29 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from rdfer_jax.labels import csv_file
+from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.noise_matrix import (
     Floats,
     Ints,
-    NoiseFit,
     checked_labels,
     checked_probs,
     fit_noise,
 )
+from rdfer_jax.labels.share import Share
+from rdfer_jax.labels.suspicion import suspicion
 
 #: Columns of issues.csv, see `write_issues`.
 COLUMNS = (
-    "clip_id", "kind", "label", "suggested",
-    "label_quality", "ease", "agreement", "p_label", "p_suggested",
+    "clip_id", "kind", "why", "label", "suggested",
+    "false_alarms", "label_quality", "ease", "agreement", "p_label", "p_suggested",
 )  # fmt: skip
+_SCORES = COLUMNS[5:]
 #: Verdicts of `find_label_issues`.
 KINDS = ("mislabeled", "hard", "fine")
+#: Why a video is hard: its clips differ; each shows the same two classes; or none is sure.
+WHY = ("clips disagree", "two expressions", "unsure")
+#: Two expressions have together at least the first probability, and the second one at least the other.
+TWO, SECOND = 0.8, 0.25
 #: Weight of the votes in the belief; the clips have the rest.
 VOTES_WEIGHT = 0.5
 
@@ -49,8 +56,11 @@ class Findings:
 
     Attributes:
       kind: str [N], one of KINDS.
+      why: str [N], one of WHY for hard videos, else "".
       label: int64 [N], the given label.
       suggested: int64 [N], the class with the highest belief; the label in case of a tie.
+      false_alarms: float64 [N] in [0, 1], the share of right labels that is expected among this and all
+        more suspicious labels; see suspicion.Suspicion.
       label_quality: float64 [N] in [0, 1], p(label) / (p(label) + p(strongest other class)); below 1/2
         if another class is suggested.
       ease: float64 [N] in [0, 1], lower for a flat belief or disagreeing clips.
@@ -58,19 +68,25 @@ class Findings:
       p_label: float64 [N], belief in the label.
       p_suggested: float64 [N], belief in the suggested class.
       rank: int64 [N], 0 for the most suspicious label; ties in the order of the videos.
-      noise: the fitted label noise.
+      share: how many labels are wrong.
+      given: float64 [C, C], the noise matrix P(given = column | true = row).
+      sharpness: above 1 the probabilities are underconfident, below 1 overconfident; see NoiseFit.
     """
 
     kind: NDArray[np.str_]
+    why: NDArray[np.str_]
     label: Ints
     suggested: Ints
+    false_alarms: Floats
     label_quality: Floats
     ease: Floats
     agreement: Floats
     p_label: Floats
     p_suggested: Floats
     rank: Ints
-    noise: NoiseFit
+    share: Share
+    given: Floats
+    sharpness: float
 
 
 def find_label_issues(
@@ -78,11 +94,13 @@ def find_label_issues(
     probs: ArrayLike,
     votes_NC: ArrayLike | None = None,
     hard_below: float = 0.5,
+    precision: float | None = None,
+    share: Share | None = None,
 ) -> Findings:
     """Finds wrong labels and hard clips.
 
-    Mislabeled: the videos with the lowest label_quality, as many as `fit_noise` expects wrong labels, if
-    another class is suggested. This is confident learning's pruning by noise rate, with the fitted rate.
+    Mislabeled: the most suspicious videos for which another class is suggested, of as many as are estimated
+    to be wrong; with `precision`, as many as keep the promise that at least this share of them is wrong.
     Hard: of the others, those with ease below hard_below; ease = A (1 - H(b) / log C), with the agreement
     A and the clips' belief b at the sharpness that `fit_noise` estimates. Fine: the rest.
 
@@ -94,6 +112,8 @@ def find_label_issues(
         is the mean of the clips' mean and the shares of the votes. Leave them out if the labels are
         just their majority.
       hard_below: threshold of ease, in [0, 1]; higher values give more hard videos.
+      precision: share of the mislabeled videos whose label is wrong, in (0, 1]; None: no promise.
+      share: how many labels are wrong, if it is known better than from the predictions.
 
     Raises:
       ValueError: an argument has the wrong shape, type or value.
@@ -106,33 +126,50 @@ def find_label_issues(
         clip_probs_NKC = clip_probs_NKC[:, None]
     if not 0 <= hard_below <= 1:
         raise ValueError(f"hard_below must lie in [0, 1], got {hard_below}")
-    mean_NC = clip_probs_NKC.mean(axis=1)
-    clips = noise = fit_noise(labels_N, mean_NC)
-    belief_NC, sharp_NC = mean_NC, clips.belief
+    if precision is not None and not 0 < precision <= 1:
+        raise ValueError(f"precision must lie in (0, 1], got {precision}")
+    agreement_N = clip_agreement(clip_probs_NKC)
+    fitted = fit_noise(labels_N, clip_probs_NKC.mean(axis=1))
+    sharp_NC = fitted.belief
     if votes_NC is not None:
         # The sharpness concerns the model only; votes stay as they are.
-        belief_NC, sharp_NC = (_with_votes(b, votes_NC) for b in (mean_NC, clips.belief))
-        noise = fit_noise(labels_N, belief_NC)
+        clip_probs_NKC = _with_votes(clip_probs_NKC, votes_NC)
+        sharp_NC = _with_votes(sharp_NC[:, None], votes_NC)[:, 0]
+        fitted = fit_noise(labels_N, clip_probs_NKC.mean(axis=1))
+    belief_NC = clip_probs_NKC.mean(axis=1)
+    share = share or share_lib.of_predictions(labels_N, belief_NC, fitted.share)
+    suspicious = suspicion(labels_N, clip_probs_NKC)
+    false_alarms_N = suspicious.false_alarms(share.sure)
     p_label_N, p_other_N = _label_and_best_other(belief_NC, labels_N)
-    quality_N = p_label_N / (p_label_N + p_other_N)
     suggested_N = np.where(p_label_N >= p_other_N, labels_N, belief_NC.argmax(axis=1))
-    order_N = np.lexsort((p_label_N, quality_N))
-    rank_N = np.empty_like(order_N)
-    rank_N[order_N] = np.arange(len(order_N))
-    agreement_N = clip_agreement(clip_probs_NKC)
-    ease_N = agreement_N * (1 - np.clip(_entropy(sharp_NC) / np.log(sharp_NC.shape[1]), 0, 1))
-    wrong_N = (rank_N < round(noise.share * len(labels_N))) & (suggested_N != labels_N)
+    rank_N = np.empty_like(labels_N)
+    rank_N[np.argsort(-suspicious.score, kind="stable")] = np.arange(len(labels_N))
+    listed_N = rank_N < round(share.estimate * len(labels_N))
+    if precision is not None:
+        listed_N = false_alarms_N <= 1 - precision + 1e-9
+    flat_N = np.clip(_entropy(sharp_NC) / np.log(sharp_NC.shape[1]), 0, 1)
+    ease_N = agreement_N * (1 - flat_N)
+    kind_N = np.select(
+        [listed_N & (suggested_N != labels_N), ease_N < hard_below], KINDS[:2], KINDS[2]
+    )
+    best_N2 = np.sort(sharp_NC, axis=1)[:, -2:]
+    two_N = (best_N2.sum(axis=1) >= TWO) & (best_N2[:, 0] >= SECOND)
+    why_N = np.select([agreement_N < 1 - flat_N, two_N], WHY[:2], WHY[2])
     return Findings(
-        kind=np.select([wrong_N, ease_N < hard_below], KINDS[:2], KINDS[2]),
+        kind=kind_N,
+        why=np.where(kind_N == "hard", why_N, ""),
         label=labels_N,
         suggested=suggested_N,
-        label_quality=quality_N,
+        false_alarms=false_alarms_N,
+        label_quality=p_label_N / (p_label_N + p_other_N),
         ease=ease_N,
         agreement=agreement_N,
         p_label=p_label_N,
         p_suggested=np.maximum(p_label_N, p_other_N),
         rank=rank_N,
-        noise=noise,
+        share=share,
+        given=share_lib.matrix(labels_N, belief_NC, share.estimate),
+        sharpness=fitted.sharpness,
     )
 
 
@@ -166,8 +203,9 @@ def write_issues(
     _check_names(clip_ids, findings, classes)
     rows = [
         [
-            clip_ids[i], findings.kind[i], classes[findings.label[i]], classes[findings.suggested[i]],
-            *(f"{getattr(findings, score)[i]:.4f}" for score in COLUMNS[4:]),
+            clip_ids[i], findings.kind[i], findings.why[i],
+            classes[findings.label[i]], classes[findings.suggested[i]],
+            *(f"{getattr(findings, score)[i]:.4f}" for score in _SCORES),
         ]
         for i in np.argsort(findings.rank).tolist()
     ]  # fmt: skip
@@ -188,17 +226,18 @@ def write_labels(
 
 
 def summary(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
-    """Returns counts and the fitted noise as plain Python values for JSON.
+    """Returns counts and the estimated noise as plain Python values for JSON.
 
     Args:
       findings: the result of `find_label_issues`.
       classes: C names.
 
     Returns:
-      num_videos and the number of each kind; noise_share, the expected share of wrong labels; sharpness;
-      noise_matrix, nested lists, P(given = column | true = row); per_class {name: {num_videos, the number
-      of each kind}} by given label; absent_classes, those never given; confusions, the counts of
-      mislabeled videos by label and suggested class, most frequent first.
+      num_videos and the number of each kind; why, the number of hard videos by reason; share, see
+      share.Share; list_precision, the share of the mislabeled videos that is expected to be wrong, None if
+      there are none; sharpness; noise_matrix, nested lists, P(given = column | true = row); per_class
+      {name: {num_videos, the number of each kind}} by given label; absent_classes, those never given;
+      confusions, the counts of mislabeled videos by label and suggested class, most frequent first.
 
     Raises:
       ValueError: the number of class names is not C.
@@ -211,9 +250,13 @@ def summary(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
     per_class = {name: _kinds(findings.kind[findings.label == c]) for c, name in enumerate(classes)}
     return {
         **_kinds(findings.kind),
-        "noise_share": findings.noise.share,
-        "sharpness": findings.noise.sharpness,
-        "noise_matrix": findings.noise.given.tolist(),
+        "why": {why: int((findings.why == why).sum()) for why in WHY},
+        "share": findings.share.to_dict(),
+        "list_precision": float(1 - findings.false_alarms[wrong_N].max())
+        if wrong_N.any()
+        else None,
+        "sharpness": findings.sharpness,
+        "noise_matrix": findings.given.tolist(),
         "per_class": per_class,
         "absent_classes": [n for n, kinds in per_class.items() if not kinds["num_videos"]],
         "confusions": [
@@ -242,23 +285,25 @@ def _label_and_best_other(probs_NC: Floats, labels_N: Ints) -> tuple[Floats, Flo
     return probs_NC[at_label_NC], np.where(at_label_NC, -1, probs_NC).max(axis=1)
 
 
-def _with_votes(probs_NC: Floats, votes_NC: ArrayLike) -> Floats:
-    """Averages probabilities with the shares of the votes, where there are votes."""
+def _with_votes(probs_NKC: Floats, votes_NC: ArrayLike) -> Floats:
+    """Averages the probabilities of each clip with the shares of the votes, where there are votes."""
     votes_NC = np.asarray(votes_NC, np.float64)
-    if votes_NC.shape != probs_NC.shape:
-        raise ValueError(f"votes: expected shape {probs_NC.shape} of [N, C], got {votes_NC.shape}")
+    shape = (len(probs_NKC), probs_NKC.shape[2])
+    if votes_NC.shape != shape:
+        raise ValueError(f"votes: expected shape {shape} of [N, C], got {votes_NC.shape}")
     bad_NC = ~(np.isfinite(votes_NC) & (votes_NC >= 0))
     if bad_NC.any():
         row, value = np.argwhere(bad_NC)[0][0], votes_NC[bad_NC][0]
         raise ValueError(f"votes of video {row} contain {value}; use zeros if they are unknown")
     total_N1 = votes_NC.sum(axis=1, keepdims=True)
-    weight_N1 = VOTES_WEIGHT * (total_N1 > 0)
-    return (1 - weight_N1) * probs_NC + weight_N1 * votes_NC / np.where(total_N1 > 0, total_N1, 1)
+    weight_N11 = (VOTES_WEIGHT * (total_N1 > 0))[..., None]
+    shares_N1C = (votes_NC / np.where(total_N1 > 0, total_N1, 1))[:, None]
+    return (1 - weight_N11) * probs_NKC + weight_N11 * shares_N1C
 
 
 def _check_classes(findings: Findings, classes: Sequence[str]) -> None:
-    if len(classes) != len(findings.noise.given):
-        raise ValueError(f"{len(classes)} class names for {len(findings.noise.given)} classes")
+    if len(classes) != len(findings.given):
+        raise ValueError(f"{len(classes)} class names for {len(findings.given)} classes")
 
 
 def _check_names(clip_ids: Sequence[str], findings: Findings, classes: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """Estimates label noise: P(given | true), and the share of wrong labels.
 
 Enters: the given labels, and out-of-fold class probabilities of each video. Leaves: noise matrices, by
-confident learning and by maximum likelihood. Plain arrays and NumPy, no model.
+confident learning and by maximum likelihood, and the wrong labels among the surest videos. Plain arrays
+and NumPy, no model. labels/share.py makes one estimate of these three.
 
 Shape letters: N videos, C classes.
 """
@@ -19,6 +20,10 @@ Ints = NDArray[np.int64]
 SUM_TOLERANCE = 1e-3
 #: Iterations of `fit_noise`; more change its result by less than its error.
 ROUNDS = 50
+#: Most videos that `fit_noise` reads, evenly spaced; more change its result by less than its error.
+FIT_VIDEOS = 10_000
+#: Share of each predicted class that is sure, see `count_sure`.
+SURE = 0.2
 #: Pseudo-counts of `fit_noise`: videos for each wrong cell, and videos for each class at the overall rate.
 PRIOR_CELL, PRIOR_CLASS = 1.0, 10.0
 #: Pseudo-counts of `posterior`, videos of each class with a right label.
@@ -108,26 +113,49 @@ def fit_noise(labels_N: ArrayLike, probs_NC: ArrayLike) -> NoiseFit:
     moves b towards q. It starts from the matrix of confident learning and s = 1. Without s, the uncertainty
     of an underconfident model (s > 1) would count as wrong labels.
 
-    The counts are smoothed: PRIOR_CELL videos in every cell spread the wrong labels of a class over the
-    other classes, and PRIOR_CLASS videos pull its rate of wrong labels towards the overall rate.
+    The counts are smoothed, see `smoothed`.
 
     Arguments and errors as in `noise_matrix`.
     """
     labels_N, probs_NC = checked_pair(labels_N, probs_NC)
+    all_log_NC = np.log(np.maximum(probs_NC, 1e-9))
+    few = slice(None, None, -(-len(labels_N) // FIT_VIDEOS))
+    labels_N, log_NC = labels_N[few], all_log_NC[few]
     given_NC = np.eye(probs_NC.shape[1])[labels_N]
-    log_NC = np.log(np.maximum(probs_NC, 1e-9))
-    noise_CC = _smoothed(noise_matrix(labels_N, probs_NC).joint.T * len(labels_N))
+    noise_CC = smoothed(noise_matrix(labels_N, probs_NC[few]).joint.T * len(labels_N))
     belief_NC, sharpness = special.softmax(log_NC, axis=1), 1.0
     for _ in range(ROUNDS):
         truth_NC = _truth(belief_NC, noise_CC, labels_N)
-        noise_CC = _smoothed(truth_NC.T @ given_NC)
+        noise_CC = smoothed(truth_NC.T @ given_NC)
         slope = ((truth_NC - belief_NC) * log_NC).sum()
         mean_N = (belief_NC * log_NC).sum(axis=1)
         curvature = (belief_NC * log_NC**2).sum() - (mean_N**2).sum()
         sharpness = float(np.clip(sharpness + slope / max(curvature, 1e-9), *SHARPNESS_LIMITS))
         belief_NC = special.softmax(sharpness * log_NC, axis=1)
     right_N = (_truth(belief_NC, noise_CC, labels_N) * given_NC).sum(axis=1)
+    belief_NC = special.softmax(sharpness * all_log_NC, axis=1)
     return NoiseFit(noise_CC, float(1 - right_N.mean()), sharpness, belief_NC)
+
+
+def count_sure(labels_N: ArrayLike, probs_NC: ArrayLike) -> tuple[int, int]:
+    """Returns how many of the surest videos have another label than predicted, and how many these are.
+
+    For each predicted class, the fifth (SURE, rounded up) with the highest probability of it. Networks
+    rarely err there, so the others are wrong labels; where no label is wrong, there are next to none. Only
+    the order of the probabilities counts: the share is the same whether they speak of the true or of the
+    given labels, and however sure they are. It is that of all videos if labels are wrong as often in hard
+    videos as in easy ones, and too low if more often. After the anchor points of Liu and Tao (2016),
+    "Classification with noisy labels by importance reweighting", and confident.wrong_share_of_sure.
+
+    Arguments and errors as in `noise_matrix`.
+    """
+    labels_N, probs_NC = checked_pair(labels_N, probs_NC)
+    predicted_N, peak_N = probs_NC.argmax(axis=1), probs_NC.max(axis=1)
+    order_N = np.lexsort((-peak_N, predicted_N))
+    count_C = np.bincount(predicted_N, minlength=probs_NC.shape[1])
+    place_N = np.arange(len(order_N)) - np.repeat(count_C.cumsum() - count_C, count_C)
+    sure_N = order_N[place_N < np.ceil(SURE * count_C)[predicted_N[order_N]]]
+    return int((predicted_N[sure_N] != labels_N[sure_N]).sum()), len(sure_N)
 
 
 def posterior(labels_N: ArrayLike, probs_NC: ArrayLike) -> Floats:
@@ -156,8 +184,12 @@ def _truth(belief_NC: Floats, noise_CC: Floats, labels_N: Ints) -> Floats:
     return joint_NC / joint_NC.sum(axis=1, keepdims=True)
 
 
-def _smoothed(count_CC: Floats) -> Floats:
-    """Counts of videos, rows true, columns given -> the smoothed noise matrix, see `fit_noise`."""
+def smoothed(count_CC: Floats) -> Floats:
+    """Returns the noise matrix P(given = column | true = row) of counts of videos, float64 [C, C].
+
+    PRIOR_CELL videos in every cell spread the wrong labels of a class over the other classes, and
+    PRIOR_CLASS videos pull its rate of wrong labels towards the overall rate.
+    """
     other_CC = 1 - np.eye(len(count_CC))
     wrong_CC = count_CC * other_CC
     wrong_C, total_C = wrong_CC.sum(axis=1), count_CC.sum(axis=1)

@@ -23,6 +23,11 @@ KINDS = {
 }
 #: The scores of a clip: key, name, meaning.
 SCORES = (
+    (
+        "false_alarms",
+        "False alarms",
+        "expected share of right labels among this clip and all more suspicious ones; low: probably wrong",
+    ),
     ("label_quality", "Label quality", "how well the given label fits; low: probably wrong"),
     ("ease", "Ease", "how easy the clip is to judge; low: hard"),
     (
@@ -55,8 +60,8 @@ def write(
     Args:
       path: file to write.
       rows: the clips, each with clip_id; kind, one of KINDS; label and suggested, names of classes; the
-        SCORES, numbers in [0, 1]; optionally votes, numbers by class; strip, a JPEG of its frames side
-        by side, or None.
+        SCORES, numbers in [0, 1]; optionally why, text that explains the kind; sample, whether it is in the
+        sample to review; votes, numbers by class; strip, a JPEG of its frames side by side, or None.
       classes: names of the classes, by index. The keys 1 to 9 select the first nine.
       title: heading of the page, such as the name of the data set.
       summary: text below the title: a sentence, or values by name.
@@ -79,6 +84,7 @@ def write(
         summary=summary,
         kinds=KINDS,
         counts={kind: counts[kind] for kind in KINDS if counts[kind]},
+        sampled=sum(clip["sample"] for clip in clips),
         # Fine clips are hidden at first, unless there are no others.
         checked=[kind for kind in KINDS if kind != "fine" or set(counts) <= {"fine"}],
         data={
@@ -117,6 +123,8 @@ def _clip(row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     return {
         "id": str(row["clip_id"]),
         "kind": row["kind"],
+        "why": str(row.get("why") or ""),
+        "sample": bool(row.get("sample")),
         "label": row["label"],
         "suggested": row["suggested"],
         "scores": {key: _score(row[key], key, where) for key, _, _ in SCORES},

@@ -36,19 +36,20 @@ class Given(NamedTuple):
     where: str
 
 
-def read(path: epath.PathLike, classes: Sequence[str]) -> dict[str, int]:
+def read(path: epath.PathLike, classes: Sequence[str], setting: str = _SETTING) -> dict[str, int]:
     """Returns the class index of each clip in a file.
 
     Args:
       path: of the CSV file; may be on gs://.
       classes: names of the N classes, by index.
+      setting: the setting that names the file, for messages.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: a class is unknown, or as in `read_names`.
     """
     index = {name: i for i, name in enumerate(classes)}
-    given = read_names(path)
+    given = read_names(path, setting)
     for label, where in given.values():
         if label not in index:
             raise ValueError(

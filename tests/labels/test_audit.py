@@ -9,8 +9,9 @@ import pytest
 import tiny
 from scipy import stats
 
+from experiments.simulated import simulate
 from rdfer_jax import config as config_lib
-from rdfer_jax.labels import audit
+from rdfer_jax.labels import audit, csv_file
 from rdfer_jax.pipeline import label_files
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.predictions import OUT_OF_FOLD, Predictions
@@ -104,7 +105,8 @@ def test_networks_at_chance_suggest_nothing(tmp_path, classes, clips):
         found = audit.run(run)
         files = sorted(path.name for path in (run / "audit").iterdir())
         if right == enough:
-            assert files == ["audit.html", "audit.json", "issues.csv", "suggested.csv"]
+            all_files = ["audit.html", "audit.json", "issues.csv", "sample.csv", "suggested.csv"]
+            assert files == all_files
             assert "know nothing" not in audit.describe(found)
         else:
             assert (
@@ -124,10 +126,84 @@ def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, 
     with pytest.raises(FileNotFoundError, match=r"predictions_train.npz: no such file"):
         audit.run(tmp_path / "run", force=True)
     save(tmp_path / "run", tmp_path, split="train", name="predictions_train.npz")
-    assert audit.run(tmp_path / "run", force=True)["predictions"] == "train"
-    assert "these clips were trained on" in caplog.text
+    found = audit.run(tmp_path / "run", force=True)
+    assert found["predictions"] == "train" and "these clips were trained on" in caplog.text
+    assert found["share"] is None and found["noise_matrix"] is None
+    assert "cannot be told: the network was trained on these clips" in audit.describe(found)
+    with pytest.raises(ValueError, match="--precision needs out-of-fold predictions"):
+        audit.run(tmp_path / "run", force=True, precision=0.9)
     with pytest.raises(ValueError, match="no out-of-fold predictions"):
         audit.run(tmp_path / "nothing")
+
+
+def simulated(folder, network="truth", votes=None, split=OUT_OF_FOLD, rate=0.3):
+    """A run with simulated predictions for 1,500 clips, without pictures."""
+    data = simulate(1500, "confusion", rate, network, seed=8)
+    classes = tuple(f"class{i}" for i in range(7))
+    arrays = {
+        "clip_id": np.array([f"c{i}" for i in range(1500)]),
+        "label": data.label,
+        "votes": np.zeros((1500, 7)) if votes is None else votes(data),
+        "clip_logits": np.log(np.maximum(data.probs, 1e-9)),
+    }
+    folder.mkdir(exist_ok=True)
+    Predictions(split, classes, arrays).save(folder / "predictions.npz")
+    config = tiny.config(data={"dir": str(folder / "gone")})
+    (folder / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
+    run_dir.write_data(folder, "tiny_faces/default/1.0.0", classes, 1500)
+    return data, classes
+
+
+def test_a_reviewed_sample_tells_what_predictions_cannot(tmp_path):
+    """The owner decides by the truth: the share is known, and the list gets the size that follows."""
+    data, classes = simulated(tmp_path / "run", "given")
+    found = audit.run(tmp_path / "run")
+    assert found["share"]["told"] is False and found["share"]["estimate"] is None
+    assert "cannot be told from these predictions" in audit.describe(found)
+    output = tmp_path / "run" / "audit"
+    sample = list(csv.DictReader((output / "sample.csv").open()))
+    page = (output / "audit.html").read_text()
+    assert len(sample) == 100 and page.count('"sample":true') == 100
+    assert "cannot be told" in page and 'name="sample"' in page
+    true = dict(zip((f"c{i}" for i in range(1500)), data.true, strict=True))
+    decisions = [(row["clip_id"], classes[true[row["clip_id"]]]) for row in sample]
+    csv_file.write(tmp_path / "mine.csv", ("clip_id", "label"), decisions)
+    again = audit.run(tmp_path / "run", reviewed=tmp_path / "mine.csv")
+    assert again["share"]["source"] == "review" and again["share"]["told"]
+    assert again["share"]["low"] < data.is_wrong.mean() < again["share"]["high"]
+    assert again["mislabeled"] == pytest.approx(1500 * again["share"]["estimate"], abs=30)
+    listed = [row for row in sample if row["listed"] == "1"]
+    wrong = sum(classes[true[row["clip_id"]]] != row["label"] for row in listed)
+    assert again["review"]["precision"][0] == wrong / len(listed)
+    assert "of the labels are wrong by the review" in audit.describe(again)
+    assert "of the listed labels are wrong" in (output / "audit.html").read_text()
+    assert list(csv.DictReader((output / "sample.csv").open())) == sample  # the same sample
+
+
+def test_a_promise_lists_fewer_clips_that_are_more_often_wrong(tmp_path):
+    data, _ = simulated(tmp_path / "run")
+    whole, pure = (audit.run(tmp_path / "run", precision=p) for p in (None, 0.95))
+    assert 0 < pure["mislabeled"] < whole["mislabeled"] and pure["list_precision"] >= 0.95
+    rows = list(csv.DictReader((tmp_path / "run/audit/issues.csv").open()))
+    listed = [int(row["clip_id"][1:]) for row in rows if row["kind"] == "mislabeled"]
+    assert data.is_wrong[listed].mean() >= 0.92
+    assert "At least 9" in audit.describe(pure)
+
+
+def test_votes_tell_the_share_and_check_hard_clips(tmp_path):
+    """Ten annotators see the truth, and disagree more where the expression is weak."""
+
+    def votes(data):
+        rng = np.random.default_rng(0)
+        sure = np.clip(data.strength / 4, 0.4, 0.95)[:, None]
+        return rng.multinomial(10, sure * np.eye(7)[data.true] + (1 - sure) / 7)
+
+    data, _ = simulated(tmp_path / "run", "given", votes)
+    found = audit.run(tmp_path / "run")
+    assert found["share"]["source"] == "votes" and found["share"]["told"]
+    assert found["share"]["estimate"] == pytest.approx(data.is_wrong.mean(), abs=0.02)
+    assert found["hard_by_votes"] > 0.65
+    assert sum(found["why"].values()) == found["hard"] > 0
 
 
 def test_a_strip_shows_the_video_and_frames_its_key_frames():

@@ -10,7 +10,7 @@ import pytest
 import scipy.spatial.distance
 from hypothesis import strategies as st
 
-from rdfer_jax.labels import csv_file, issues, noise_matrix
+from rdfer_jax.labels import csv_file, issues, noise_matrix, share, suspicion
 from rdfer_jax.labels.noise_matrix import fit_noise
 
 quick = hypothesis.settings(max_examples=15, deadline=None)
@@ -38,10 +38,10 @@ def _blend(belief, votes):
     return (belief + votes / sum(votes)) / 2 if sum(votes) > 0 else belief
 
 
-def _slow_verdicts(labels, clip_probs, votes, noise, clips_belief):
+def _slow_verdicts(labels, clip_probs, votes, clips_belief):
     """The scores of each video, and its kind."""
     videos, clips, classes = clip_probs.shape
-    found = []
+    found, why = [], []
     for n in range(videos):
         belief = _blend(clip_probs[n].mean(axis=0), votes[n])
         sharp = _blend(clips_belief[n], votes[n])
@@ -53,12 +53,13 @@ def _slow_verdicts(labels, clip_probs, votes, noise, clips_belief):
         agreement = 1 - divergence / np.log(min(clips, classes)) if clips > 1 else 1.0
         ease = agreement * (1 - _entropy(sharp) / np.log(classes))
         found.append([suggested, quality, ease, agreement, belief[labels[n]], belief[suggested]])
-    order = sorted(range(videos), key=lambda n: (found[n][1], found[n][4], n))
-    kinds = ["hard" if row[2] < 0.5 else "fine" for row in found]
-    for n in order[: round(noise.share * videos)]:
-        if found[n][0] != labels[n]:
-            kinds[n] = "mislabeled"
-    return kinds, [order.index(n) for n in range(videos)], np.array(found)
+        flat = _entropy(sharp) / np.log(classes)
+        second, first = sorted(sharp)[-2:]
+        two = first + second >= 0.8 and second >= 0.25
+        why.append(
+            "clips disagree" if agreement < 1 - flat else "two expressions" if two else "unsure"
+        )
+    return why, np.array(found)
 
 
 @quick
@@ -68,18 +69,32 @@ def test_verdicts_agree_with_a_loop(seed, clips, classes, with_votes):
     votes *= with_votes
     found = issues.find_label_issues(labels, probs, votes if with_votes else None)
     clips_belief = fit_noise(labels, probs.mean(axis=1)).belief
-    kinds, rank, scores = _slow_verdicts(labels, probs, votes, found.noise, clips_belief)
+    why, scores = _slow_verdicts(labels, probs, votes, clips_belief)
+    clip_beliefs = np.array(
+        [[_blend(clip, row) for clip in video] for video, row in zip(probs, votes, strict=True)]
+    )
+    suspicious = suspicion.suspicion(labels, clip_beliefs)
+    order = sorted(range(25), key=lambda n: (-suspicious.score[n], n))
+    assert [order.index(n) for n in range(25)] == found.rank.tolist()
+    kinds = ["hard" if row[2] < 0.5 else "fine" for row in scores]
+    for n in order[: round(found.share.estimate * 25)]:
+        if scores[n][0] != labels[n]:
+            kinds[n] = "mislabeled"
     assert found.kind.tolist() == kinds
-    assert found.rank.tolist() == rank
+    hard = [w if kind == "hard" else "" for w, kind in zip(why, kinds, strict=True)]
+    assert found.why.tolist() == hard
+    np.testing.assert_allclose(
+        found.false_alarms, suspicious.false_alarms(found.share.sure), atol=1e-6
+    )
     names = ("suggested", "label_quality", "ease", "agreement", "p_label", "p_suggested")
     for name, expected in zip(names, scores.T, strict=True):
         values = getattr(found, name)
         np.testing.assert_allclose(values, expected, atol=1e-9, err_msg=name)
         assert name == "suggested" or (values.min() >= 0 and values.max() <= 1)
-    beliefs = [_blend(mean, row) for mean, row in zip(probs.mean(axis=1), votes, strict=True)]
-    expected = fit_noise(labels, np.array(beliefs))
-    np.testing.assert_allclose(found.noise.given, expected.given, atol=1e-9)
-    assert found.noise.share == pytest.approx(expected.share, abs=1e-9)
+    beliefs = clip_beliefs.mean(axis=1)
+    fitted = fit_noise(labels, beliefs)
+    assert found.sharpness == pytest.approx(fitted.sharpness, abs=1e-9)
+    assert found.share == share.of_predictions(labels, beliefs, fitted.share)
 
 
 @quick
@@ -122,7 +137,8 @@ def test_planted_wrong_labels_and_hard_clips_are_found():
     assert set(found.rank[kinds == "mislabeled"]) == set(range(20))
     assert sorted(found.rank) == list(range(200))
     np.testing.assert_array_equal(found.label_quality < 0.5, labels != true)
-    assert found.noise.share == pytest.approx(0.1, abs=0.01)
+    # Here none of the hard clips has a wrong label, so the sure ones have more.
+    assert found.share.estimate == pytest.approx(20 / 140, abs=0.01)
 
 
 def test_hard_below_says_how_many_are_hard():
@@ -137,10 +153,7 @@ def test_votes_count_half_and_only_where_they_are_known():
     without = issues.find_label_issues(labels, probs)
     unknown = issues.find_label_issues(labels, probs, np.zeros((200, 4)))
     for field in dataclasses.fields(without):
-        if field.name != "noise":
-            np.testing.assert_array_equal(
-                getattr(unknown, field.name), getattr(without, field.name)
-            )
+        np.testing.assert_array_equal(getattr(unknown, field.name), getattr(without, field.name))
     votes = np.zeros((200, 4))
     votes[7, true[7]] = 3
     found = issues.find_label_issues(labels, probs, votes)
@@ -159,9 +172,9 @@ def test_a_class_that_is_never_given_is_named_and_gives_no_nan():
     labels, probs, _, _ = _planted()
     labels[labels == 3] = 0
     findings = issues.find_label_issues(labels, probs)
-    for value in (findings.noise.given, findings.label_quality, findings.ease):
+    for value in (findings.given, findings.label_quality, findings.ease):
         assert np.isfinite(value).all()
-    np.testing.assert_allclose(findings.noise.given.sum(axis=1), 1)
+    np.testing.assert_allclose(findings.given.sum(axis=1), 1)
     assert issues.summary(findings, list("abcd"))["absent_classes"] == ["d"]
 
 
@@ -169,7 +182,8 @@ def test_a_class_that_is_never_given_is_named_and_gives_no_nan():
 def test_extreme_probabilities_give_numbers(labels):
     probs = np.tile([[[1.0, 0.0, 0.0]]], (len(labels), 2, 1))
     found = issues.find_label_issues(labels, probs)
-    for value in (*found.noise, found.label_quality, found.ease):
+    numbers = (found.given, found.sharpness, found.share[:4], found.false_alarms)
+    for value in (*numbers, found.label_quality, found.ease):
         assert np.isfinite(value).all()
     flat = issues.find_label_issues(labels, np.full((len(labels), 2, 3), 1 / 3))
     assert set(flat.kind) == {"hard"}
@@ -187,11 +201,14 @@ def test_the_order_of_the_videos_changes_nothing(seed):
     found = issues.find_label_issues(labels, probs, votes)
     moved = issues.find_label_issues(labels[order], probs[order], votes[order])
     for field in dataclasses.fields(found):
-        if field.name in ("kind", "noise"):
-            continue
-        expected = getattr(found, field.name)[order]
-        np.testing.assert_allclose(getattr(moved, field.name), expected, atol=1e-9)
-    np.testing.assert_allclose(moved.noise.given, found.noise.given, atol=1e-9)
+        expected, value = getattr(found, field.name), getattr(moved, field.name)
+        if field.name in ("share", "given", "sharpness"):
+            assert field.name == "share" or np.allclose(value, expected, atol=1e-6)
+        elif field.name in ("kind", "why"):
+            np.testing.assert_array_equal(value, expected[order])
+        else:
+            np.testing.assert_allclose(value, expected[order], atol=1e-6)
+    np.testing.assert_allclose(moved.share[:4], found.share[:4], atol=1e-6)
 
 
 @quick
@@ -206,9 +223,7 @@ def test_the_order_of_classes_and_clips_changes_nothing(seed):
     np.testing.assert_array_equal(moved.suggested, place[found.suggested])
     for name in ("label_quality", "ease", "agreement", "p_label", "p_suggested", "rank"):
         np.testing.assert_allclose(getattr(moved, name), getattr(found, name), atol=1e-9)
-    np.testing.assert_allclose(
-        moved.noise.given, found.noise.given[np.ix_(order, order)], atol=1e-9
-    )
+    np.testing.assert_allclose(moved.given, found.given[np.ix_(order, order)], atol=1e-6)
 
 
 # ---- bad input
@@ -259,8 +274,7 @@ def test_one_prediction_per_video_is_one_clip():
     labels, probs, _ = _random(0, clips=1)
     found, expected = (issues.find_label_issues(labels, p) for p in (probs[:, 0], probs))
     for field in dataclasses.fields(found):
-        if field.name != "noise":
-            np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
 def test_probabilities_may_be_rounded():
@@ -276,13 +290,19 @@ def test_csv_holds_every_video_the_most_suspicious_first(tmp_path):
     probs = np.array([[[0.9, 0.1]], [[0.2, 0.8]], [[0.5, 0.5]], [[0.6, 0.4]]])
     found = issues.find_label_issues([0, 0, 1, 1], probs)
     kinds = ["fine", "mislabeled", "hard", "hard"]
-    found = dataclasses.replace(found, kind=np.array(kinds), ease=np.array([1, 0.25, 0.5, 0.12345]))
+    found = dataclasses.replace(
+        found,
+        kind=np.array(kinds),
+        why=np.array(["", "", "unsure", "clips disagree"]),
+        ease=np.array([1, 0.25, 0.5, 0.12345]),
+        false_alarms=np.full(4, 0.125),
+    )
     names = ["a", 'b,"1"', "c\nd", "é"]
     issues.write_issues(tmp_path / "issues.csv", names, found, ["happy", "very, sad"])
     text = (tmp_path / "issues.csv").read_text()
     assert text.splitlines()[:2] == [
-        "clip_id,kind,label,suggested,label_quality,ease,agreement,p_label,p_suggested",
-        '"b,""1""",mislabeled,happy,"very, sad",0.2000,0.2500,1.0000,0.2000,0.8000',
+        "clip_id,kind,why,label,suggested,false_alarms,label_quality,ease,agreement,p_label,p_suggested",
+        '"b,""1""",mislabeled,,happy,"very, sad",0.1250,0.2000,0.2500,1.0000,0.2000,0.8000',
     ]
     with (tmp_path / "issues.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -299,9 +319,11 @@ def test_summary_counts_and_is_valid_json():
     summary = json.loads(json.dumps(issues.summary(found, list("abcd")), allow_nan=False))
     counts = {"num_videos": 200, "mislabeled": 20, "hard": 60, "fine": 120}
     assert {key: summary[key] for key in counts} == counts
-    assert summary["noise_share"] == found.noise.share
-    assert summary["sharpness"] == found.noise.sharpness
-    np.testing.assert_array_equal(summary["noise_matrix"], found.noise.given)
+    assert summary["share"] == found.share.to_dict()
+    assert summary["sharpness"] == found.sharpness
+    assert summary["why"] == {"clips disagree": 30, "two expressions": 0, "unsure": 30}
+    assert summary["list_precision"] == 1 - found.false_alarms[found.kind == "mislabeled"].max()
+    np.testing.assert_array_equal(summary["noise_matrix"], found.given)
     assert summary["absent_classes"] == []
     for c, name in enumerate("abcd"):
         assert summary["per_class"][name]["num_videos"] == (labels == c).sum()
@@ -332,7 +354,7 @@ def test_names_must_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", [issues, noise_matrix, csv_file])
+@pytest.mark.parametrize("module", [issues, noise_matrix, share, suspicion, csv_file])
 def test_needs_neither_jax_nor_a_model(module):
     tree = ast.parse(pathlib.Path(module.__file__).read_text())
     modules = set()
@@ -343,6 +365,8 @@ def test_needs_neither_jax_nor_a_model(module):
             own = node.module == "rdfer_jax.labels"
             modules |= {f"{node.module}.{a.name}" for a in node.names} if own else {node.module}
     third_party = {"numpy", "numpy.typing", "scipy", "etils"}
-    standard = {"csv", "dataclasses", "io", "collections.abc", "typing"}
-    ours = {"rdfer_jax.labels.noise_matrix", "rdfer_jax.labels.csv_file"}
+    standard = {"csv", "dataclasses", "io", "math", "collections.abc", "typing"}
+    ours = {
+        f"rdfer_jax.labels.{name}" for name in ("noise_matrix", "share", "suspicion", "csv_file")
+    }
     assert modules <= third_party | standard | ours

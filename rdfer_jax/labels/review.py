@@ -1,0 +1,164 @@
+"""A sample of clips for a person to review, and what the decisions say about the labels.
+
+Enters: the list of an audit; later a CSV file of decisions, as the audit page exports it. Leaves:
+sample.csv, and the shares of wrong labels with their intervals.
+
+Half of the sample comes from the list and half from the other clips, each drawn at random, so that both
+questions have an answer. Decisions on clips outside the sample are not used: a reviewer who starts with the
+most suspicious ones would find more wrong labels than there are.
+
+Letters: N videos.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from rdfer_jax.labels import csv_file
+from rdfer_jax.labels import share as share_lib
+from rdfer_jax.labels.share import Share
+from rdfer_jax.pipeline import label_files
+
+#: Clips to review, and the seed of the choice.
+SIZE, SEED = 100, 0
+#: Columns of sample.csv: the clip, its given label, whether it is on the list, and of how many clips on or
+#: off the list it was drawn.
+COLUMNS = ("clip_id", "label", "listed", "drawn_from")
+
+
+class Review(NamedTuple):
+    """What the decisions on a sample say.
+
+    Attributes:
+      share: the share of wrong labels.
+      precision: the share of wrong labels on the list when the sample was drawn, with its 95 % limits
+        (Wilson): [mean, low, high]; None if nothing was listed.
+      sample: int [M], the places of the sample's clips among the N.
+      reviewed: how many of these were decided.
+      ignored: how many decisions are on clips outside the sample.
+    """
+
+    share: Share
+    precision: tuple[float, float, float] | None
+    sample: np.ndarray
+    reviewed: int
+    ignored: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the review for JSON."""
+        values = self._asdict() | {"share": self.share.to_dict(), "sampled": len(self.sample)}
+        del values["sample"]
+        return values
+
+    def describe(self) -> str:
+        """Returns a sentence or two."""
+        text = f" Of the {len(self.sample)} clips of the sample, {self.reviewed} were reviewed"
+        if self.precision:
+            mean, low, high = self.precision
+            text += f": {mean:.0%} of the listed labels are wrong ({low:.0%} to {high:.0%})"
+        if self.ignored:
+            text += f"; {self.ignored} decisions on other clips are not used for this"
+        return f"{text}."
+
+
+def draw(listed_N: np.ndarray) -> np.ndarray:
+    """Draws the sample: int [M], the places of at most SIZE videos, in their order.
+
+    Half of them are listed and half are not; where there are too few of one, more are of the other.
+    """
+    rng = np.random.default_rng(SEED)
+    groups = [rng.permutation(np.flatnonzero(listed_N == value)) for value in (True, False)]
+    half = [min(len(group), max(SIZE // 2, SIZE - len(other))) for group, other in
+            zip(groups, groups[::-1], strict=True)]  # fmt: skip
+    return np.sort(np.concatenate([g[:n] for g, n in zip(groups, half, strict=True)]))
+
+
+def write_sample(
+    path: epath.PathLike,
+    clip_ids: Sequence[str],
+    labels: Sequence[str],
+    listed_N: np.ndarray,
+    sample: np.ndarray,
+) -> None:
+    """Writes sample.csv with the COLUMNS.
+
+    Args:
+      path: the file; may be gs://.
+      clip_ids: the names of the N videos.
+      labels: the names of their given classes.
+      listed_N: bool [N], whether they are on the list.
+      sample: the result of `draw`.
+    """
+    sizes = {value: int((listed_N == value).sum()) for value in (True, False)}
+    rows = [
+        (clip_ids[i], labels[i], int(listed_N[i]), sizes[bool(listed_N[i])])
+        for i in sample.tolist()
+    ]
+    csv_file.write(path, COLUMNS, rows)
+
+
+def read(
+    sample_path: epath.PathLike,
+    decisions: epath.PathLike,
+    clip_ids: Sequence[str],
+    classes: Sequence[str],
+) -> Review:
+    """Combines the sample with the decisions.
+
+    Args:
+      sample_path: sample.csv, as `write_sample` wrote it.
+      decisions: a CSV file with the columns clip_id and label, the label that a person finds right.
+      clip_ids: the names of the N videos.
+      classes: the names of the classes.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a file is damaged or of other videos, or no clip of the list, or none of the others, was
+        decided.
+    """
+    sample_path = epath.Path(sample_path)
+    if not sample_path.exists():
+        raise FileNotFoundError(
+            f"{sample_path}: no such file. Run `rdfer audit` without --reviewed first; it draws the sample"
+        )
+    rows = list(csv.DictReader(io.StringIO(sample_path.read_text(), newline="")))
+    given = label_files.read(decisions, classes, "--reviewed")
+    place = {clip_id: i for i, clip_id in enumerate(clip_ids)}
+    sizes: dict[bool, int] = {}
+    found: dict[bool, tuple[int, int]] = {}
+    try:
+        sample = np.array([place[row["clip_id"]] for row in rows], int)
+        for row in rows:
+            listed = row["listed"] == "1"
+            sizes[listed] = int(row["drawn_from"])
+            wrong, total = found.get(listed, (0, 0))
+            if row["clip_id"] in given:
+                is_wrong = classes[given[row["clip_id"]]] != row["label"]
+                found[listed] = (wrong + is_wrong, total + 1)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{sample_path}: expected the columns {', '.join(COLUMNS)}, and clips of these predictions. "
+            "Run `rdfer audit` without --reviewed to draw a new sample"
+        ) from None
+    for listed in sizes:
+        if listed not in found:
+            raise ValueError(
+                f"{decisions}: no decision on the {'listed' if listed else 'other'} clips of "
+                f"{sample_path}. Review the clips of the sample, some on the list and some not"
+            )
+    reviewed = sum(total for _, total in found.values())
+    precision = None
+    if True in found:
+        wrong, total = found[True]
+        precision = (wrong / total, *share_lib.limits(wrong, total))
+    return Review(
+        share=share_lib.of_strata([*sizes.values()], [found[listed] for listed in sizes]),
+        precision=precision,
+        sample=sample,
+        reviewed=reviewed,
+        ignored=len(given) - reviewed,
+    )
