@@ -1,48 +1,109 @@
 """Checks a data set for problems: the original files, or the built data set.
 
 Every frame is decoded. The result is the table of clips next to the published counts, and the problems:
-missing clips, unreadable frames, counts that differ, and the same clip in two splits.
+missing clips, unreadable frames, counts that differ, and the same clip in two splits. On request, also film
+strips of some clips of each class and of duplicates, which are read again for that.
 """
 
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from rdfer_jax import paths
 
 from . import builder as builder_lib
-from . import counts, frames, raw, recorded, tfds_compat, workers
+from . import counts, duplicates, frames, raw, recorded, tfds_compat, workers
 
-#: Two clips look alike if at most this many of the 1,024 bits of their fingerprints differ. Among 300
-#: synthetic clips the smallest distance was 158; a clip at half its size was within 60 of the original, at
-#: twice its size within 71 (99 of 100).
-ALIKE_BITS = 80
-#: Clips that are compared with all others at once; bounds the memory.
-_ROWS = 64
-#: Clips of a group that a message names.
+#: Clips of a group that a message names, and that have film strips.
 _MAX_NAMED = 6
+#: Clips of a class that have film strips, and groups of duplicates whose clips have.
+SHOWN_CLIPS, SHOWN_GROUPS = 12, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One clip, and the result of reading it."""
+    """One clip, and the result of reading it.
+
+    Attributes:
+      place: where it can be read again: a path, or directory, split and index of a record.
+    """
 
     split: str
     clip_id: str
     label: int
     look: frames.Inspection
+    place: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Clips that are the same, or look so.
+
+    Attributes:
+      clips: two or more; those of different splits come first.
+      same_files: whether they are equal to the byte.
+    """
+
+    clips: tuple[Clip, ...]
+    same_files: bool
+
+    @property
+    def clips_in(self) -> Counter[str]:
+        """Number of clips in each split."""
+        return Counter(clip.split for clip in self.clips)
+
+    @property
+    def is_across(self) -> bool:
+        """Whether they are in several splits."""
+        return len(self.clips_in) > 1
+
+    def named(self) -> tuple[Clip, ...]:
+        """The first clips."""
+        return self.clips[:_MAX_NAMED]
+
+    def how(self) -> str:
+        """What they have in common."""
+        return "same files" if self.same_files else "look alike"
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in self.named())
+        more = ""
+        if (others := len(self.clips) - len(self.named())) > 0:
+            numbers = ", ".join(f"{number} in {split}" for split, number in self.clips_in.items())
+            more = f" and {others} more ({numbers})"
+        return f"{self.how()}: {names}{more}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """The first, the middle and the last frame of a clip, side by side, as a JPEG; empty without any."""
+
+    clip: Clip
+    jpeg: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Strips:
+    """Pictures of a data set.
+
+    Attributes:
+      classes: name of each class -> some of its clips, from all splits in turn.
+      groups: duplicates, across splits first, and some clips of each.
+    """
+
+    classes: Mapping[str, Sequence[Strip]]
+    groups: Sequence[tuple[Group, Sequence[Strip]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +116,8 @@ class Checked:
       notes: observations that are not problems.
       problems: kind of problem -> a line for each occurrence; empty if there are none.
       counts: split -> class -> number of clips.
+      groups: duplicates; those across splits, which are problems, come first.
+      strips: pictures; None if they were not wanted.
     """
 
     title: str
@@ -62,6 +125,8 @@ class Checked:
     notes: Sequence[str]
     problems: Mapping[str, Sequence[str]]
     counts: Mapping[str, Mapping[str, int]]
+    groups: Sequence[Group] = ()
+    strips: Strips | None = None
 
     @property
     def ok(self) -> bool:
@@ -71,10 +136,17 @@ class Checked:
     def text(self) -> str:
         """Returns the result as text, with the first lines of each kind of problem."""
         lines = [self.title, self.table, *self.notes]
+        if within := [group for group in self.groups if not group.is_across]:
+            lines.append(f"groups of identical or similar clips within one split: {len(within)}")
+            lines.append(raw.listing(within))
         for kind, problems in self.problems.items():
             lines.append(f"PROBLEM: {len(problems)} {kind}:\n{raw.listing(problems)}")
+        return "\n".join([*lines, self.verdict()])
+
+    def verdict(self) -> str:
+        """Returns how many problems there are, as text."""
         count = sum(map(len, self.problems.values()))
-        return "\n".join([*lines, f"{count or 'no'} problem{'s' * (count != 1)} found"])
+        return f"{count or 'no'} problem{'s' * (count != 1)} found"
 
     def json(self) -> dict[str, Any]:
         """Returns the result as JSON values, with every line of every problem."""
@@ -84,15 +156,23 @@ class Checked:
             "counts": {split: dict(numbers) for split, numbers in self.counts.items()},
             "problems": {kind: list(lines) for kind, lines in self.problems.items()},
             "notes": list(self.notes),
+            "duplicates": [
+                {
+                    "how": group.how(),
+                    "clips": [{"split": c.split, "clip_id": c.clip_id} for c in group.clips],
+                }
+                for group in self.groups
+            ],
         }
 
 
-def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
+def check_raw(name: str, options: Mapping[str, Any], with_strips: bool = False) -> Checked:
     """Checks the original files of a data set; writes nothing.
 
     Args:
       name: which data set, a key of `builder_lib.BUILDERS`.
       options: options of its builder, including source_dir.
+      with_strips: whether to make pictures.
 
     Raises:
       FileNotFoundError: a folder or a list is missing.
@@ -109,25 +189,31 @@ def check_raw(name: str, options: Mapping[str, Any]) -> Checked:
         looks = _map(pool, look, [e.path for _, e in entries if e.path])
         missing = frames.Inspection(problems=("no folder or video of that name",))
         clips = [
-            Clip(split, entry.clip_id, entry.label, next(looks) if entry.path else missing)
-            for split, entry in entries
+            Clip(split, e.clip_id, e.label, next(looks) if e.path else missing, e.path)
+            for split, e in entries
         ]
-        return _result(
+        found = _result(
             f"{name}, original files, in {options['source_dir']}",
             plan.classes,
             clips,
             _published(builder, bool(config.labels)),
             plan.notes,
         )
+        return (
+            _with_strips(found, plan.classes, clips, pool, _strip_of_file) if with_strips else found
+        )
 
 
-def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -> Checked:
+def check_built(
+    name: str, data_dir: epath.PathLike, variant: str = "default", with_strips: bool = False
+) -> Checked:
     """Checks a built data set.
 
     Args:
       name: which data set, a key of `builder_lib.BUILDERS`.
       data_dir: folder that holds the data sets.
       variant: which build of the data set.
+      with_strips: whether to make pictures.
 
     Raises:
       FileNotFoundError: the data set has not been built.
@@ -152,17 +238,19 @@ def check_built(name: str, data_dir: epath.PathLike, variant: str = "default") -
         for split, info in builder.info.splits.items()
         for i in range(info.num_examples)
     ]
+    classes = builder.info.features["label"].names
     with _workers() as pool:
         clips = list(_map(pool, _read_built, places))
-    return _result(
-        f"{name}/{variant}, built, in {directory}",
-        builder.info.features["label"].names,
-        clips,
-        _published(builder, "labels" in metadata["options"]),
-        metadata.get("notes", []),
-        left_out=metadata.get("missing_clips", []),
-        damaged=metadata.get("damaged_clips", []),
-    )
+        found = _result(
+            f"{name}/{variant}, built, in {directory}",
+            classes,
+            clips,
+            _published(builder, "labels" in metadata["options"]),
+            metadata.get("notes", []),
+            left_out=metadata.get("missing_clips", []),
+            damaged=metadata.get("damaged_clips", []),
+        )
+        return _with_strips(found, classes, clips, pool, _strip_of_record) if with_strips else found
 
 
 def _published(builder: Any, has_other_labels: bool) -> counts.Published:
@@ -185,7 +273,51 @@ def _read_built(place: tuple[str, str, int]) -> Clip:
     directory, split, number = place
     record = _open(directory, split)[number]
     look = frames.inspect_pictures((f"frame {i}", jpeg) for i, jpeg in enumerate(record["frames"]))
-    return Clip(split, record["clip_id"].decode(), int(record["label"]), look)
+    return Clip(split, record["clip_id"].decode(), int(record["label"]), look, place)
+
+
+def _strip_of_record(clip: Clip) -> bytes:
+    """Returns the film strip of a stored record; runs in a worker process."""
+    directory, split, number = clip.place
+    jpegs = _open(directory, split)[number]["frames"]
+    return frames.picture_strip([(f"frame {i}", jpeg) for i, jpeg in enumerate(jpegs)])
+
+
+def _strip_of_file(clip: Clip) -> bytes:
+    """Returns the film strip of an original file; runs in a worker process."""
+    return frames.film_strip(clip.place, clip.look.num_frames)
+
+
+def _with_strips(
+    found: Checked,
+    classes: Sequence[str],
+    clips: Sequence[Clip],
+    pool: workers.Pool,
+    read: Callable[[Clip], bytes],
+) -> Checked:
+    """Reads the clips again of which pictures are shown."""
+    readable = [clip for clip in clips if clip.look.num_frames]
+    of_class = [
+        _from_each_split(sorted((c for c in readable if c.label == label), key=_shuffled))
+        for label in range(len(classes))
+    ]
+    shown = [some[:SHOWN_CLIPS] for some in of_class]
+    groups = found.groups[:SHOWN_GROUPS]
+    wanted = [*itertools.chain(*shown), *(clip for group in groups for clip in group.named())]
+    wanted = list({id(clip): clip for clip in wanted}.values())
+    jpegs = dict(zip(map(id, wanted), _map(pool, read, wanted, "pictures"), strict=True))
+    strips = Strips(
+        {
+            name: [Strip(clip, jpegs[id(clip)]) for clip in some]
+            for name, some in zip(classes, shown, strict=True)
+        },
+        [(group, [Strip(clip, jpegs[id(clip)]) for clip in group.named()]) for group in groups],
+    )
+    return dataclasses.replace(found, strips=strips)
+
+
+def _shuffled(clip: Clip) -> bytes:
+    return hashlib.md5(clip.clip_id.encode(errors="surrogateescape")).digest()
 
 
 @contextlib.contextmanager
@@ -194,9 +326,14 @@ def _workers() -> Iterator[workers.Pool]:
         yield pool
 
 
-def _map(pool: workers.Pool, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+def _map(
+    pool: workers.Pool,
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    what: str = "checking",
+) -> Iterator[Any]:
     results = pool.map(function, items, total=len(items))
-    return iter(tqdm.tqdm(results, "checking", len(items), unit="clip", disable=None, leave=False))
+    return iter(tqdm.tqdm(results, what, len(items), unit="clip", disable=None, leave=False))
 
 
 def _result(
@@ -217,7 +354,7 @@ def _result(
     unreadable = [c.split for c in clips if c.look.problems]
     extra = {f"under {counts.SHORT} frames": Counter(short), "unreadable": Counter(unreadable)}
     by_class = {split: dict(zip(classes, n, strict=True)) for split, n in per_split.items()}
-    across, within = _duplicates(readable)
+    groups = _groups(readable)
     problems = {
         "clips are missing or have frames that cannot be read": [
             f"{clip.split} {clip.clip_id}: {problem}"
@@ -231,17 +368,15 @@ def _result(
             f"{split}: {name}" for split, n in by_class.items() for name in n if not n[name]
         ],
         "names occur in two splits": _repeated(clips),
-        "groups of clips are in several splits": across,
+        "groups of clips are in several splits": [str(g) for g in groups if g.is_across],
     }
-    if within:
-        heading = f"groups of identical or similar clips within one split: {len(within)}"
-        notes = [*notes, heading, raw.listing(within)]
     return Checked(
         title,
         counts.table(classes, per_split, extra, published),
         notes,
         {kind: lines for kind, lines in problems.items() if lines},
         by_class,
+        groups,
     )
 
 
@@ -266,24 +401,6 @@ def _repeated(clips: Iterable[Clip]) -> list[str]:
     return [f"{name}: {', '.join(where)}" for name, where in splits.items() if len(where) > 1]
 
 
-def _duplicates(clips: Sequence[Clip]) -> tuple[list[str], list[str]]:
-    """Returns a line for each group of duplicates: those across splits, and those within one split."""
-    across: list[str] = []
-    within: list[str] = []
-    for group in _groups(clips):
-        how = "same files" if len({clip.look.digest for clip in group}) == 1 else "look alike"
-        counts_of = Counter(clip.split for clip in group)
-        shown = _from_each_split(group)[:_MAX_NAMED]
-        names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in shown)
-        more = ""
-        if len(group) > _MAX_NAMED:
-            numbers = ", ".join(f"{number} in {split}" for split, number in counts_of.items())
-            more = f" and {len(group) - _MAX_NAMED} more ({numbers})"
-        lines = across if len(counts_of) > 1 else within
-        lines.append(f"{how}: {names}{more}")
-    return across, within
-
-
 def _from_each_split(group: Sequence[Clip]) -> list[Clip]:
     """Returns the clips so that the splits take turns: the first ones are of different splits."""
     place: Counter[str] = Counter()
@@ -294,34 +411,11 @@ def _from_each_split(group: Sequence[Clip]) -> list[Clip]:
     return [clip for *_, clip in sorted(turns, key=lambda turn: turn[:2])]
 
 
-def _groups(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """Returns the connected groups, of two clips or more, of clips with equal bytes or similar frames."""
-    first: dict[bytes, int] = {}
-    edges = [(first.setdefault(clip.look.digest, i), i) for i, clip in enumerate(clips)]
-    places = [i for i, clip in enumerate(clips) if clip.look.fingerprint]
-    prints = b"".join(clips[i].look.fingerprint for i in places)
-    words = np.frombuffer(prints, np.uint64).reshape(len(places), frames.FINGERPRINT_BYTES // 8)
-    edges += [(places[i], places[j]) for i, j, _ in alike(words)]
-    rows, columns = np.array(edges, int).reshape(-1, 2).T
-    graph = sparse.coo_array((np.ones(len(edges)), (rows, columns)), shape=(len(clips),) * 2)
-    groups: dict[int, list[Clip]] = {}
-    for clip, group in zip(clips, csgraph.connected_components(graph)[1].tolist(), strict=True):
-        groups.setdefault(group, []).append(clip)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def alike(
-    fingerprints_NW: np.ndarray, max_bits: int = ALIKE_BITS
-) -> Iterator[tuple[int, int, int]]:
-    """Yields i < j and the number of bits in which their fingerprints differ, if at most max_bits.
-
-    Args:
-      fingerprints_NW: uint64 [N, W].
-      max_bits: largest number of differing bits.
-    """
-    for start in range(0, len(fingerprints_NW), _ROWS):
-        rows = fingerprints_NW[start : start + _ROWS]
-        differing = np.bitwise_count(rows[:, None] ^ fingerprints_NW[None, start:]).sum(axis=-1)
-        for i, j in zip(*np.nonzero(differing <= max_bits), strict=True):
-            if i < j:
-                yield start + int(i), start + int(j), int(differing[i, j])
+def _groups(clips: Sequence[Clip]) -> list[Group]:
+    """Returns the groups of duplicates; those across splits come first."""
+    looks = [clip.look for clip in clips]
+    groups = []
+    for places in duplicates.groups(looks):
+        members = _from_each_split([clips[i] for i in places])
+        groups.append(Group(tuple(members), len({clip.look.digest for clip in members}) == 1))
+    return sorted(groups, key=lambda group: not group.is_across)

@@ -5,6 +5,7 @@ most a given number of pixels. Everything here runs in worker processes, so it i
 OpenCV, PyAV and NumPy.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,6 +34,7 @@ from rdfer_jax.media.folders import is_housekeeping
 from rdfer_jax.media.video import FALLBACK_FPS, Frame, VideoReader
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 #: Videos of which less is there are not stored.
 _LEAST_SHARE = 0.5
@@ -235,6 +237,9 @@ _PRINTED = 4
 FINGERPRINT_BYTES = 32 * _PRINTED
 #: A picture whose gray values deviate less than this is a single color.
 _FLAT = 4.0
+#: A gray value is clearly below its neighbor if it is so by this much, and by this share of the picture's
+#: standard deviation. Smaller differences are those that another compression changes.
+_CLEAR, _CLEAR_SHARE = 3.0, 0.1
 
 
 def inspect(path: str, root: str = "") -> Inspection:
@@ -279,13 +284,75 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def _fingerprint(thumbnails: Sequence[np.ndarray]) -> bytes:
-    """Returns for four frames whether each gray value is below its right neighbor (difference hash)."""
+    """Returns for four frames whether each gray value is clearly below its right neighbor (dHash)."""
     if not thumbnails:
         return b""
     chosen = [thumbnails[(2 * i + 1) * len(thumbnails) // (2 * _PRINTED)] for i in range(_PRINTED)]
     if min(float(thumbnail.std()) for thumbnail in chosen) < _FLAT:
         return b""
-    return b"".join(np.packbits(gray[:, :-1] < gray[:, 1:]).tobytes() for gray in chosen)
+    prints = []
+    for gray in chosen:
+        clear = max(_CLEAR, _CLEAR_SHARE * float(gray.std()))
+        prints.append(np.packbits(np.diff(gray.astype(np.int16), axis=1) > clear).tobytes())
+    return b"".join(prints)
+
+
+#: Height of the frames of a film strip, and the width of the widest; between them, pixels.
+_STRIP_HEIGHT, _STRIP_WIDTH, _STRIP_GAP = 108, 216, 3
+_STRIP_QUALITY = 80
+
+
+def film_strip(path: str, num_frames: int) -> bytes:
+    """Returns the first, the middle and the last frame of a clip side by side, as a JPEG.
+
+    Args:
+      path: folder of pictures, or video file.
+      num_frames: number of frames that can be decoded, see Inspection.
+
+    Returns:
+      The JPEG; empty if no frame can be read.
+    """
+    clip = epath.Path(path)
+    try:
+        if clip.is_dir():
+            return picture_strip([(file, file.read_bytes()) for file in _ends(frame_files(clip))])
+        chosen = set(_ends(range(num_frames)))
+        images_ = read_video(
+            clip, lambda frame: _small(frame.image) if frame.number in chosen else None
+        )
+        return _side_by_side([image for image in images_[0] if image is not None])
+    except (MediaError, OSError):  # what cannot be read has been said by `inspect`
+        return b""
+
+
+def picture_strip(pictures: Sequence[tuple[object, bytes]]) -> bytes:
+    """Does the same for pictures, given as in inspect_pictures; those that are unreadable are left out."""
+    shown = []
+    for name, data in _ends(pictures):
+        with contextlib.suppress(MediaError):
+            shown.append(_small(images.decode(data, name)))
+    return _side_by_side(shown)
+
+
+def _ends(items: Sequence[Item]) -> list[Item]:
+    """Returns the first, the middle and the last item, each once."""
+    places = dict.fromkeys((0, (len(items) - 1) // 2, len(items) - 1))
+    return [items[i] for i in places] if items else []
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    """Returns a frame of a film strip."""
+    height, width = image.shape[:2]
+    wide = min(max(round(_STRIP_HEIGHT * width / height), _STRIP_HEIGHT // 4), _STRIP_WIDTH)
+    return images.fit(image, (wide, _STRIP_HEIGHT))
+
+
+def _side_by_side(pictures: Sequence[np.ndarray]) -> bytes:
+    if not pictures:
+        return b""
+    gap = np.full((_STRIP_HEIGHT, _STRIP_GAP, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (picture, gap)][:-1]
+    return images.encode_jpeg(np.concatenate(parts, axis=1), _STRIP_QUALITY)
 
 
 def convert(job: Job) -> Converted:

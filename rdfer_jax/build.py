@@ -37,8 +37,12 @@ def build(config: Config) -> epath.Path:
     )
 
 
-def check(config: Config) -> Any:
+def check(config: Config, with_strips: bool = False) -> Any:
     """Checks a data set: the original files if config.build.source_dir is set, else the built one.
+
+    Args:
+      config: names the data set.
+      with_strips: whether to make pictures of some clips of each class, and of duplicates.
 
     Returns:
       A `Checked` of the builders' module `check`.
@@ -50,8 +54,8 @@ def check(config: Config) -> Any:
     checker = datasets("check")
     options = _options(config)
     if options.get("source_dir"):
-        return checker.check_raw(config.data.name, options)
-    return checker.check_built(config.data.name, config.data.dir, config.data.variant)
+        return checker.check_raw(config.data.name, options, with_strips)
+    return checker.check_built(config.data.name, config.data.dir, config.data.variant, with_strips)
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -88,7 +88,7 @@ COMMANDS = {
     ),
     "check": Command(
         "look for problems in a data set, before or after it is built",
-        (_CONFIG, _output("JSON file for the result; default: none")),
+        (_CONFIG, _output("file for the result: .html with pictures, or .json; default: none")),
     ),
     "build": Command("build a data set from its original files", (_CONFIG,)),
     "predict": Command(

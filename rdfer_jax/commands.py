@@ -21,6 +21,7 @@ from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.labels import relabel as relabel_lib
 from rdfer_jax.predict import predictor
+from rdfer_jax.report import check_page
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
 from rdfer_jax.training import evaluate
@@ -98,10 +99,18 @@ def crossval(flags: SimpleNamespace) -> None:
 
 def check(flags: SimpleNamespace) -> None:
     """Checks a data set; the exit status is 1 if there are problems."""
-    checked = build_lib.check(config_lib.resolve(flags.config))
+    config = config_lib.resolve(flags.config)
+    output = epath.Path(flags.output) if flags.output else None
+    is_page = output is not None and output.suffix.lower() in (".html", ".htm")
+    if output and output.is_dir():
+        raise IsADirectoryError(f"--output={output}: a folder; give a .json or .html file")
+    checked = build_lib.check(config, with_strips=is_page)
     print(checked.text())
-    if flags.output:
-        epath.Path(flags.output).write_text(json.dumps(checked.json(), indent=2) + "\n")
+    if output:
+        text = check_page.page(checked) if is_page else json.dumps(checked.json(), indent=2) + "\n"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(text.encode())
+        print(f"result in {output}")
     if checked.problems:
         sys.exit(1)
 
