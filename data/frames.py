@@ -293,7 +293,7 @@ def _fingerprint(thumbnails: Sequence[np.ndarray]) -> bytes:
     prints = []
     for gray in chosen:
         clear = max(_CLEAR, _CLEAR_SHARE * float(gray.std()))
-        prints.append(np.packbits(np.diff(gray.astype(np.int16), axis=1) > clear).tobytes())
+        prints.append(np.packbits(np.diff(gray.astype(np.float32), axis=1) > clear).tobytes())
     return b"".join(prints)
 
 
