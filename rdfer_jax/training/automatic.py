@@ -132,13 +132,12 @@ def choose(config: Config, facts: Facts) -> Config:
     on_cpu = facts.platform == "cpu"
     is_short = on_cpu or facts.train < FEW_CLIPS
     why = "a CPU trains it in minutes" if on_cpu else f"fewer than {FEW_CLIPS:,} clips to train on"
-    is_few = facts.train < FEW_CLIPS
-    few = f"{'fewer than ' if is_few else ''}{FEW_CLIPS:,} clips{'' if is_few else ' or more'}"
-    choice.take(few, {"init_from": PACKAGED if is_few else ""})
+    choice.take(*_weights(config, facts))
     if choice["init_from"]:
-        choice.take(
-            f"as config.init_from = {choice['init_from']}", _of_weights(choice["init_from"])
-        )
+        values = _of_weights(choice["init_from"])
+        if "augment.size" not in config.auto:
+            del values["data.image_size"]
+        choice.take(f"as config.init_from = {choice['init_from']}", values)
     elif is_short:
         choice.take(why, {"model.trunk": SMALL})
     else:
@@ -168,6 +167,15 @@ def choose(config: Config, facts: Facts) -> Config:
         "\n".join(choice.lines),
     )  # fmt: skip
     return settled
+
+
+def _weights(config: Config, facts: Facts) -> tuple[str, dict[str, Any]]:
+    """Returns the weights to start from, with the reason first."""
+    if "model.trunk" not in config.auto or config.model.name != config_lib.Model().name:
+        return "the network was set by hand", {"init_from": ""}
+    if facts.train >= FEW_CLIPS:
+        return f"{FEW_CLIPS:,} clips or more", {"init_from": ""}
+    return f"fewer than {FEW_CLIPS:,} clips to train on", {"init_from": PACKAGED}
 
 
 def _choose_input(choice: _Choice, config: Config, is_small: bool) -> None:
@@ -211,13 +219,13 @@ def _validation(facts: Facts) -> tuple[float, str]:
 
 
 def _of_weights(init_from: str) -> dict[str, Any]:
-    """Returns the settings of the network that init_from names; most files have weights of a resnet18."""
+    """Returns the settings of the network that init_from names."""
     if init_from in weights.NAMES:
         tree = config_lib.to_dict(weights.load(init_from).config)
     elif (path := epath.Path(init_from) / "config.json").exists():
         tree = json.loads(path.read_text())
     else:
-        return {"model.trunk": "resnet18"}
+        tree = config_lib.to_dict(Config())  # most files have weights of a resnet18
     # Not its number of frames: it may have been trained on still pictures.
     values = {
         "model": ("trunk", "width", "long_layers"),

@@ -30,11 +30,15 @@ def own(*words):
 def test_few_clips_on_a_cpu_get_a_run_of_minutes(caplog):
     with caplog.at_level(logging.INFO):
         config = automatic.choose(own(), CPU)
-    assert config.auto == () and config.model.trunk == "resnet8_narrow"
-    assert (config.data.batch_size, config.train.duration) == (8, "200 epochs")
+    assert config.auto == () and config.init_from == "faces" and config.augment.gray
+    assert config.model.trunk == weights.load("faces").config.model.trunk
+    assert (config.data.batch_size, config.train.duration) == (8, "60 epochs")
     assert (config.train.eval_every, config.data.validation_percent) == ("5 %", 0)
     # No more videos than the demo of 4,000 clips and five epochs reads, and smaller ones than 64 pixels.
-    assert 18 * 200 <= 4000 * 5 and config.data.frames * config.augment.size**2 <= 16 * 56**2
+    assert 18 * 60 <= 4000 * 5 and config.data.frames * config.augment.size**2 <= 16 * 56**2
+    scratch = automatic.choose(own("--config.init_from="), CPU)
+    assert (scratch.init_from, scratch.model.trunk) == ("", "resnet8_narrow")
+    assert scratch.train.duration == "200 epochs" and not scratch.augment.gray
     said = caplog.text
     assert "settings for 18 clips to train on, 1 CPU with 20 GB of free memory" in said
     for name in own().auto:
@@ -45,6 +49,7 @@ def test_few_clips_on_a_cpu_get_a_run_of_minutes(caplog):
 def test_many_clips_on_a_gpu_get_the_full_size():
     config = automatic.choose(own(), GPU)
     full = config_lib.Config()
+    assert config.init_from == ""
     for section in ("augment", "clips", "key", "model"):
         assert getattr(config, section) == getattr(full, section)
     names = ("frames", "image_size", "batch_size", "eval_batch_size")
@@ -58,7 +63,7 @@ def test_many_clips_on_a_gpu_get_the_full_size():
         ({"train": 1}, {"data.batch_size": 8}),
         (
             {"train": 300, "platform": "gpu"},
-            {"model.trunk": "resnet8_narrow", "data.batch_size": 64},
+            {"model.trunk": "resnet10_narrow", "data.batch_size": 64},
         ),
         ({"train": 300}, {"data.batch_size": 32, "data.validation_percent": 10.0}),
         ({"train": 300, "people": 1}, {"data.validation_percent": 0.0}),
@@ -83,7 +88,9 @@ def test_what_is_set_by_hand_stays_and_the_rest_fits_it():
     assert (config.clips.frames, config.data.image_size) == (4, 128)
     assert (config.train.duration, config.train.eval_every) == ("3 epochs", "1 epochs")
     big = automatic.choose(own("--config.model.trunk=resnet18"), CPU)
-    assert (big.model.width, big.model.instants) == (256, 16)
+    assert (big.model.width, big.model.instants, big.init_from) == (256, 16, "")
+    assert automatic.choose(own("--config.model.name=resnet_lstm"), CPU).init_from == ""
+    assert automatic.choose(own("--config.augment.gray=False"), CPU).augment.gray is False
     with pytest.raises(
         ValueError, match=r"key.frames: expected at most config.data.frames = 2, got 4"
     ):
@@ -124,7 +131,7 @@ def test_stored_splits_are_used(names, expected):
 def test_every_number_may_be_auto_on_the_command_line_and_nothing_else_is_a_word():
     call = cli.parse(["train", "--config=dfew", "--workdir=x", "--config.data.batch_size=auto"])
     assert config_lib.resolve(call.flags.config).auto == ("data.batch_size",)
-    with pytest.raises(cli.UsageError, match=r"batch_size=many: .*expected a number or auto"):
+    with pytest.raises(cli.UsageError, match=r"batch_size=many: .*expected a value or auto"):
         cli.parse(["train", "--config=dfew", "--workdir=x", "--config.data.batch_size=many"])
     with pytest.raises(ValueError, match=r"config.data.num_threads: expected int, got 'auto'"):
         config_lib.resolve({"data": {"num_threads": "auto"}})
@@ -223,15 +230,17 @@ def test_a_run_keeps_what_was_chosen_and_every_command_reads_it(tmp_path, monkey
     settings["data"] |= {"batch_size": "auto", "validation_percent": "auto"}
     settings["train"] |= {"duration": "auto", "eval_every": "auto", "tensorboard": False}
     config = config_lib.resolve(settings)
-    monkeypatch.setattr(automatic, "_MOST_EPOCHS", 2)
-    monkeypatch.setattr(automatic, "_VISITS", 22)
+    monkeypatch.setattr(automatic, "_MOST_EPOCHS", {False: 2})
+    monkeypatch.setattr(automatic, "_VISITS", {False: 22})
     monkeypatch.setattr(automatic, "_LEAST_EPOCHS", 2)
     with caplog.at_level(logging.INFO):
         results = train.train(config, tmp_path / "run")
     assert results["step"] == 2 and "compiled the training step in " in caplog.text
     stored = run_dir.read(tmp_path / "run").config
     assert stored.auto == () and stored.train.duration == "2 epochs" and stored.data.batch_size == 8
-    monkeypatch.setattr(automatic, "_MOST_EPOCHS", 9)  # another machine would choose otherwise
+    monkeypatch.setattr(
+        automatic, "_MOST_EPOCHS", {False: 9}
+    )  # another machine would choose otherwise
     monkeypatch.setattr(automatic, "_LEAST_EPOCHS", 9)
     assert train.train(config, tmp_path / "run")["step"] == 2  # resumed, not refused
     assert evaluate.evaluate(config, tmp_path / "run")["war"] == results["war"]
