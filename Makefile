@@ -14,7 +14,7 @@ help:
 	@echo "make demo     build a synthetic data set, train, evaluate, and predict a video"
 	@echo "make test     install and run all tests"
 	@echo "make test-fast        no tests that compile a network, train, or start the program"
-	@echo "make test-torch       tests that compare with PyTorch; installs torch"
+	@echo "make test-torch       tests that compare with PyTorch; installs torch, timm, transformers and open_clip"
 	@echo "make test-browser     tests of the HTML pages in Chromium; installs playwright"
 	@echo "make test-real REAL_VIDEOS=dir   training on your videos, at least four .mp4 or .mov files"
 	@echo "make test-robustness  fuzzing and mutation testing; installs atheris and cosmic-ray"
@@ -63,7 +63,7 @@ test-fast: install-dev
 	$(BIN)/python -m pytest $(XDIST) -m "not slow and not e2e"
 
 test-torch: install-dev
-	$(PIP_INSTALL) -e '.[dev,torch]'
+	$(PIP_INSTALL) -e '.[dev,torch-networks]'
 	$(BIN)/python -m pytest -m torch
 
 # Chromium comes from the system: `apt install chromium`, or its path in the variable CHROMIUM. Without

@@ -73,7 +73,7 @@ def create(
       class_prior: float32 [N], see `priors.shares`; uniform if None. Kept if a setting needs it.
     """
     if optimizer is None:  # its state is the same for every learning rate
-        optimizer = optim.create(config.optim, lambda step: 0.0)
+        optimizer = optim.create(config.optim, lambda step: 0.0, config.model)
     seed = jnp.uint32(config.seed) if seed is None else seed
     variables = network.init(jax.random.key(seed))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})

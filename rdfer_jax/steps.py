@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rdfer_jax import agreement, augment, losses
+from rdfer_jax import agreement, augment, losses, optim
 from rdfer_jax import config as config_lib
 from rdfer_jax import memory as memory_lib
 from rdfer_jax.agreement import Partition, Verdict
@@ -90,6 +90,7 @@ def make_grad_fn(
             teacher_BKN = forward.outputs.clip_logits
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+            params = optim.without_frozen_gradients(params, config.model)
             variables = state.variables | {"params": params}
             forward = network.read_clips(variables, frames, clips_BKT, True, rng_dropout, own)
             judged_BKN = forward.outputs.clip_logits if teacher_BKN is None else teacher_BKN

@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from flax import traverse_util
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import models, optim
+from rdfer_jax.models import vit, vit_names
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
@@ -75,3 +77,73 @@ def test_a_step_is_that_of_adamw_with_the_gradient_clipped(clip_norm):
             expected[key] = value - 0.01 * (move + decay)
     for key, value in expected.items():
         np.testing.assert_allclose(params[key], value, rtol=1e-5)
+
+
+VIT = {"model": {"trunk": "vit_narrow"}}
+
+
+def update(config, gradient=1.0):
+    """The update of a first step, from gradients that are all the same, by name of the parameter."""
+    network = models.create(config, 3, "cpu")
+    shapes = jax.eval_shape(network.init, jax.random.key(0))["params"]
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    optimizer = optim.create(config.optim, lambda step: 0.1, config.model)
+    grads = jax.tree.map(lambda leaf: gradient * leaf, params)
+    state = optimizer.init(params)
+    updates, _ = jax.jit(optimizer.update)(grads, state, params)
+    return traverse_util.flatten_dict(updates, sep="/"), state
+
+
+@pytest.mark.slow
+def test_layers_further_from_the_head_learn_slower():
+    found, _ = update(tiny.config(**VIT, optim={"layer_decay": 0.5, "clip_norm": 0.0}))
+    same, _ = update(tiny.config(**VIT, optim={"clip_norm": 0.0}))
+    # Two blocks: the norm after them learns like the streams and the head.
+    factors = {"embedding": 0.125, "block0": 0.25, "block1": 0.5, "norm": 1.0}
+    for name, leaf in found.items():
+        trunk, part = name.split("/")[:2]
+        expected = same[name] * (factors[part] if trunk == "trunk" else 1.0)
+        np.testing.assert_allclose(leaf, expected, rtol=1e-6, err_msg=name)
+    with pytest.raises(
+        ValueError, match=r"config.optim.layer_decay: expected 1 for .*resnet8_narrow"
+    ):
+        tiny.config(optim={"layer_decay": 0.5})
+
+
+@pytest.mark.torch
+def test_the_factors_of_the_layers_are_those_of_timm():
+    """But for the last norm: timm counts it to the last block; BEiT, VideoMAE and we to the head."""
+    timm = pytest.importorskip("timm")
+    timm_optim = pytest.importorskip("timm.optim")
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, embed_dim=32, depth=3, num_heads=2, num_classes=7
+    )
+    groups = timm_optim.param_groups_layer_decay(model, layer_decay=0.75)
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    shapes = {name: np.zeros(value.shape) for name, value in model.state_dict().items()}
+    compared = 0
+    for name, found in vit_names.places(shapes).items():
+        if not name.startswith(("norm.", "head.")):
+            path = ["trunk", *found[0].name.split("/")]
+            ours = 0.75 ** (3 + 1 - vit.depth_of(path, 3))
+            assert ours == pytest.approx(scales[id(model.get_parameter(name))]), name
+            compared += 1
+    assert compared == 4 + 3 * 12
+    assert scales[id(model.head.weight)] == 1 == 0.75 ** (4 - vit.depth_of(["head", "kernel"], 3))
+
+
+@pytest.mark.slow
+def test_a_frozen_trunk_has_neither_updates_nor_moments_but_its_low_rank_updates_have():
+    frozen = {"trunk": "vit_narrow", "freeze": "trunk"}
+    for lora in (0, 2):
+        found, state = update(tiny.config(model=frozen | {"lora_rank": lora}))
+        moved = {name for name, leaf in found.items() if np.abs(leaf).max() > 0}
+        fixed = {name for name in found if name.startswith("trunk/") and "lora" not in name}
+        assert moved == found.keys() - fixed
+        assert any("lora" in name for name in moved) == bool(lora)
+        moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+        assert moments == 2 * sum(found[name].size for name in moved)
+    with pytest.raises(ValueError, match=r"config.model.lora_rank: expected 0 for .*'resnet18'"):
+        config_lib.resolve({"model": {"lora_rank": 4}})
+    with pytest.raises(ValueError, match=r"lora_layers: expected some of query\+.*got 'qkv'"):
+        config_lib.resolve({"model": {"trunk": "vit_b16", "lora_layers": "qkv"}})

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 from rdfer_jax import hints, paths
 from rdfer_jax.config.sections.base import Section
 from rdfer_jax.config.sections.method import Agreement
-from rdfer_jax.config.sections.network import CLIP_TRUNKS
+from rdfer_jax.config.sections.network import CLIP_TRUNKS, VITS
 from rdfer_jax.config.sections.whole import Config
 from rdfer_jax.setting_types import AUTO, or_auto
 
@@ -202,6 +202,11 @@ def _check_network(config: Config) -> None:
     """Raises a ValueError if the network cannot read such clips."""
     clips, key, model = config.clips, config.key, config.model
     uses_key = model.name == "rdfer"
+    if config.optim.layer_decay < 1 and model.trunk not in VITS:
+        raise ValueError(
+            f"config.optim.layer_decay: expected 1 for config.model.trunk = {model.trunk!r}, which is no "
+            f"vision transformer, got {config.optim.layer_decay}"
+        )
     if config.augment.per == "clip" and not uses_key:
         raise ValueError(
             "config.augment.per: expected 'video' for config.model.name = "
@@ -227,6 +232,7 @@ def _check_frames(config: Config) -> None:
         config.data.frames,
         config.data.snippet,
     )
+    together = CLIP_TRUNKS.get(model.trunk, 1)
     frames = {"clips": clips.frames}
     if model.name == "rdfer":
         frames["key"] = config.key.frames
@@ -240,15 +246,15 @@ def _check_frames(config: Config) -> None:
                 f"config.{section}.frames: expected a multiple of config.data.snippet = {snippet}, "
                 f"because clips are made of whole snippets, got {count}"
             )
-        if model.trunk in CLIP_TRUNKS and count % 4:
+        if count % together:
             raise ValueError(
-                f"config.{section}.frames: expected a multiple of 4, because config.model.trunk = "
-                f"{model.trunk!r} reads 4 frames at a time, got {count}"
+                f"config.{section}.frames: expected a multiple of {together}, because config.model.trunk = "
+                f"{model.trunk!r} reads {together} frames at a time, got {count}"
             )
-    if model.trunk in CLIP_TRUNKS and snippet > 1 and snippet % 4:
+    if snippet > 1 and snippet % together:
         raise ValueError(
-            f"config.data.snippet: expected 1 or a multiple of 4, because config.model.trunk = "
-            f"{model.trunk!r} reads 4 frames at a time, got {snippet}"
+            f"config.data.snippet: expected 1 or a multiple of {together}, because config.model.trunk = "
+            f"{model.trunk!r} reads {together} frames at a time, got {snippet}"
         )
     if model.name == "m3dfel" and clips.frames < 8:
         raise ValueError(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rdfer_jax.config import Config
-from rdfer_jax.models import trunks
+from rdfer_jax.models import trunks, vit
 from rdfer_jax.models.m3dfel import M3DFEL
 from rdfer_jax.models.rdfer import RDFER, KeyContext
 from rdfer_jax.models.resnet_lstm import ResNetLSTM
@@ -40,10 +40,10 @@ class Network(NamedTuple):
     caller chooses the class whose key expression to look for, usually from the clip logits.
 
     Attributes:
-      init: rng -> variables, a dict with "params" and "batch_stats".
+      init: rng -> variables, a dict with "params" and, if the trunk has any, "batch_stats".
       read_clips: (variables, frames_BFHWC, clips_BKT, train, rng=None, clip_frames=None) -> Forward.
-        `rng` is for dropout. clip_frames, float [B, K, T, H, W, 3], is what RDFER's clips show, where it
-        is not the frames of the video.
+        `rng` is for dropout and stochastic depth. clip_frames, float [B, K, T, H, W, 3], is what RDFER's
+        clips show, where it is not the frames of the video.
       read_key_clips: (variables, forward, key_class_B, train, rng=None) -> Forward. It takes the result
         of `read_clips`, its batch_stats included, and the same rng. None if the network has no key
         expression.
@@ -75,11 +75,13 @@ def create(config: Config, num_classes: int, platform: str) -> Network:
         return module.init(rng, frames, clips, train=False)
 
     def apply(variables: Variables, *args: Any, rng: jax.Array | None, **kwargs: Any) -> Any:
-        rngs = None if rng is None else {"dropout": rng}
+        # Both passes drop branches of a trunk, independently of each other.
+        part = 1 + ("method" in kwargs)
+        rngs = {} if rng is None else {"dropout": rng, "drop_path": jax.random.fold_in(rng, part)}
         result, changed = module.apply(
             variables, *args, mutable=["batch_stats"], rngs=rngs, **kwargs
         )
-        return result, changed["batch_stats"]
+        return result, changed.get("batch_stats", {})  # a transformer has none
 
     def read_clips(
         variables: Variables,
@@ -121,7 +123,19 @@ def create(config: Config, num_classes: int, platform: str) -> Network:
 def _module(config: Config, num_classes: int, dtype: jnp.dtype) -> nn.Module:
     model = config.model
     shift = model.shift and model.name != "resnet_lstm"
-    trunk = trunks.create(model.trunk, dtype=dtype, remat=model.remat, shift=shift)
+    lora = None
+    if model.lora_rank:
+        layers = tuple(model.lora_layers.split("+"))
+        lora = vit.LoRA(layers, model.lora_rank, model.lora_alpha, model.lora_dropout)
+    trunk = trunks.create(
+        model.trunk,
+        dtype=dtype,
+        remat=model.remat,
+        shift=shift,
+        drop_path=model.drop_path,
+        lora=lora,
+        frozen=model.freeze == "trunk" and lora is None,
+    )
     if model.name == "m3dfel":
         return M3DFEL(num_classes, trunk, dtype)
     if model.name == "resnet_lstm":

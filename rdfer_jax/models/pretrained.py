@@ -1,8 +1,8 @@
 """Initializes a network from pretrained weights, and reports which arrays were loaded.
 
-The source is a file with the arrays of a ResNet under torchvision's names (`load`), or the variables of
-another run of this library (`adopt`). The result is the variables of the network, filled with those
-arrays, and a `Report`.
+The source is a file with the arrays of a ResNet under torchvision's names or of a vision transformer
+under those of `vit_names` (`load`), or the variables of another run of this library (`adopt`). The result
+is the variables of the network, filled with those arrays, and a `Report`.
 
 | torchvision model | trained on | config.model.trunk | config.augment.mean, .std |
 |---|---|---|---|
@@ -12,9 +12,10 @@ arrays, and a `Report`.
 The mean of Kinetics is (0.43216, 0.394666, 0.37645), its standard deviation (0.22803, 0.22145, 0.216989).
 Weights expect frames normalized as in their training. This module does not change those settings.
 
-A trunk is loaded completely or not at all. Temporal shift has no weights, so 2-D weights fit a frame trunk
-with it. Kernels are OIHW or OIDHW in torch and (D)HWIO here. torch's batch counters (num_batches_tracked)
-are ignored.
+A trunk is loaded completely or not at all, except for the low-rank updates of a transformer, which are new,
+and for its last normalization, which files of pretraining may lack. Learned positions are resized.
+Temporal shift has no weights, so 2-D weights fit a frame trunk with it. Kernels are OIHW or OIDHW in torch
+and (D)HWIO here. torch's batch counters (num_batches_tracked) are ignored.
 
 Our variables have paths as names, such as "params/trunk/layer1_0/conv1/kernel". A module's name is the
 path without the collection and the last part: "trunk/layer1_0/conv1".
@@ -34,7 +35,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from rdfer_jax.models import Variables, trunks
+from rdfer_jax.models import Variables, trunks, vit, vit_names
 
 #: A file could make torch.load(weights_only=True) run code before torch 2.6 (CVE-2025-32434), and corrupt
 #: memory before 2.10 (GHSA-63cw-57p8-fm3p).
@@ -42,7 +43,7 @@ _SAFE_TORCH = (2, 10)
 _CONVERT = "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 
 #: Keys under which torch checkpoints nest the arrays, and prefixes that wrappers add to their names.
-_NESTS = ("state_dict", "model_state_dict", "model")
+_NESTS = ("state_dict", "model_state_dict", "model", "module")
 _WRAPPERS = re.compile(r"^(?:(?:module|backbone|encoder)\.)+")
 
 #: Prefixes of a trunk's arrays, and the stem of the video networks renamed like their blocks.
@@ -61,9 +62,11 @@ _MODULES = (
     (r"(conv\d)\.0$", r"\1"),
     (r"conv(\d)\.1$", r"bn\1"),
 )
-#: The only variable of a trunk whose shape depends on the frame size.
-_EMBED = "params/trunk/embed/kernel"
-_CLASSIFIER = re.compile(r"(?:^|\.)(?:fc|classifier|head)\.(?:weight|bias)$")
+#: The variables of trunks whose shape depends on the frame size.
+_EMBED, _POSITIONS = "params/trunk/embed/kernel", "params/trunk/embedding/positions"
+#: What files of pretraining may lack, and low-rank updates.
+_NORM, _LORA = "trunk/norm", re.compile(r"/lora_(?:down|up)/")
+_CLASSIFIER = re.compile(r"(?:^|\.)(?:fc|classifier|head)(?:\.\w+)?\.(?:weight|bias)$")
 
 
 class _Source(NamedTuple):
@@ -83,6 +86,7 @@ class Report:
       unused: names of the source's arrays that were not used -> why.
       counters: number of ignored batch counters (num_batches_tracked).
       fresh: names of our variables that keep their random initialization.
+      resized: how many positions the source has, and how many the network has; None if not resized.
     """
 
     source: str
@@ -90,6 +94,7 @@ class Report:
     unused: Mapping[str, str]
     counters: int
     fresh: tuple[str, ...]
+    resized: tuple[int, int] | None = None
 
     def lines(self) -> list[str]:
         """Returns the report as lines of text."""
@@ -100,6 +105,8 @@ class Report:
         ]
         if self.counters:
             lines[0] += f"; ignored {self.counters} batch counters (num_batches_tracked)"
+        if self.resized:
+            lines.append("resized the positions of {} tokens to {} tokens".format(*self.resized))
         reasons: dict[str, list[str]] = {}
         for name, reason in self.unused.items():
             reasons.setdefault(reason, []).append(name)
@@ -127,22 +134,21 @@ def load(path: epath.PathLike, variables: Variables) -> tuple[Variables, Report]
     """
     arrays = read(path)
     weights = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
-    bare = {name: _WRAPPERS.sub("", name) for name in weights}
-    stem = _SPLIT_STEM if any(name.startswith("stem.3.") for name in bare.values()) else _STEM
+    convert = _vit_sources if vit_names.is_vit(weights) else _resnet_sources
     sources: dict[str, _Source] = {}
     unused = {}
-    for name, array in weights.items():
-        if not _TRUNK.match(bare[name]):
-            unused[name] = _why_unused(name, array)
-            continue
-        place = _place(bare[name], array.ndim, stem)
-        if place in sources:
-            raise ValueError(f"{path}: both {sources[place].name} and {name} would be {place}")
-        sources[place] = _Source(name, _our_axes(array))
+    for name, found in convert(weights).items():
+        if not found:
+            unused[name] = _why_unused(name, weights[name])
+        for place, array in found.items():
+            if place in sources:
+                raise ValueError(f"{path}: both {sources[place].name} and {name} would be {place}")
+            sources[place] = _Source(name, array)
     if not sources:
         raise ValueError(
             f"{path}: none of its {len(arrays)} arrays ({_few(arrays, 3)}) has the name of a layer of a "
-            "torchvision ResNet, such as conv1.weight, stem.0.weight or layer1.0.conv1.weight"
+            "torchvision ResNet, such as conv1.weight, stem.0.weight or layer1.0.conv1.weight, or of a "
+            "vision transformer, such as blocks.0.norm1.weight"
         )
     return _fill(variables, sources, str(path), unused, len(arrays) - len(weights))
 
@@ -225,6 +231,29 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
     }
 
 
+def _resnet_sources(weights: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns, for each array of torchvision, our variable with its values; none if not in a trunk."""
+    bare = {name: _WRAPPERS.sub("", name) for name in weights}
+    stem = _SPLIT_STEM if any(name.startswith("stem.3.") for name in bare.values()) else _STEM
+    return {
+        name: {_place(bare[name], array.ndim, stem): _our_axes(array)}
+        if _TRUNK.match(bare[name])
+        else {}
+        for name, array in weights.items()
+    }
+
+
+def _vit_sources(weights: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns, for each array of a transformer, our variables with their values; none if not in a trunk."""
+    return {
+        name: {
+            f"params/trunk/{place.name}": vit_names.converted(weights[name], place)
+            for place in found
+        }
+        for name, found in vit_names.places(weights).items()
+    }
+
+
 def _place(name: str, ndim: int, stem: Mapping[str, str]) -> str:
     """Converts torchvision's name of an array of the trunk to ours."""
     module, _, leaf = name.rpartition(".")
@@ -259,6 +288,7 @@ def _fill(
 ) -> tuple[Variables, Report]:
     """Replaces the variables of all modules for which the sources have every array."""
     ours = traverse_util.flatten_dict(variables, sep="/")
+    sources, resized = _with_resized_positions(sources, ours)
     _check_trunk(sources, ours, source)
     reasons = {place: why for place in sources if (why := _misfit(sources, ours, place))}
     incomplete = {_module(place) for place in (*reasons, *(ours.keys() - sources.keys()))}
@@ -272,8 +302,21 @@ def _fill(
         if place not in filled
     }
     fresh = tuple(place for place in ours if place not in filled)
-    report = Report(source, tuple(loaded), misfits | dict(unused), counters, fresh)
-    return traverse_util.unflatten_dict(ours | filled, sep="/"), report
+    report = Report(source, tuple(loaded), misfits | dict(unused), counters, fresh, resized)
+    return dict(variables) | traverse_util.unflatten_dict(ours | filled, sep="/"), report
+
+
+def _with_resized_positions(
+    sources: Mapping[str, _Source], ours: Mapping[str, Any]
+) -> tuple[Mapping[str, _Source], tuple[int, int] | None]:
+    """Returns the sources with as many positions as the network has, and both numbers if they differ."""
+    if _POSITIONS not in sources or _POSITIONS not in ours:
+        return sources, None
+    one, length = sources[_POSITIONS], ours[_POSITIONS].shape[0]
+    if one.array.shape[0] == length:
+        return sources, None
+    resized = _Source(one.name, vit_names.resized_positions(one.array, length))
+    return {**sources, _POSITIONS: resized}, (one.array.shape[0], length)
 
 
 def _misfit(sources: Mapping[str, _Source], ours: Mapping[str, Any], place: str) -> str | None:
@@ -286,7 +329,7 @@ def _misfit(sources: Mapping[str, _Source], ours: Mapping[str, Any], place: str)
 
 def _check_trunk(sources: Mapping[str, _Source], ours: Mapping[str, Any], source: str) -> None:
     """Raises a ValueError that names the first array of the trunk that is missing or does not fit."""
-    theirs = {place: one for place, one in sources.items() if _module(place).startswith("trunk/")}
+    theirs = {place: one for place, one in sources.items() if _in_trunk(place)}
     for place, one in theirs.items():
         if why := _misfit(sources, ours, place):
             if one.name != place:
@@ -296,23 +339,48 @@ def _check_trunk(sources: Mapping[str, _Source], ours: Mapping[str, Any], source
                 hint = "It depends on config.augment.size"
             raise ValueError(f"{source} does not fit the trunk: {one.name}: {why}. {hint}")
     for place in ours:
-        if _module(place).startswith("trunk/") and place not in theirs:
+        if _in_trunk(place) and place not in theirs and not _may_be_new(place, theirs):
             raise ValueError(f"{source} does not fit the trunk: it has no {place}. {_hint(theirs)}")
 
 
+def _in_trunk(place: str) -> bool:
+    return place.split("/")[1] == "trunk"
+
+
+def _may_be_new(place: str, theirs: Mapping[str, _Source]) -> bool:
+    """Whether a variable of the trunk may be random: a low-rank update, or a norm that the source lacks."""
+    if _LORA.search(place):
+        return True
+    return _module(place) == _NORM and not any(_module(name) == _NORM for name in theirs)
+
+
 def _hint(theirs: Mapping[str, _Source]) -> str:
-    """Names the trunk that has exactly these variables, for any frame size."""
-    shapes = {place: tuple(one.array.shape) for place, one in theirs.items() if place != _EMBED}
+    """Names the trunks with these variables, for any frame size; a transformer's blocks are alike."""
+    later = re.compile(r"/block[1-9]\d*/")
+    blocks = len({place.split("/")[2] for place in theirs if "/block" in place})
+    given = {place: one.array for place, one in theirs.items() if not later.search(place)}
+    fitting = []
     for name in trunks.NAMES:
         trunk = trunks.create(name, dtype=jnp.float32)
-        frames = jax.ShapeDtypeStruct((1, 4, 48, 48, 3), jnp.float32)
+        is_vit = isinstance(trunk, vit.ViT)
+        if blocks != (trunk.depth if is_vit else 0):
+            continue
+        trunk = trunk.clone(depth=1) if is_vit else trunk
+        frames = jax.ShapeDtypeStruct((1, 4, 224, 224, 3), jnp.float32)
         tree = jax.eval_shape(
             lambda x, trunk=trunk: trunk.init(jax.random.key(0), x, False), frames
         )
         nested = {collection: {"trunk": part} for collection, part in tree.items()}
-        flat = traverse_util.flatten_dict(nested, sep="/")
-        if {place: leaf.shape for place, leaf in flat.items() if place != _EMBED} == shapes:
-            return f"It fits config.model.trunk = {name!r}"
+        ours = traverse_util.flatten_dict(nested, sep="/")
+        free = {_EMBED, _POSITIONS, *(place for place in ours if _may_be_new(place, theirs))}
+        shapes = [
+            {place: tuple(leaf.shape) for place, leaf in variables.items() if place not in free}
+            for variables in (ours, given)
+        ]
+        if shapes[0] == shapes[1]:
+            fitting.append(repr(name))
+    if fitting:
+        return f"It fits config.model.trunk = {' or '.join(fitting)}"
     return f"It fits none of our trunks: {', '.join(trunks.NAMES)}"
 
 

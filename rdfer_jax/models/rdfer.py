@@ -42,7 +42,8 @@ class RDFER(nn.Module):
       snippet: r; the buffer holds snippets of r consecutive frames, and clips are made of whole snippets.
         With r > 1, movement is seen within snippets alone, by the trunk and by the short-term stream, and
         the long-term stream and the instants read the middle of each snippet: two rates, as the pathways
-        of SlowFast networks (Feichtenhofer et al. 2019, arXiv 1812.03982).
+        of SlowFast networks (Feichtenhofer et al. 2019, arXiv 1812.03982). A video transformer attends over
+        all snippets of a clip.
     """
 
     num_classes: int

@@ -1,9 +1,9 @@
-"""Trunks: a feature vector for each frame, or for each snippet of four frames.
+"""Trunks: a feature vector for each frame, or for each few frames of a clip.
 
 Frame trunks are 2-D ResNets (He et al. 2016, arXiv 1512.03385) with temporal shift (TSM: Lin, Gan
 and Han 2019, arXiv 1811.08383). `r3d_18` and `r2plus1d_18` are the 3-D ResNet-18 and the R(2+1)D-18
 of Tran et al. 2018 (arXiv 1711.11248), applied to snippets of four consecutive frames as in M3DFEL (CVPR
-2023).
+2023). Vision transformers are in `vit`.
 
 Architectures and parameter names follow torchvision: its `layer1.0.conv1.weight` is
 `params/layer1_0/conv1/kernel` here, `downsample.0` is `downsample_conv`, `downsample.1` is
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rdfer_jax.models import vit
 from rdfer_jax.models.convolution import conv3d
 
 # He et al. 2015 (arXiv 1502.01852), the fan-out variant that torchvision uses for ResNets.
@@ -199,6 +200,7 @@ class ResNet(nn.Module):
       frames_per_feature: 1 for a frame trunk, else the frames of a snippet.
       remat: recompute each block's activations in the backward pass instead of storing them.
       shift: whether a frame trunk's blocks see neighboring frames, by temporal shift.
+      frozen: normalize by the running statistics in training, too, and leave them as they are.
     """
 
     depths: tuple[int, ...]
@@ -213,6 +215,7 @@ class ResNet(nn.Module):
     frames_per_feature: int = 1
     remat: bool = False
     shift: bool = True
+    frozen: bool = False
 
     @property
     def features(self) -> int:
@@ -235,6 +238,7 @@ class ResNet(nn.Module):
         """
         videos, frames = frames_NFHWC.shape[:2]
         snippet, rank = self.frames_per_feature, len(self.stem_kernel)
+        train = train and not self.frozen
         if frames % snippet:
             raise ValueError(f"{frames} frames cannot be split into snippets of {snippet}")
         x = frames_NFHWC.astype(self.dtype)
@@ -300,7 +304,7 @@ _r3d_18 = functools.partial(
     frames_per_feature=4,
 )
 
-#: Name of a trunk -> its constructor, which takes dtype, remat and shift.
+#: Name of a trunk -> its constructor, which takes dtype, remat, shift and frozen.
 TRUNKS: dict[str, Callable[..., nn.Module]] = {
     "resnet8_narrow": functools.partial(
         ResNet,
@@ -326,22 +330,40 @@ TRUNKS: dict[str, Callable[..., nn.Module]] = {
     "r2plus1d_18": functools.partial(_r3d_18, block=SplitBlock, stem_middle=45),
 }
 
-NAMES = tuple(TRUNKS)
+NAMES = (*TRUNKS, *vit.TRUNKS)
 
 
-def create(name: str, *, dtype: Any, remat: bool = False, shift: bool = True) -> nn.Module:
+def create(
+    name: str,
+    *,
+    dtype: Any,
+    remat: bool = False,
+    shift: bool = True,
+    drop_path: float = 0.0,
+    lora: vit.LoRA | None = None,
+    frozen: bool = False,
+) -> nn.Module:
     """Returns a trunk by name: a Linen module, called as `trunk(frames_NFHWC, train)`.
 
     Args:
       name: resnet8_narrow (for a CPU; 3.7 million multiplications per frame at 48 px), or resnet18,
-        resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million per frame at 112 px).
+        resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million per frame at 112 px), or one of
+        `vit`.
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
-      shift: see ResNet.
+      shift: see ResNet; a vision transformer has none.
+      drop_path, lora: see vit.ViT; a ResNet has none.
+      frozen: see ResNet and vit.ViT.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or a ResNet should have drop_path or lora.
     """
+    if name in vit.TRUNKS:
+        return vit.TRUNKS[name](
+            dtype=dtype, remat=remat, drop_path=drop_path, lora=lora, frozen=frozen
+        )
     if name not in TRUNKS:
-        raise ValueError(f"unknown trunk {name!r}; choose from {', '.join(TRUNKS)}")
-    return TRUNKS[name](dtype=dtype, remat=remat, shift=shift)
+        raise ValueError(f"unknown trunk {name!r}; choose from {', '.join(NAMES)}")
+    if drop_path or lora:
+        raise ValueError(f"drop_path and lora: expected a vision transformer, got {name!r}")
+    return TRUNKS[name](dtype=dtype, remat=remat, shift=shift, frozen=frozen)

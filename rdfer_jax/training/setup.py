@@ -118,7 +118,7 @@ class ModelSetup:
         step_fn = make_train_step(
             self.config,
             self.network,
-            optim.create(self.config.optim, self.learning_rate),
+            optim.create(self.config.optim, self.learning_rate, self.config.model),
             total_steps=self.counts.total,
             steps_per_epoch=self.counts.epoch,
         )

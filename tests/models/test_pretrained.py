@@ -417,8 +417,8 @@ def test_half_a_trunk_is_refused(changes, message, tmp_path):
 
 
 def test_a_file_of_something_else_is_refused_with_its_names(tmp_path):
-    path = saved(tmp_path, {f"blocks.{i}.attn.qkv.weight": np.ones((3, 3)) for i in range(5)})
-    with pytest.raises(ValueError, match=r"none of its 5 arrays \(blocks.0.*and 2 more\).*conv1"):
+    path = saved(tmp_path, {f"stages.{i}.conv.weight": np.ones((3, 3)) for i in range(5)})
+    with pytest.raises(ValueError, match=r"none of its 5 arrays \(stages.0.*and 2 more\).*conv1"):
         pretrained.load(path, small_shapes())
 
 

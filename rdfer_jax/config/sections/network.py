@@ -6,10 +6,26 @@ from typing import Literal
 
 from rdfer_jax.config.sections.base import Section, field
 
-FrameTrunk = Literal["resnet8_narrow", "resnet10_narrow", "resnet18", "resnet50"]
-ClipTrunk = Literal["r3d_18", "r2plus1d_18"]
-#: Trunks that read four frames at a time. The others read single frames.
-CLIP_TRUNKS: tuple[str, ...] = typing.get_args(ClipTrunk)
+FrameResNet = Literal["resnet8_narrow", "resnet10_narrow", "resnet18", "resnet50"]
+ClipResNet = Literal["r3d_18", "r2plus1d_18"]
+# fmt: off
+FrameViT = Literal[
+    "vit_narrow", "vit_s16", "vit_b16", "vit_l16", "mae_b16", "mae_l16", "mae_h14",
+    "dinov2_s14", "dinov2_b14", "dinov2_l14", "clip_b32", "clip_b16", "clip_l14",
+]
+ClipViT = Literal[
+    "videovit_narrow", "videomae_s16", "videomae_b16", "videomae_l16", "videomae_h16",
+    "marlin_s16", "marlin_b16", "marlin_l16",
+]
+# fmt: on
+#: Trunks that read several frames at a time -> how many. The others read single frames.
+CLIP_TRUNKS: dict[str, int] = {name: 4 for name in typing.get_args(ClipResNet)} | {
+    name: 2 for name in typing.get_args(ClipViT)
+}
+#: Vision transformers.
+VITS: tuple[str, ...] = (*typing.get_args(FrameViT), *typing.get_args(ClipViT))
+#: Layers of a block of a vision transformer.
+VIT_LAYERS = ("query", "key", "value", "out", "fc1", "fc2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +65,34 @@ class Model(Section):
         "the network; m3dfel (needs trunk r3d_18) and resnet_lstm (needs a frame trunk) are baselines "
         "that ignore config.key",
     )
-    trunk: Literal[FrameTrunk, ClipTrunk] = field(
-        "resnet18", "the CNN that turns frames into features", auto=True
+    trunk: Literal[FrameResNet, ClipResNet, FrameViT, ClipViT] = field(
+        "resnet18", "the network that turns frames into features", auto=True
     )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         "auto", "compute dtype; auto: bfloat16 on TPU and GPU, float32 on CPU"
     )
     shift: bool = field(
         True,
-        "temporal shift: the blocks of a frame trunk see neighboring frames; without it, or in "
+        "temporal shift: the blocks of a ResNet of frames see neighboring frames; without it, or in "
         "resnet_lstm, each frame is read by itself",
+    )
+    drop_path: float = field(
+        0.0,
+        "stochastic depth of a vision transformer: rate at which branches of its last block are left out "
+        "in training, rising linearly from 0 in the first",
+        low=0,
+        high=0.9,
+    )
+    freeze: Literal["none", "trunk"] = field(
+        "none", "what keeps its initial weights; trunk: the trunk, except for its low-rank updates"
+    )
+    lora_rank: int = field(
+        0, "LoRA: rank of the updates of a vision transformer's layers; 0: none", low=0
+    )
+    lora_alpha: float = field(32.0, "LoRA: updates are scaled by lora_alpha / lora_rank", low=0)
+    lora_dropout: float = field(0.1, "LoRA: dropout rate of the inputs", low=0, high=0.9)
+    lora_layers: str = field(
+        "query+key+value+out+fc1+fc2", "LoRA: the layers of a block with updates, joined by +"
     )
     remat: bool = field(
         False,
@@ -87,6 +121,17 @@ class Model(Section):
                 "config.model.width: expected a multiple of 2 x config.model.long_heads = "
                 f"{2 * self.long_heads}, got {self.width}"
             )
+        unknown = sorted(set(self.lora_layers.split("+")) - set(VIT_LAYERS))
+        if unknown:
+            raise ValueError(
+                f"config.model.lora_layers: expected some of {'+'.join(VIT_LAYERS)}, got {unknown[0]!r}"
+            )
+        for name in ("drop_path", "lora_rank"):
+            if getattr(self, name) and self.trunk not in VITS:
+                raise ValueError(
+                    f"config.model.{name}: expected 0 for config.model.trunk = {self.trunk!r}, which is no "
+                    f"vision transformer, got {getattr(self, name)}"
+                )
         if self.name == "m3dfel" and self.trunk != "r3d_18":
             raise ValueError(
                 "config.model.trunk: expected 'r3d_18' for config.model.name = 'm3dfel', got "

@@ -16,6 +16,13 @@ class Optim(Section):
     warmup: str = field("5 %", "duration of the linear warm-up from zero")
     weight_decay: float = field(0.05, "weight decay, of matrices and kernels only", low=0)
     clip_norm: float = field(1.0, "largest gradient norm; 0: no clipping", low=0)
+    layer_decay: float = field(
+        1.0,
+        "factor of the learning rate from each block of a vision transformer to the one below; 1: all have "
+        "the same",
+        low=0.1,
+        high=1,
+    )
     beta2: float = field(0.999, "decay of the second moment", low=0, high=1)
     evaluate: Literal["last", "average", "teacher"] = field(
         "last",
