@@ -23,14 +23,15 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from etils import epath
-from scipy import stats
+from scipy import special, stats
 
 from benchmarks import harness
-from experiments import evidence, grid, noise_scores, report, report_tables, statistics
+from experiments import audit_grid, evidence, grid, noise_scores, report, report_tables, statistics
 from experiments.choose import TASK
 from experiments.grid import Cell, Noise
 from experiments.noise_scores import Evidence
 from experiments.protocol import METHODS, ORACLE, ORACLE_AS
+from experiments.simulated import Simulated
 from rdfer_jax import paths, plots
 from rdfer_jax.pipeline import source
 from rdfer_jax.training.predictions import TRAIN_FILE, read_predictions
@@ -104,6 +105,19 @@ def rank_correlations(folder: epath.Path, entropy_B: Mapping[str, float]) -> dic
     }
 
 
+def audit(folder: epath.Path) -> dict[str, float]:
+    """Returns the figures of the label audit and of cleanlab on a cell's views, as audit_grid.figures.
+
+    The network was trained on these very labels, so the predictions are in fold, unlike those of
+    `rdfer crossval`.
+    """
+    names = ("clip_logits", "true_label")
+    train = read_predictions(folder / "run" / TRAIN_FILE, names)
+    probs = special.softmax(np.asarray(train["clip_logits"], np.float64), axis=-1)
+    true_B, label_B = (np.asarray(train[name], np.int64) for name in ("true_label", "label"))
+    return audit_grid.figures(Simulated(true_B, label_B, probs, np.zeros(len(label_B))))
+
+
 def votes_entropy(directory: epath.Path, data: Any) -> dict[str, float]:
     """Returns the entropy of the votes of each training picture, in nats, by its name."""
     columns = source.training_split(directory, data).columns("clip_id", "votes")
@@ -136,7 +150,7 @@ def summary(
     """Returns the rows of all tables."""
     groups = gather(results)
     rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("accuracy", "differences", "detection", "ranks", "calls")
+        name: [] for name in ("accuracy", "differences", "detection", "ranks", "calls", "audit")
     }
     for (epochs, method), cells in groups.items():
         head: dict[str, Any] = {"epochs": epochs, "method": method, "seeds": len(cells)}
@@ -165,6 +179,7 @@ def summary(
             continue
         rows["detection"] += detection(head, cells)
         rows["ranks"] += ranks(head, cells)
+        rows["audit"] += audits(head, cells)
         rows["calls"] += [
             head | row for row in report_tables.calls({(epochs, "people", method): list(cells)})
         ]
@@ -237,6 +252,23 @@ def ranks(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[d
     ]
 
 
+def audits(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the figures of the audit and the best of cleanlab's, means over the seeds."""
+    by_seed = {cell["seed"]: cell["audit"] for cell in cells if "audit" in cell}
+    if len(by_seed) < len(cells):
+        return []
+    found = audit_grid.summary(by_seed)
+    columns = [
+        f"{who} {figure}" for figure in ("ap", "f1", "share") for who in ("audit", "cleanlab")
+    ]
+    row = dict(head) | {"share wrong": found["share"]} | {name: found[name] for name in columns}
+    for promise in audit_grid.PROMISES:
+        listed, right = found[f"listed {promise}"], found[f"right {promise}"]
+        row[f"listed at {promise:.0%}"] = listed
+        row[f"right at {promise:.0%}"] = right / listed if listed else None
+    return [row]
+
+
 def text(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Returns the tables as Markdown, in percent."""
     return "\n\n".join(report_tables.table(part) for part in rows.values() if part)
@@ -265,10 +297,11 @@ def main(_: Sequence[str]) -> None:
         folder = output / "cells" / name
         if (folder / "run" / TRAIN_FILE).exists() and f"-{ORACLE}-" not in name:
             result["ranks"] = rank_correlations(folder, entropy)
+            result["audit"] = audit(folder)
     rows = summary(results, choice)
     origin = grid.provenance(list(results.values()), with_evidence=True)
     for cell in origin["cells"]:
-        cell.update({k: v for k, v in results[cell["name"]].items() if k == "ranks"})
+        cell.update({k: v for k, v in results[cell["name"]].items() if k in ("ranks", "audit")})
     body = {"choice": choice["digest"], **origin, **rows}
     (output / "real_faces.json").write_text(harness.to_json(body))
     (output / "real_faces.md").write_text(text(rows) + "\n")

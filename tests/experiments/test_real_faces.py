@@ -12,10 +12,12 @@ from etils import epath
 from fake_cells import cell_result
 from ferplus_files import make_rows, write
 from scipy import stats
+from sklearn import metrics
 
 from data.ferplus import ferplus_dataset_builder as ferplus
 from experiments import choose, grid, protocol, real_faces, report, report_tables
 from experiments.protocol import METHODS
+from rdfer_jax import find_label_issues
 from rdfer_jax.training.predictions import Predictions
 
 CONFIG = "configs/ferplus.py"
@@ -57,6 +59,7 @@ def command(tmp_path, choice, monkeypatch):
                 "logits": logits.mean(1),
                 "clip_logits": logits,
                 "label": np.array([r["label"] for r in truth.values()]),
+                "true_label": np.array([r["true_label"] for r in truth.values()]),
                 "memory_agreement": rng.random(len(truth)),
             }
             classes = tuple(builder.info.features["label"].names)
@@ -136,6 +139,16 @@ def test_correlations_with_the_entropy_of_the_votes_are_spearmans(command):
         assert cell["ranks"][name]["rho"] == pytest.approx(expected.statistic, abs=1e-6)
         assert cell["ranks"][name]["error"] == pytest.approx(1 / np.sqrt(len(votes)), rel=0.25)
     assert {row["measure"] for row in found["ranks"]} == set(cell["ranks"])
+
+    (row,) = found["audit"]
+    wrong = np.array([r["label"] != r["true_label"] for r in command.truth.values()])
+    assert row["share wrong"] == pytest.approx(wrong.mean())
+    label = np.array([r["label"] for r in command.truth.values()])
+    ours = find_label_issues(label, probs)
+    expected = metrics.average_precision_score(wrong, -ours.rank)
+    assert row["audit ap"] == pytest.approx(expected, abs=1e-6)
+    listed = ours.kind == "mislabeled"
+    assert row["audit f1"] == pytest.approx(metrics.f1_score(wrong, listed))
 
 
 def test_only_seeds_that_all_methods_have_finished_are_compared(command):
