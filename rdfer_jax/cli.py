@@ -109,6 +109,11 @@ COMMANDS = {
                 "folder for the results; default: WORKDIR/predict, or predict without --workdir"
             ),
             _CHECKPOINT,
+            Flag(
+                "compile_cache",
+                "folder of compiled programs, or none; default: in your cache folder",
+                Path,
+            ),
             dataclasses.replace(
                 _CONFIG,
                 text="configuration whose predict section to use; default: the run's",

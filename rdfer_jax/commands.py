@@ -13,8 +13,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rdfer_jax import build as build_lib
+from rdfer_jax import compile_cache, sharding, workarounds
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding, workarounds
 from rdfer_jax.cli import Call
 from rdfer_jax.config import Config
 from rdfer_jax.labels import audit as audit_lib
@@ -123,6 +123,7 @@ def build(flags: SimpleNamespace) -> None:
 def predict(flags: SimpleNamespace) -> None:
     """Predicts the expressions in the user's videos."""
     settings = config_lib.resolve(flags.config).predict if flags.config else None
+    compile_cache.use(flags.compile_cache or "")
     predictor.predict(flags.workdir, flags.input, flags.output, flags.checkpoint, settings)
 
 

@@ -28,7 +28,7 @@ if __name__ == "__main__":
         main.main(words)
     from rdfer_jax.datasets.synthetic_faces import film
     film.write(film.epath.Path("film.mp4"), [0], 1.0, 0.0)
-    main.main(["predict", "--workdir=run", "--input=film.mp4"])
+    main.main(["predict", "--workdir=run", "--input=film.mp4", "--compile_cache=none"])
     assert rdfer_jax.Predictor("run").classes[0] == "happy" and callable(rdfer_jax.find_label_issues)
     left = [name for name in ("data", "configs") if name in sys.modules]
     assert not left, left

@@ -128,6 +128,7 @@ def test_predict_without_a_run_uses_the_package_and_says_so_once(
         for place, image in enumerate(video):
             writer.write(image, place / 10)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "holiday.mp4"))  # cannot be written
     main.main(
         ["predict", "--input=holiday.mp4", "--config=faces", "--config.predict.detector=none"]
     )
