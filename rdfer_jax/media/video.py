@@ -7,7 +7,9 @@ does not grow with the length of a video.
 import contextlib
 import dataclasses
 import fractions
+import functools
 import itertools
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ from etils import epath
 from rdfer_jax.media import images, orientation, structure
 from rdfer_jax.media.clock import Clock
 from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
+
+log = logging.getLogger(__name__)
 
 #: Frame rate where nothing says how fast frames follow each other.
 FALLBACK_FPS = 25.0
@@ -49,10 +53,17 @@ _MAX_PIXEL_ASPECT = 10
 _MISSING_SHARE, _MISSING_FRAMES = 0.05, 1
 #: Damages to the structure of a file in a row, after which it is not read on.
 _DAMAGES = 100
-#: Clock of written videos, seconds, and the longest time that one frame is shown.
-_TICK, _LONGEST_PAUSE = fractions.Fraction(1, 90_000), 60
-#: Nearly lossless to the eye, and twice as fast to encode as the default.
-_ENCODING = {"crf": "20", "preset": "veryfast"}
+#: Clock of written videos, seconds (MPEG-4 Part 2 allows 65,535 ticks in one), and the longest time that
+#: one frame is shown.
+_TICK, _LONGEST_PAUSE = fractions.Fraction(1, 60_000), 60
+#: Encoders of H.264, which browsers play, in order of preference.
+_ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
+#: What writes where FFmpeg has none of them.
+_FALLBACK_ENCODER = "mpeg4"
+#: Nearly lossless to the eye; libx264 is twice as fast as by default.
+_ENCODING, _OTHER_ENCODING = {"crf": "20", "preset": "veryfast"}, {"b": "8M"}
+#: FFmpeg's numbers for the colors of BT.601 in limited range, into which its converter turns RGB.
+_BT601, _LIMITED = 6, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,6 +358,18 @@ class Thinner:
         return keeps
 
 
+@functools.cache
+def _encoder() -> str:
+    """Returns the encoder that this FFmpeg has; says so once if what it writes is not for browsers."""
+    found = next((name for name in _ENCODERS if name in av.codecs_available), "")
+    if not found:
+        log.warning(
+            "videos are written as MPEG-4 Part 2, which browsers do not play, because this build of PyAV "
+            "has no encoder for H.264; the one from PyPI has"
+        )
+    return found or _FALLBACK_ENCODER
+
+
 class VideoWriter:
     """Writes H.264 in MP4, with the pixel format that browsers play. Use as a context manager.
 
@@ -376,10 +399,14 @@ class VideoWriter:
             os.fspath(self._part), "w", format="mp4", options={"movflags": "faststart"}
         )
         rate = fractions.Fraction(fps).limit_denominator(1001)
-        self._stream = self._container.add_stream("libx264", rate=rate, options=_ENCODING)
+        codec = _encoder()
+        options = _ENCODING if codec == "libx264" else _OTHER_ENCODING
+        self._stream = self._container.add_stream(codec, rate=rate, options=options)
         self._stream.height, self._stream.width = (side // 2 * 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = _TICK
+        context = self._stream.codec_context
+        context.time_base, context.color_range = _TICK, _LIMITED
+        context.colorspace = context.color_primaries = context.color_trc = _BT601
 
     def __enter__(self) -> Self:
         return self

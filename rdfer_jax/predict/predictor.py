@@ -42,6 +42,8 @@ PACKAGED = "faces"
 FPS, SNIPPET_FPS = 10.0, 30.0
 #: Faces in view for fewer analyzed frames are not predicted.
 LEAST_FRAMES = 3
+#: Pictures of a face along its timeline, and their height and width in pixels.
+PORTRAITS, PORTRAIT_SIZE = 10, 192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,14 +150,20 @@ class Predictor:
             for track in tracks
         ]
         temperature = self.settings.temperature or self.config.predict.temperature or 1.0
-        for batch in _batches(self._crop(source, found, tracks, plans), self.settings.batch_size):
+        portraits: list[list[tuple[float, np.ndarray]]] = [[] for _ in tracks]
+        clips = self._crop(source, found, tracks, plans, portraits)
+        for batch in _batches(clips, self.settings.batch_size):
             prediction = self._predict([clip.crops for clip in batch])
             for row, clip in enumerate(batch):
                 window, thumbnails = _window(prediction, row, clip, found, temperature)
                 instants = _instants(prediction, row, clip, temperature)
                 collectors[clip.plan.face].add(clip.plan.places, window, thumbnails, instants)
         smooth = self.settings.smooth
-        predicted = tuple(collector.face(smooth) for collector in collectors if collector.windows)
+        predicted = tuple(
+            collector.face(smooth, tuple(pictures))
+            for collector, pictures in zip(collectors, portraits, strict=True)
+            if collector.windows
+        )
         return VideoPrediction(
             name=source.name,
             size=found.size,
@@ -177,9 +185,14 @@ class Predictor:
         return scan(frames, self._detect)
 
     def _crop(
-        self, source: Video, found: Scan, tracks: Sequence[Track], plans: Sequence[Plan]
+        self,
+        source: Video,
+        found: Scan,
+        tracks: Sequence[Track],
+        plans: Sequence[Plan],
+        portraits: Sequence[list[tuple[float, np.ndarray]]],
     ) -> Iterator[Clip]:
-        """Yields each planned window as soon as its last frame is read."""
+        """Yields each planned window as soon as its last frame is read; adds portraits of each face."""
         if not plans:
             return
         size = self.config.data.image_size
@@ -187,11 +200,15 @@ class Predictor:
             face: [plan for plan in plans if plan.face == face] for face in range(len(tracks))
         }
         crops: dict[int, dict[int, np.ndarray]] = {face: {} for face in waiting}
+        shown = [portrait_places(track.present, found.times) for track in tracks]
         name = epath.Path(source.name).name
         stream = source.frames(self._fps)
         frames = bar(stream, f"{name}: expressions", "frame", len(found.times))
         for place, frame in zip(range(len(found.times)), frames, strict=False):
             for face, queue in waiting.items():
+                if place in shown[face]:
+                    picture = self.cut.crop(frame.image, tracks[face], place, PORTRAIT_SIZE)
+                    portraits[face].append((float(found.times[place]), picture))
                 if queue and place >= queue[0].places[0] and tracks[face].present[place]:
                     crops[face][place] = self.cut.crop(frame.image, tracks[face], place, size)
                 while queue and place >= queue[0].places[-1]:
@@ -289,6 +306,17 @@ def windows(
     return result
 
 
+def portrait_places(present_A: np.ndarray, times_A: np.ndarray) -> list[int]:
+    """Returns the analyzed frames that show a face in the middle of each tenth of the time, if it is there.
+
+    At least one, if it is anywhere. Arguments as of windows.
+    """
+    middles = times_A[0] + (np.arange(PORTRAITS) + 0.5) / PORTRAITS * (times_A[-1] - times_A[0])
+    nearest = np.abs(times_A[:, None] - middles).argmin(axis=0)
+    places = list(dict.fromkeys(place for place in nearest.tolist() if present_A[place]))
+    return places or np.flatnonzero(present_A)[:1].tolist()
+
+
 Thumbnails = tuple[tuple[float, np.ndarray], ...]
 
 
@@ -343,11 +371,12 @@ class _Collector:
             if index not in self._best or probability > self._best[index][0]:
                 self._best[index] = (probability, thumbnails)
 
-    def face(self, smooth: float) -> Face:
+    def face(self, smooth: float, portraits: Thumbnails) -> Face:
         """Returns the prediction of the face."""
         probs_AN = self._course.probs(smooth)
         face = Face(self._track.boxes, self._track.found, probs_AN, tuple(self.windows))
-        return dataclasses.replace(face, thumbnails=self._best[face.expression][1])
+        thumbnails = self._best[face.expression][1]
+        return dataclasses.replace(face, thumbnails=thumbnails, portraits=portraits)
 
 
 def _batches(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

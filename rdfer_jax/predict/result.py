@@ -46,6 +46,7 @@ class Face:
         contains it.
       windows: in time order.
       thumbnails: key frames of best_window, as (time, uint8 [S, S, 3] in RGB); for pictures only.
+      portraits: the face at even steps of time, in the same form.
     """
 
     boxes: np.ndarray
@@ -53,6 +54,7 @@ class Face:
     timeline: np.ndarray
     windows: tuple[Window, ...]
     thumbnails: tuple[tuple[float, np.ndarray], ...] = ()
+    portraits: tuple[tuple[float, np.ndarray], ...] = ()
 
     @property
     def present(self) -> np.ndarray:

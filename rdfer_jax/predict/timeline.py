@@ -1,7 +1,8 @@
 """VideoPrediction -> a picture of the probabilities over time.
 
 At each time the probabilities add up to 100 %. Each expression is a colored area with its name in it, the
-key expression at the bottom. The key frames are above. Times without a face or without frames are hatched.
+key expression at the bottom. Above is the face at even steps of time, framed in the color of its
+expression; key frames have arrows. Times without a face or without frames are hatched.
 
 Letters: A analyzed frames and the gaps in time between them, E = A + 1 their edges, N classes.
 """
@@ -32,7 +33,7 @@ _LEAST = 0.08
 _NO_FACE, _NO_FRAMES = "no face", "no frames"
 _OTHERS_COLOR, _HATCH_COLOR, _TEXT_COLOR = "#d9d9d9", "#bbbbbb", "#444444"
 #: Width of a key frame and of a character, as shares of the width of a panel.
-_FRAME_WIDTH, _LETTER_WIDTH = 0.085, 0.014
+_FRAME_WIDTH, _LETTER_WIDTH = 0.09, 0.014
 
 
 def class_color(index: int) -> str:
@@ -53,12 +54,12 @@ def _draw(prediction: VideoPrediction, title: str) -> Figure:
     shown = prediction.faces[:_PANELS]
     rows = max(len(shown), 1)
     edges_E, is_frame_A = _edges(prediction.times)
-    figure = Figure(figsize=(10, 3.9 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(10, 3.9 * rows + 0.3), dpi=150, layout="constrained")
     grid = figure.subplots(2 * rows, 1, squeeze=False, sharex=True, height_ratios=[1, 3.4] * rows)
     strips, panels = grid[0::2, 0], grid[1::2, 0]
     for number, (face, strip, axes) in enumerate(zip(shown, strips, panels, strict=False), 1):
         _draw_probabilities(axes, prediction, face, edges_E, is_frame_A)
-        _draw_key_frames(strip, axes, edges_E, face)
+        _draw_pictures(strip, axes, edges_E, face, prediction.times)
         which = f"face {number}: " if len(prediction.faces) > 1 else ""
         strip.set_title(f"{which}{prediction.verdict(face)}", fontsize=11, loc="left")
     if not shown:
@@ -154,25 +155,43 @@ def _luminance(color: str) -> float:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _draw_key_frames(strip: Axes, axes: Axes, edges_E: np.ndarray, face: Face) -> None:
-    """Draws the key frames above their times, moved apart where they would overlap."""
+def _draw_pictures(
+    strip: Axes, axes: Axes, edges_E: np.ndarray, face: Face, times_A: np.ndarray
+) -> None:
+    """Draws the face at even steps of time and its key frames, moved apart where they would overlap."""
     start, length = edges_E[0], edges_E[-1] - edges_E[0]
-    shown = sorted(face.thumbnails, key=lambda thumbnail: thumbnail[0])
+    keys = {time for time, _ in face.thumbnails}
+    shown = sorted(_spaced(face, _FRAME_WIDTH * length), key=lambda picture: picture[0])
     center = _FRAME_WIDTH / 2
     for place, (time, image) in enumerate(shown):
         room = 1 - _FRAME_WIDTH * (len(shown) - place - 0.5)
         center = min(max((time - start) / length, center), room)
-        picture = OffsetImage(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), zoom=0.75)
+        picture = OffsetImage(cv2.resize(image, (160, 160), interpolation=_method(image)), zoom=0.3)
+        probs_N = face.timeline[int(np.abs(times_A - time).argmin())]
+        color = _HATCH_COLOR if np.isnan(probs_N).any() else class_color(int(probs_N.argmax()))
         strip.add_artist(
-            AnnotationBbox(picture, (center, 0.5), xycoords="axes fraction", frameon=False, pad=0)
-        )
-        axes.annotate(
-            "", (time, 0.96), (start + center * length, 1.0), annotation_clip=False,
-            arrowprops={"arrowstyle": "-|>", "color": _TEXT_COLOR, "linewidth": 0.8},
+            AnnotationBbox(
+                picture, (center, 0.5), xycoords="axes fraction", pad=0.15,
+                bboxprops={"facecolor": color, "edgecolor": "none"},
+            )
         )  # fmt: skip
+        if time in keys:
+            axes.annotate(
+                "", (time, 0.96), (start + center * length, 1.0), annotation_clip=False,
+                arrowprops={"arrowstyle": "-|>", "color": _TEXT_COLOR, "linewidth": 0.8},
+            )  # fmt: skip
         center += _FRAME_WIDTH
-    if shown:
-        after = center - _FRAME_WIDTH / 2 + 0.01
-        at = after if after < 0.9 else 0.0
-        text = {"va": "center", "fontsize": 9, "color": _TEXT_COLOR}
-        strip.text(at, 0.5, "key frames", text, transform=strip.transAxes)
+
+
+def _spaced(face: Face, least: float) -> list[tuple[float, np.ndarray]]:
+    """Returns the key frames of a face, and its portraits that are `least` seconds from all of them."""
+    keys = list(face.thumbnails)
+    return keys + [
+        portrait
+        for portrait in face.portraits
+        if all(abs(portrait[0] - time) >= least for time, _ in keys)
+    ]
+
+
+def _method(image: np.ndarray) -> int:
+    return cv2.INTER_AREA if len(image) > 160 else cv2.INTER_CUBIC

@@ -10,6 +10,7 @@ import pytest
 import raw_trees
 from etils import epath
 
+from rdfer_jax.media import video
 from rdfer_jax.media.files import MediaError
 from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.media.video import VideoReader, VideoWriter
@@ -247,9 +248,26 @@ def test_what_is_written_is_read_back_and_plays_in_browsers(tmp_path, size):
     with av.open(str(path)) as container:
         (stream,) = container.streams
         assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.codec_context.colorspace == 6  # BT.601, or players guess by the size
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # it plays while it loads
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_without_an_encoder_for_browsers_another_one_writes_and_says_so_once(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(video, "_ENCODERS", ("none_such",))
+    video._encoder.cache_clear()
+    try:
+        for name in ("a.mp4", "b.mp4"):
+            with VideoWriter(epath.Path(tmp_path / name), 10.0, (48, 64)) as writer:
+                for image in ramp(12, 48, 64):
+                    writer.write(image)
+            assert len(list(VideoFile(epath.Path(tmp_path / name)).frames())) == 12
+    finally:
+        video._encoder.cache_clear()
+    assert caplog.text.count("browsers do not play") == 1
 
 
 def test_frames_are_written_at_their_times_and_long_pauses_are_cut(tmp_path):

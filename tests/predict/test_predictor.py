@@ -174,6 +174,23 @@ def test_windows_are_predicted_each_on_its_own(predictor):
     assert [time for time, _ in face.thumbnails] == list(best.key_times)
     for time, image in face.thumbnails:
         np.testing.assert_array_equal(image, images[round(time * 10)])
+    # A portrait from the middle of each tenth of the 4.9 seconds, enlarged.
+    middles = (np.arange(10) + 0.5) * 0.49
+    np.testing.assert_allclose([time for time, _ in face.portraits], middles, atol=0.051)
+    for time, image in face.portraits:
+        small = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).astype(float)
+        away = [np.abs(small - frame).mean() for frame in images]
+        assert int(np.argmin(away)) == round(time * 10)
+
+
+def test_portraits_show_a_face_only_where_it_is_and_at_least_once():
+    times, present = np.arange(100) / 10, np.zeros(100, bool)
+    present[40:60] = True
+    assert predict_lib.portrait_places(present, times) == [45, 54]
+    present[:] = False
+    present[77] = True
+    assert predict_lib.portrait_places(present, times) == [77]
+    assert predict_lib.portrait_places(np.ones(3, bool), times[:3]) == [0, 1, 2]
 
 
 def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, caplog):
