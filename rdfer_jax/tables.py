@@ -85,6 +85,16 @@ class Column:
         return None
 
 
+#: The column of the files of clips.
+PATH = Column(
+    "path",
+    (
+        *("filepath", "file", "files", "filename", "fname", "video", "videopath", "videofile"),
+        *("videoname", "clip", "clippath", "clipfile", "clipname", "clipid", "videoid", "fileid"),
+    ),
+)
+
+
 def places(heads: Sequence[str], columns: Mapping[str, Column]) -> dict[str, int]:
     """Returns the position of each known column in a header.
 

@@ -20,9 +20,6 @@ from .listed import Listed, split_of
 
 #: Names of the columns; of several that a table has, the first here is used.
 _NAMES = {
-    "path": "path filepath file files filename fname video videopath videofile videoname clip "
-    "clippath clipfile "
-    "clipname clipid videoid fileid",
     "label": "label labels emotion emotions class classname expression category target emotionlabel "
     "expressionlabel labelname emotionname",
     "split": "split subset set usage partition dataset",
@@ -30,7 +27,7 @@ _NAMES = {
     "participantid "
     "identity performer individual patient user userid pid id",
 }
-COLUMNS: Mapping[str, Column] = {
+COLUMNS: Mapping[str, Column] = {"path": tables.PATH} | {
     key: Column(names.split()[0], names.split()[1:]) for key, names in _NAMES.items()
 }
 #: Columns without a header, by their number.

@@ -14,7 +14,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
-    *(".m2v", ".mod", ".mpe", ".mxf", ".qt", ".tod", ".vob"),
+    *(".m2v", ".mod", ".mpe", ".mxf", ".qt", ".tod", ".vob", ".ogm", ".wtv", ".rm", ".rmvb"),
+    *(
+        ".h264",
+        ".264",
+        ".avc",
+        ".h265",
+        ".265",
+        ".hevc",
+        ".ivf",
+        ".obu",
+    ),  # cameras without a container
 )
 
 #: Pixels of the largest image or video frame that is read, about two 8K frames: 200 MB in memory.

@@ -3,7 +3,6 @@
 What cannot be read stays among the videos as Unreadable, so that it is named and counted with the others.
 """
 
-import csv
 import dataclasses
 import logging
 import math
@@ -14,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
-from rdfer_jax import paths
+from rdfer_jax import paths, tables
 from rdfer_jax.media import folders, images
 from rdfer_jax.media.files import (
     VIDEO_SUFFIXES,
@@ -30,11 +29,6 @@ from rdfer_jax.media.video import FALLBACK_FPS, Frame, Thinner, VideoReader
 log = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".csv")
-#: First cells of a list that are no path but a heading.
-_HEADINGS = ("path", "file", "filename", "video", "clip")
-
-#: Characters of the longest path in a list.
-_LONGEST_PATH = 4096
 
 
 class Video(Protocol):
@@ -192,8 +186,9 @@ def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
 
     Args:
       path: a video file; a folder, in which all videos and folders of pictures count, however deep; or a
-        .txt or .csv file with a path in each line (in a CSV file: in the first column), relative to the
-        list. Folders and listed paths that cannot be read are among the videos, as Unreadable.
+        .txt or .csv file with a path in each line (in a CSV file: in the column of that name, or else the
+        first one), relative to the list. Folders and listed paths that cannot be read are among the videos,
+        as Unreadable.
       output: folder of results, which is passed over inside of other folders, like other results.
 
     Raises:
@@ -303,26 +298,8 @@ def _in_folder(folder: epath.Path, rest: _Rest, above: frozenset[str] = frozense
 
 
 def _in_list(path: epath.Path, output: str) -> list[Video]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise MediaError(f"{path}, line {number}: not UTF-8; save the list as UTF-8") from None
     videos: list[Video] = []
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            raise MediaError(
-                f"{path}, line {number}: a NUL byte, as in UTF-16; save the list as UTF-8"
-            )
-        if len(line) > _LONGEST_PATH:
-            raise MediaError(
-                f"{path}, line {number}: {len(line)} characters; a path has at most {_LONGEST_PATH}"
-            )
-        is_csv = path.suffix.lower() == ".csv"
-        name = ("".join(next(csv.reader([line]), [])[:1]) if is_csv else line).strip()
-        if not name or name.startswith("#") or (not videos and name.lower() in _HEADINGS):
-            continue
+    for number, name in _listed(path):
         try:
             if name.lower().endswith(LIST_SUFFIXES):
                 raise MediaError(f"{name}: a list inside a list")
@@ -334,3 +311,29 @@ def _in_list(path: epath.Path, output: str) -> list[Video]:
     if not videos:
         raise MediaError(f"{path}: lists no video")
     return videos
+
+
+def _listed(path: epath.Path) -> list[tuple[int, str]]:
+    """Returns the paths of a list, each with its line.
+
+    Raises:
+      MediaError: it is not text, or a quote is not closed.
+    """
+    try:
+        text = tables.decode(read_file(path), path).text
+        if path.suffix.lower() == ".csv":
+            separator = tables.separators(text, {"path": tables.PATH}, ["path"])[0]
+            rows = tables.rows(text, path, separator)
+        else:
+            lines = enumerate(text.split("\n"), 1)
+            rows = [tables.Row(f"{path}:{n}", n, (line.strip(),)) for n, line in lines]
+        rows = [row for row in rows if row.cells[0] and not row.cells[0].startswith("#")]
+        place = tables.PATH.place(rows[0].cells) if rows else None
+    except MediaError:
+        raise
+    except ValueError as error:
+        raise MediaError(str(error)) from None
+    if place is not None:
+        rows = rows[1:]
+    found = [(row.number, row.cells[place or 0]) for row in rows if len(row.cells) > (place or 0)]
+    return [(number, name) for number, name in found if name]

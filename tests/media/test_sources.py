@@ -114,6 +114,8 @@ def test_housekeeping_and_own_results_are_no_videos_and_counted(tmp_path, caplog
         ("list.txt", "# mine\n\na.mp4\r\nsub/b.avi\n"),
         ("list.csv", "path,label\na.mp4,happy\nsub/b.avi,sad\n"),
         ("list.csv", "\ufeffa.mp4\nsub/b.avi\n"),
+        ("list.csv", "\ufeffEmotion;File Name\r\nhappy;a.mp4\r\nsad;sub/b.avi\r\n"),
+        ("list.csv", 'label\tfile\nhappy\t"a.mp4"\nsad\tsub/b.avi\n'),
     ],
 )
 def test_a_list_names_videos_beside_it(tmp_path, name, text):
@@ -122,6 +124,15 @@ def test_a_list_names_videos_beside_it(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     found = sources.find(tmp_path / name)
     assert [source.name for source in found] == [f"{tmp_path}/a.mp4", f"{tmp_path}/sub/b.avi"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252", "gb18030"])
+def test_a_list_may_be_in_the_encoding_of_a_spreadsheet(tmp_path, encoding):
+    name = "愤怒的脸.mp4" if encoding == "gb18030" else "Grüße.mp4"
+    write(tmp_path / name, frames=2)
+    (tmp_path / "list.csv").write_bytes(f"path,label\n{name},happy\n".encode(encoding))
+    (found,) = sources.find(tmp_path / "list.csv")
+    assert found.name == f"{tmp_path}/{name}"
 
 
 def test_a_list_with_a_mistake_names_the_line(tmp_path):
