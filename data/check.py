@@ -74,7 +74,10 @@ class Group:
 
     def how(self) -> str:
         """What they have in common."""
-        return "same files" if self.same_files else "look alike"
+        if not self.same_files:
+            return "look alike"  # takes of one sitting do, and may show different expressions
+        has_one_label = len({clip.label for clip in self.clips}) == 1
+        return "same files" if has_one_label else "same files with different labels"
 
     def __str__(self) -> str:
         names = ", ".join(f"{clip.split} {clip.clip_id}" for clip in self.named())

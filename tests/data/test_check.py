@@ -113,6 +113,11 @@ def test_the_same_clip_twice_in_one_split_is_a_note(tree):
     assert "groups of identical or similar clips within one split: 1" in found.text()
 
 
+def test_the_same_clip_with_two_labels_is_told(tree):
+    shutil.copytree(tree / "train/calm/clip1", tree / "train/cross/again")
+    assert "same files with different labels: train train/calm/clip1" in checked(tree).text()
+
+
 def test_short_clips_are_counted_but_no_problem(tree):
     shutil.rmtree(tree / "test/cross/clip1")
     write(tree / "test/cross/clip1", drawn(9), first=10)
