@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import av
 import av.container
@@ -24,6 +24,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from etils import epath
 
 from rdfer_jax.media import images, orientation, structure
@@ -401,7 +402,8 @@ class VideoWriter:
         rate = fractions.Fraction(fps).limit_denominator(1001)
         codec = _encoder()
         options = _ENCODING if codec == "libx264" else _OTHER_ENCODING
-        self._stream = self._container.add_stream(codec, rate=rate, options=options)
+        stream = self._container.add_stream(codec, rate=rate, options=options)
+        self._stream = cast(VideoStream, stream)
         self._stream.height, self._stream.width = (side // 2 * 2 for side in size)
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
