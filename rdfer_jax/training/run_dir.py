@@ -82,6 +82,16 @@ def run_lock(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
+def clear_unstarted(workdir: epath.Path) -> None:
+    """Removes the settings of a run that ended before its first checkpoint, so that others may follow."""
+    folder = workdir / "checkpoints"
+    has_steps = folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
+    if has_steps or (workdir / "damaged_checkpoints").exists():
+        return
+    for name in ("config.json", "data.json"):
+        (workdir / name).unlink(missing_ok=True)
+
+
 def write_config(workdir: epath.Path, config: Config) -> None:
     """Writes config.json, unless the folder has one already.
 

@@ -60,6 +60,9 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
 
 def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     is_first = jax.process_index() == 0
+    if is_first:
+        run_dir.clear_unstarted(workdir)
+    multihost_utils.sync_global_devices("settings of a run without a checkpoint are removed")
     setup = Setup.create(config, workdir)
     config = setup.config
     step_fn = setup.train_step()

@@ -48,6 +48,19 @@ def test_settings_that_change_what_is_learned_must_stay(tmp_path):
     assert json.loads((folder / "config.json").read_text())["seed"] == 0
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_binds_nobody(tmp_path):
+    folder, config = epath.Path(tmp_path), tiny.config()
+    other = config_lib.resolve(config_lib.to_dict(config) | {"seed": 5})
+    run_dir.write_config(folder, config)
+    (folder / "checkpoints" / "12.orbax-checkpoint-tmp").mkdir(parents=True)
+    run_dir.clear_unstarted(folder)
+    run_dir.write_config(folder, other)
+    (folder / "checkpoints" / "12").mkdir()
+    run_dir.clear_unstarted(folder)
+    with pytest.raises(ValueError, match=r"other settings:\n  config.seed = 5, now 0"):
+        run_dir.write_config(folder, config)
+
+
 def test_a_run_of_an_older_version_goes_on_while_a_new_setting_is_at_its_default(tmp_path):
     folder, config = epath.Path(tmp_path), tiny.config()
     run_dir.write_config(folder, config)
