@@ -271,8 +271,8 @@ def main(_: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("seeds", "0,1,2,3,4", "Seeds of the simulations.")
     flags.DEFINE_list("sizes", "500,4000", "Numbers of videos.")
-    flags.DEFINE_list("noises", NOISES, "Kinds of noise.")
+    flags.DEFINE_list("noises", list(NOISES), "Kinds of noise.")
     flags.DEFINE_list("rates", [str(rate) for rate in RATES], "Shares of wrong labels.")
-    flags.DEFINE_list("networks", NETWORKS, "Kinds of networks.")
+    flags.DEFINE_list("networks", list(NETWORKS), "Kinds of networks.")
     paths.DEFINE_path("output", "runs/audit_grid", "Folder for the results.")
     app.run(main)

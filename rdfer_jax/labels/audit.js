@@ -161,7 +161,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (event.target.closest("input, select, textarea, dialog")) return;
+    if (event.target.closest("input:not([type=checkbox]), select, textarea, dialog")) return;
     if (!$("keys").checked) return;
     const digit = /^[1-9]$/.test(event.key) ? classes[event.key - 1] : undefined;
     const action = digit ? () => decideAndAdvance(digit) : keys[event.key];

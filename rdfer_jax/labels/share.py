@@ -50,12 +50,18 @@ class Share(NamedTuple):
     source: str
 
     def describe(self) -> str:
-        """Returns a clause such as "an estimated 20.1% of the labels are wrong (17.3% to 22.0%)"."""
+        """Returns a clause such as "an estimated 20.1% of the labels are wrong (17.3% to 22.0%)".
+
+        Predictions cannot see that hard videos are mislabeled more often, so the clause says that.
+        """
         ends = f"{self.low:.1%} to {self.high:.1%}"
         if not self.told:
             return f"how many labels are wrong cannot be told from these predictions ({ends})"
         by = {"votes": " by the annotators' votes", "review": " by the review"}.get(self.source, "")
-        return f"an estimated {self.estimate:.1%} of the labels are wrong{by} ({ends})"
+        text = f"an estimated {self.estimate:.1%} of the labels are wrong{by} ({ends})"
+        if self.source == "predictions":
+            text += ", more if hard clips are mislabeled more often than easy ones"
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the share for JSON, and its text; the estimate is None if it cannot be told."""

@@ -1,6 +1,8 @@
 """The simulation is what it says, the figures are those of other libraries, the tables hold every group."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,3 +86,17 @@ def test_tables_hold_every_group():
     assert difference["low"] < difference["mean"] < difference["high"]
     assert "| truth | 200 | 0.00% |" in text
     json.dumps([row for _, row in rows[2:]], allow_nan=False)
+
+
+@pytest.mark.e2e
+def test_the_command_measures_a_small_grid(tmp_path):
+    pytest.importorskip("cleanlab")
+    words = ["--sizes=100", "--seeds=0,1", "--noises=symmetric", "--rates=0.4", "--networks=truth"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.audit_grid", *words, f"--output={tmp_path / 'out'}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "results.md").read_text() == done.stdout
+    saved = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [cell["rate"] for cell in saved["cells"]] == [0, 0.4] and saved["seeds"] == [0, 1]

@@ -44,6 +44,7 @@ def rows():
             kind,
             CLASSES[i % 2],
             CLASSES[i % 2] if kind == "fine" else CLASSES[2 + i % 2],
+            false_alarms=0.5,
             label_quality=i / 100,
             ease=1 - i / 100,
             votes={"happy": 7, "angry": 2.5, "sad": 0} if i % 2 else None,
@@ -199,6 +200,7 @@ def test_a_card_shows_its_clip(page):
     assert card.locator(".given").first.inner_text() == "sad"
     assert card.locator(".suggested").first.inner_text() == "angry"
     assert card.locator(".amount").all_inner_texts() == [
+        "0.500",
         "0.010",
         "0.990",
         "0.500",
@@ -212,7 +214,7 @@ def test_a_card_shows_its_clip(page):
     assert picture.get_attribute("loading") == "lazy"
     wide = (
         page.locator(".bar")
-        .nth(1)
+        .nth(2)
         .evaluate("(bar) => parseFloat(getComputedStyle(bar, '::before').width) / bar.clientWidth")
     )
     assert wide == pytest.approx(1.0, abs=0.02)
@@ -237,6 +239,8 @@ def test_filters_and_order(page):
     assert shown() == 0
     assert page.locator("#empty").is_visible()
     page.select_option("[name=suggested]", "angry")
+    page.select_option("[name=score]", "label_quality")
+    page.select_option("[name=sort]", "label_quality")
     page.fill("[name=low]", "0.11")
     page.fill("[name=high]", "0.21")
     assert names(page) == [f"clip-{i:03d}" for i in (11, 13, 15, 17, 19, 21)]
@@ -252,6 +256,22 @@ def test_filters_and_order(page):
     page.keyboard.press("a")
     page.select_option("[name=state]", "relabeled")
     assert names(page) == ["clip-011"]
+
+
+@pytest.mark.browser
+def test_the_sample_is_shown_whatever_its_kind(chromium, tmp_path):
+    given = [row | {"sample": i % 10 == 0} for i, row in enumerate(rows())]
+    given[30]["why"] = "two expressions"
+    with browsing.opened(chromium, write(tmp_path, given)) as page:
+        page.check("[name=sample]")
+        assert page.inner_text("#shown").startswith("6 of 60 clips shown")
+        assert names(page) == [f"clip-{i:03d}" for i in range(0, 60, 10)]
+        assert page.locator("article .kind").nth(3).text_content() == "hard: two expressions"
+        assert page.locator("article .kind").nth(5).text_content() == "fine"
+        for _ in range(6):
+            page.keyboard.press("r")
+        assert len(export(page, tmp_path)[1]) == 6
+    assert 'name="sample"' not in write(tmp_path).read_text(encoding="utf-8")
 
 
 @pytest.mark.browser

@@ -35,6 +35,7 @@ def test_share_is_found_and_its_interval_holds_it(network):
     assert found.low <= true <= found.high
     assert found.sure <= true + 0.01
     assert f"an estimated {found.estimate:.1%} of the labels are wrong" in found.describe()
+    assert found.describe().endswith("more if hard clips are mislabeled more often than easy ones")
 
 
 def test_predictions_that_speak_of_the_given_labels_cannot_tell():
@@ -82,7 +83,7 @@ def test_votes_tell_unless_the_labels_were_made_from_them():
     limits = stats.binomtest(1, 4).proportion_ci(method="wilson")
     assert found[:3] == pytest.approx((0.25, limits.low, limits.high))
     assert found.told and found.source == "votes"
-    assert "by the annotators' votes" in found.describe()
+    assert "by the annotators' votes" in found.describe() and "hard" not in found.describe()
     assert share_lib.of_votes([0, 1, 0, 1, 1, 0], votes) is None
     assert share_lib.of_votes([0, 1], np.zeros((2, 2))) is None
 
