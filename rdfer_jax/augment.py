@@ -132,8 +132,12 @@ def eval_frames(
     """Returns what `train_frames` does, for evaluation: deterministic, and the same for all videos.
 
     With options.eval_views = "augmented", each clip but the first has a random transform of its own, drawn
-    once for all videos and runs.
+    once for all videos and runs. With options.eval_crops = 5, videos and clips are repeated five times, one
+    after the other: B is that of the input times five.
     """
+    if options.eval_crops > 1:
+        frames_BFHWC = five_crops(frames_BFHWC, options.size)
+        clips_BKT = jnp.repeat(clips_BKT, options.eval_crops, axis=0)
     frames_BFhwC = eval_transform(frames_BFHWC, options, dtype)
     if options.per == "video":
         return frames_BFhwC, None
@@ -144,6 +148,19 @@ def eval_frames(
     _, own_BKThwC = train_frames(frames_BFHWC, clips_BKT, keys_B, options, dtype)
     assert own_BKThwC is not None
     return frames_BFhwC, own_BKThwC.at[:, 0].set(plain_BKThwC[:, 0])
+
+
+def five_crops(frames_BFHWC: jax.Array, size: int) -> jax.Array:
+    """Returns the squares in the four corners and the center of each video, [5 B, F, size, size, C].
+
+    Those of a video follow each other. Their places are those of torchvision's FiveCrop.
+    """
+    height, width = frames_BFHWC.shape[2:4]
+    bottom, right = height - size, width - size
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    corners.append((round(bottom / 2), round(right / 2)))
+    crops = [frames_BFHWC[:, :, y : y + size, x : x + size] for y, x in corners]
+    return jnp.stack(crops, axis=1).reshape(-1, *crops[0].shape[1:])
 
 
 def pick_frames(frames_BFX: jax.Array, clips_BKT: jax.Array) -> jax.Array:

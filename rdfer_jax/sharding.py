@@ -1,7 +1,9 @@
 """The device mesh, and the layout of arrays on it."""
 
+import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 #: The only axis of the mesh; batches are sharded along it.
 DATA_AXIS = "data"
+#: Arrays with fewer elements are not worth the communication.
+LEAST_SPLIT = 2**14
 
 
 def split_cpu(count: int) -> None:
@@ -40,6 +44,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split_batch(mesh: Mesh) -> NamedSharding:
     """Returns the sharding in which every device holds its part of the first axis."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def split_parameters(mesh: Mesh, tree: Any) -> Any:
+    """Returns the shardings in which every device holds a part of each large array (FSDP).
+
+    Args:
+      mesh: the devices.
+      tree: of arrays, or anything with a shape.
+
+    Returns:
+      A tree of shardings: the longest axis that can be split evenly is. Arrays of fewer than LEAST_SPLIT
+      elements, and those without such an axis, are whole on every device.
+    """
+
+    def layout(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        if math.prod(leaf.shape) < LEAST_SPLIT or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, DATA_AXIS))
+
+    return jax.tree.map(layout, tree)
 
 
 def local_batch_size(batch_size: int, mesh: Mesh, field: str) -> int:

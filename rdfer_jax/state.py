@@ -120,10 +120,12 @@ def _num_features(config: Config, network: Network, variables: Any) -> int:
     return features.shape[-1]
 
 
-def abstract(state: Any, layout: jax.sharding.Sharding) -> Any:
-    """Returns the shapes and types of a state or its parts, each with the given sharding."""
+def abstract(state: Any, layout: Any) -> Any:
+    """Returns the shapes and types of a state or its parts, with one sharding or a tree of them."""
+    if isinstance(layout, jax.sharding.Sharding):
+        layout = jax.tree.map(lambda _: layout, state)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), state
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own), state, layout
     )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rdfer_jax import agreement, augment, losses, optim
+from rdfer_jax import agreement, augment, erasing, losses, mixing, optim
 from rdfer_jax import config as config_lib
 from rdfer_jax import memory as memory_lib
 from rdfer_jax.agreement import Partition, Verdict
@@ -16,12 +16,16 @@ from rdfer_jax.config import Config
 from rdfer_jax.losses import limit
 from rdfer_jax.memory import Memory
 from rdfer_jax.metrics import TrainMetrics
-from rdfer_jax.models import Network, resampling
+from rdfer_jax.models import Forward, Network, resampling
 from rdfer_jax.state import TrainState, evaluated, update_average, update_teacher
 from rdfer_jax.types import Batch, Outputs, Prediction
 
+#: Numbers of the random streams that are derived from another one.
+_MIX, _ERASE = 1000, 1001
+
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]
 PredictStep = Callable[[TrainState, Batch], Prediction]
+GradFn = Callable[..., tuple[Any, dict[str, Any]]]
 
 
 def make_train_step(
@@ -40,6 +44,8 @@ def make_train_step(
     grad_fn = make_grad_fn(
         config, network, total_steps=total_steps, steps_per_epoch=steps_per_epoch
     )
+    if config.optim.accumulate > 1:
+        grad_fn = accumulated(grad_fn, config.optim.accumulate)
     average_from = config_lib.steps(
         config.optim.average_from, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
@@ -65,29 +71,44 @@ def make_train_step(
 
 def make_grad_fn(
     config: Config, network: Network, *, total_steps: int, steps_per_epoch: int
-) -> Callable[[TrainState, Batch], tuple[Any, dict[str, Any]]]:
-    """Returns a pure function: (state, batch) -> (gradients of the mean robust loss, aux).
+) -> GradFn:
+    """Returns a pure function: (state, batch, part=None) -> (gradients of the mean robust loss, aux).
 
     aux is a dict of the outputs, the loss [B], the verdict, the partition, and the new batch_stats and
-    memory.
+    memory. `part` is the number of the batch within its step, if there are several.
     """
     robust_from = config_lib.steps(
         config.loss.robust_from, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
 
-    def grad_fn(state: TrainState, batch: Batch) -> tuple[Any, dict[str, Any]]:
+    def grad_fn(
+        state: TrainState, batch: Batch, part: jax.Array | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
         rng_augment, rng_clips, rng_dropout = jax.random.split(rng, 3)
+        if part is not None:
+            rng_dropout = jax.random.fold_in(rng_dropout, part)
         clips_BKT = resampling.train_clips(
             _keys(rng_clips, batch.index), config.clips, config.data.frames, config.data.snippet
         )
         frames, own = augment.train_frames(
             batch.frames, clips_BKT, _keys(rng_augment, batch.index), config.augment, network.dtype
         )
+        if config.augment.erase:
+            frames, own = _erased(
+                frames, own, _keys(rng_augment, batch.index), config.augment.erase
+            )
         teacher_BKN = None
         if state.teacher is not None:
             forward = network.read_clips(state.teacher, frames, clips_BKT, False, clip_frames=own)
             teacher_BKN = forward.outputs.clip_logits
+        mix_HW = None
+        if config.augment.mixup or config.augment.cutmix:  # after the teacher has seen them
+            rng_mix = jax.random.fold_in(rng_dropout, _MIX)
+            height, width = frames.shape[2:4]
+            mix_HW = mixing.weights(rng_mix, height, width, config.augment)
+            frames = mixing.mixed(frames, mix_HW)
+            own = None if own is None else mixing.mixed(own, mix_HW)
 
         def loss_fn(params: Any) -> tuple[jax.Array, dict[str, Any]]:
             params = optim.without_frozen_gradients(params, config.model)
@@ -123,6 +144,10 @@ def make_grad_fn(
                 votes=batch.votes,
             )
             loss_B = losses.per_video(forward.outputs, evidence, config.loss)
+            if mix_HW is not None:
+                theirs = mixing.of_partners(evidence)
+                partner_B = losses.per_video(forward.outputs, theirs, config.loss)
+                loss_B = mixing.mixed_loss(loss_B, partner_B, mix_HW)
             return jnp.mean(loss_B), {
                 "outputs": forward.outputs,
                 "loss": loss_B,
@@ -137,6 +162,37 @@ def make_grad_fn(
     return grad_fn
 
 
+def accumulated(grad_fn: GradFn, parts: int) -> GradFn:
+    """Returns what `make_grad_fn` does, for batches that are read in parts, one after the other.
+
+    Gradients are the mean of the parts'. Memory and running statistics go from one part to the next. Part i
+    has the videos i, i + parts, ..., so that each device has its share of every part.
+    """
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return jnp.swapaxes(leaf.reshape(-1, parts, *leaf.shape[1:]), 0, 1)
+
+    def join(leaf: jax.Array) -> jax.Array:
+        return jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:])
+
+    def summed(state: TrainState, batch: Batch) -> tuple[Any, dict[str, Any]]:
+        def one(carry: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, dict[str, Any]]:
+            (batch_stats, memory), total = carry
+            number, part = numbered
+            now = dataclasses.replace(state, batch_stats=batch_stats, memory=memory)
+            grads, aux = grad_fn(now, part, number)
+            kept = aux.pop("batch_stats"), aux.pop("memory")
+            return (kept, jax.tree.map(jnp.add, total, grads)), aux
+
+        start = (state.batch_stats, state.memory), jax.tree.map(jnp.zeros_like, state.params)
+        numbered = jnp.arange(parts), jax.tree.map(split, batch)
+        ((batch_stats, memory), total), aux = jax.lax.scan(one, start, numbered)
+        grads = jax.tree.map(lambda leaf: leaf / parts, total)
+        return grads, jax.tree.map(join, aux) | {"batch_stats": batch_stats, "memory": memory}
+
+    return summed
+
+
 def make_predict_step(config: Config, network: Network) -> PredictStep:
     """Returns a pure, deterministic function to jit: (state, batch) -> prediction."""
     clips_KT = resampling.eval_clips(config.clips, config.data.frames, config.data.snippet)
@@ -145,13 +201,21 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
         clips_BKT = jnp.broadcast_to(clips_KT, (len(batch.label), *clips_KT.shape))
         frames, own = augment.eval_frames(batch.frames, clips_BKT, config.augment, network.dtype)
         variables = evaluated(state, config.optim)
-        forward = network.read_clips(variables, frames, clips_BKT, False, clip_frames=own)
+        crops = config.augment.eval_crops
+        clips_NKT = jnp.repeat(clips_BKT, crops, axis=0)
+        forward = network.read_clips(variables, frames, clips_NKT, False, clip_frames=own)
+        forward = _mean_of_crops(forward, crops)
         verdict = agreement.judge(forward.outputs.clip_logits, batch.label, config.agreement)
         if config.agreement.score == "posterior":
             assert state.memory is not None
             verdict = agreement.score_by_posterior(verdict, batch.label, state.memory)
         if network.read_key_clips is not None:
-            forward = network.read_key_clips(variables, forward, verdict.consensus, False)
+            repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, crops, axis=0), forward.outputs)
+            key_class_N = jnp.repeat(verdict.consensus, crops, axis=0)
+            forward = network.read_key_clips(
+                variables, forward._replace(outputs=repeated), key_class_N, False
+            )
+            forward = _mean_of_crops(forward, crops)
         instants, instant_logits = forward.outputs.instants, forward.outputs.instant_logits
         if instant_logits is None and config.clips.frames == 1:
             instants, instant_logits = clips_BKT[:, :, 0], forward.outputs.clip_logits
@@ -237,6 +301,32 @@ def _remember(
         agreement_decay=settings.remember,
         threshold_decay=settings.running_decay,
     )
+
+
+def _mean_of_crops(forward: Forward, crops: int) -> Forward:
+    """Returns a result in which the outputs of the spatial views of each video are averaged."""
+    if crops == 1:
+        return forward
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        views = leaf.reshape(-1, crops, *leaf.shape[1:])
+        # Positions are the same in all views.
+        return jnp.mean(views, axis=1) if jnp.issubdtype(leaf.dtype, jnp.floating) else views[:, 0]
+
+    return forward._replace(outputs=jax.tree.map(mean, forward.outputs))
+
+
+def _erased(
+    frames: jax.Array, own: jax.Array | None, keys_B: jax.Array, probability: float
+) -> tuple[jax.Array, jax.Array | None]:
+    """Erases a box of each video and, if its clips have frames of their own, of each clip."""
+    keys_B = jax.vmap(lambda key: jax.random.fold_in(key, _ERASE))(keys_B)
+    if own is not None:
+        batch, clips = own.shape[:2]
+        keys_BK = jax.vmap(lambda key: jax.random.split(key, clips))(keys_B)
+        flat = erasing.erase(own.reshape(-1, *own.shape[2:]), keys_BK.reshape(-1), probability)
+        own = flat.reshape(batch, clips, *flat.shape[1:])
+    return erasing.erase(frames, keys_B, probability), own
 
 
 def _keys(rng: jax.Array, index_B: jax.Array) -> jax.Array:

@@ -43,7 +43,8 @@ FREE = {
     "profile", "compile_cache", "cpu_devices", "build", "data.dir", "data.frame_cache",
     "data.num_workers", "data.num_threads", "data.prefetch", "data.eval_batch_size",
     "data.test_split", "augment.eval_views", "train.eval_every", "train.save_every", "train.record_every",
-    "train.log_every", "train.keep", "train.tensorboard", "model.remat",
+    "train.log_every", "train.keep", "train.tensorboard", "train.shard_parameters", "model.remat",
+    "augment.eval_crops", "clips.eval_number",
     *(f"predict.{field.name}" for field in dataclasses.fields(config_lib.Predict)),
 }  # fmt: skip
 
@@ -59,7 +60,11 @@ def test_every_configuration_file_resolves(name):
     others = {
         "synthetic": "synthetic_faces",
         "synthetic_movement": "synthetic_faces",
+        "synthetic_vit": "synthetic_faces",
         "dfew_m3dfel": "dfew",
+        "dfew_videomae_b": "dfew",
+        "dfew_s4d": "dfew",
+        "dfew_clip_b16_lora": "dfew",
         "faces": "ferplus",
     }
     assert config.data.name == others.get(name, name)
@@ -129,7 +134,7 @@ def test_the_choices_are_those_that_the_code_knows():
         ({"data": {"batchsize": 3}}, r"data.batchsize: no such setting. Did you mean 'batch_size'\?"),
         ({"modell": {"width": 8}}, r"config.modell: no such setting. Did you mean 'model'\?"),
         ({"sed": 3}, r"Did you mean 'seed'\?"),
-        ({"clips": {"zzz": 3}}, "no such setting. Known: kind, number, frames, min_span"),
+        ({"clips": {"zzz": 3}}, "no such setting. Known: kind, number, eval_number, frames, min_span"),
         ({"data": 3}, "config.data: expected a section, got 3"),
     ],
 )  # fmt: skip

@@ -165,6 +165,7 @@ def _check_together(config: Config) -> None:
     _check_agreement(config.agreement)
     _check_rare_classes(config)
     _check_network(config)
+    _check_recipe(config)
     _check_frames(config)
 
 
@@ -222,6 +223,34 @@ def _check_network(config: Config) -> None:
             "config.clips.kind = 'windows': re-sampling uses the long-term features of the first clip, "
             "and only views cover the whole video; set config.key.enabled to False"
         )
+
+
+def _check_recipe(config: Config) -> None:
+    """Raises a ValueError if the batch cannot be mixed or split, or the frames not be cut."""
+    if config.data.batch_size % config.optim.accumulate:
+        raise ValueError(
+            f"config.optim.accumulate: expected a divisor of config.data.batch_size = "
+            f"{config.data.batch_size}, got {config.optim.accumulate}"
+        )
+    if config.augment.eval_crops > 1 and config.data.image_size < config.augment.size:
+        raise ValueError(
+            f"config.augment.eval_crops: expected 1, because config.data.image_size = "
+            f"{config.data.image_size} is below config.augment.size = {config.augment.size}, got "
+            f"{config.augment.eval_crops}"
+        )
+    for name in ("mixup", "cutmix"):
+        if not getattr(config.augment, name) or config.loss.method == "cross_entropy":
+            continue
+        if not config.agreement.teacher_decay:
+            raise ValueError(
+                f"config.augment.{name}: expected config.agreement.teacher_decay above 0, such as 0.99, "
+                "because only a teacher sees the videos unmixed and can judge their labels, got 0"
+            )
+        if config.loss.method == "ssr":
+            raise ValueError(
+                f"config.augment.{name}: expected 0 for config.loss.method = 'ssr', which remembers the "
+                f"features of each video, got {getattr(config.augment, name)}"
+            )
 
 
 def _check_frames(config: Config) -> None:

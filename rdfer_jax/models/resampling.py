@@ -66,7 +66,7 @@ def train_clips(
 
 
 def _eval_intervals(settings: config.Clips, buffer_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    clips = settings.number
+    clips = settings.eval_number or settings.number
     if settings.kind == "windows":
         span = settings.frames / buffer_frames
         start_K = (np.arange(clips) + 0.5) / clips * (1 - span)

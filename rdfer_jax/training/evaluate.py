@@ -62,7 +62,7 @@ class Evaluator:
         )
         self._predict = jax.jit(
             make_predict_step(config, network),
-            in_shardings=(sharding.replicated(mesh), sharding.split_batch(mesh)),
+            in_shardings=(None, sharding.split_batch(mesh)),  # the state as it is
             out_shardings=sharding.replicated(mesh),
         )
         self._place = placer(mesh)

@@ -21,6 +21,19 @@ class MemoryTooSmallError(ValueError):
     """A step needs more memory than there is; the message names the setting that would fit."""
 
 
+def of_device(mesh: Mesh) -> int | None:
+    """Returns the bytes of memory of a GPU or TPU, the same in all processes; None for others.
+
+    None, too, for devices that are only described.
+    """
+    used = set(mesh.devices.flat)
+    device = next((one for one in jax.local_devices() if one in used), None)
+    if device is None or device.platform == "cpu":
+        return None
+    stats = device.memory_stats()
+    return int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else None
+
+
 def available(mesh: Mesh) -> int | None:
     """Returns the free bytes of a device; on a CPU, of this machine or container, divided by its devices.
 

@@ -25,11 +25,14 @@ from rdfer_jax.pipeline import source
 from rdfer_jax.pipeline.source import Split
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep, make_train_step
-from rdfer_jax.training import automatic, run_dir
+from rdfer_jax.training import automatic, memory_limit, run_dir
 from rdfer_jax.training.checkpoint import Checkpoints
 from rdfer_jax.types import Batch
 
 log = logging.getLogger(__name__)
+
+#: Part of a device's memory that the whole state may fill before it is split over the devices.
+_SHARE_OF_STATE = 0.25
 
 
 class StepCounts:
@@ -122,11 +125,10 @@ class ModelSetup:
             total_steps=self.counts.total,
             steps_per_epoch=self.counts.epoch,
         )
-        replicated = sharding.replicated(self.mesh)
         return jax.jit(
             step_fn,
-            in_shardings=(replicated, sharding.split_batch(self.mesh)),
-            out_shardings=(replicated, replicated),
+            in_shardings=(self.layout, sharding.split_batch(self.mesh)),
+            out_shardings=(self.layout, sharding.replicated(self.mesh)),
             donate_argnums=0,
         )
 
@@ -146,12 +148,38 @@ class ModelSetup:
     @functools.cached_property
     def _new_state(self) -> Callable[[np.uint32, np.ndarray | None], TrainState]:
         # The seed is an argument, so that runs with other seeds find the program in the compilation cache.
-        return jax.jit(self._create, out_shardings=sharding.replicated(self.mesh))
+        return jax.jit(self._create, out_shardings=self.layout)
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, types and shardings of the state, without computing it."""
-        shapes = jax.eval_shape(self._create, np.uint32(self.config.seed))
-        return state_lib.abstract(shapes, sharding.replicated(self.mesh))
+        return state_lib.abstract(self._shapes, self.layout)
+
+    @functools.cached_property
+    def layout(self) -> Any:
+        """The shardings of the state: one for all of it, or a tree if large parameters are split."""
+        whole, choice = sharding.replicated(self.mesh), self.config.train.shard_parameters
+        large = {
+            name: getattr(self._shapes, name)
+            for name in ("params", "opt_state", "teacher", "average")
+        }
+        if choice == "auto":
+            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(large))
+            limit = memory_limit.of_device(self.mesh)
+            choice = "never"
+            if limit and size > _SHARE_OF_STATE * limit:
+                choice = "always"
+                log.info(
+                    "the state has %.3g GB, a device %.3g GB: config.train.shard_parameters is on",
+                    size / 1e9, limit / 1e9,
+                )  # fmt: skip
+        if choice == "never" or self.mesh.size == 1:
+            return whole
+        split = {name: sharding.split_parameters(self.mesh, tree) for name, tree in large.items()}
+        return dataclasses.replace(jax.tree.map(lambda _: whole, self._shapes), **split)
+
+    @functools.cached_property
+    def _shapes(self) -> TrainState:
+        return jax.eval_shape(self._create, np.uint32(self.config.seed))
 
     def abstract_batch(self) -> Batch:
         """Returns the shapes, types and shardings of a training batch."""

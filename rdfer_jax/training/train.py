@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
-from rdfer_jax import plots, sharding, weights
+from rdfer_jax import plots, weights
 from rdfer_jax.config import Config
 from rdfer_jax.models import pretrained
 from rdfer_jax.pipeline import loader, source
@@ -140,10 +139,10 @@ def _initial_state(setup: Setup, checkpoints: Checkpoints) -> TrainState:
         log.info("resuming from step %d of %s", step, checkpoints.directory)
         return checkpoints.restore(step, setup.abstract_state())
     state, init_from = setup.new_state(), setup.config.init_from
-    return _initialize(state, init_from, setup.mesh) if init_from else state
+    return _initialize(state, init_from) if init_from else state
 
 
-def _initialize(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
+def _initialize(state: TrainState, init_from: str) -> TrainState:
     """Returns a new state with weights from a file or another run, and logs which were used."""
     if init_from in weights.NAMES:
         packaged = weights.load(init_from)
@@ -157,9 +156,9 @@ def _initialize(state: TrainState, init_from: str, mesh: Mesh) -> TrainState:
         variables, report = pretrained.load(init_from, state.variables)
     for line in report.lines():
         log.info("%s", line)
-    replicated = sharding.replicated(mesh)
-    variables = jax.device_put(variables, replicated)
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=replicated)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state.variables)
+    variables = jax.device_put(variables, layout)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout)
     # Teacher and average start as copies of the student; buffers must not be shared.
     copies = {
         name: copy(variables) for name in ("teacher", "average") if getattr(state, name) is not None

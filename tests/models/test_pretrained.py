@@ -677,12 +677,12 @@ def test_training_starts_from_another_run_and_resumes_without_it(
         train.train(settings(tiny_data.dir), workdir)
 
 
-def test_the_teacher_and_the_optimizer_begin_with_the_weights(other_run, one_device, tmp_path):
+def test_the_teacher_and_the_optimizer_begin_with_the_weights(other_run, tmp_path):
     given, theirs = other_run
     config = settings(tmp_path)
     network = models.create(config, 4, "cpu")  # one class more
     state = jax.jit(lambda seed: new_state(config, network, 4, seed))(np.uint32(0))
-    found = train._initialize(state, str(given), one_device)
+    found = train._initialize(state, str(given))
     assert_equal(found.teacher, found.variables)
     assert_equal(found.params["trunk"], theirs["params"]["trunk"])
     assert_equal(found.params["head"], state.params["head"])

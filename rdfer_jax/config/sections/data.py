@@ -140,6 +140,31 @@ class Augment(Section):
         "convert frames to gray, in training and prediction, as for a network of gray pictures",
         auto=True,
     )
+    erase: float = field(
+        0.0, "random erasing: probability that a box of a video, or clip, is noise", low=0, high=1
+    )
+    mixup: float = field(
+        0.0,
+        "mixup: a of the distribution Beta(a, a) of the share of each video; the rest is another one of "
+        "the batch; 0: none",
+        low=0,
+    )
+    cutmix: float = field(
+        0.0,
+        "CutMix: as mixup, for the share of the pixels outside of a box that shows another video; 0: none",
+        low=0,
+    )
+    mix_probability: float = field(
+        1.0, "probability that the videos of a batch are mixed, by mixup or cutmix", low=0, high=1
+    )
+    eval_crops: int = field(
+        1,
+        "spatial views of a video in evaluation, whose predictions are averaged; 1: the whole frame; 5: "
+        "squares of augment.size in its center and corners, not resized",
+        low=1,
+        high=5,
+        affects_training=False,
+    )
     eval_views: Literal["plain", "augmented"] = field(
         "plain",
         "what the clips show in evaluation, for per = clip; plain: the frames; augmented: every clip but "
@@ -155,7 +180,9 @@ class Augment(Section):
     )
 
     def check(self) -> None:
-        """Checks the ranges, `std` and `eval_views`; see Section."""
+        """Checks the ranges, `std`, `eval_views` and `eval_crops`; see Section."""
+        if self.eval_crops not in (1, 5):
+            raise ValueError(f"config.augment.eval_crops: expected 1 or 5, got {self.eval_crops}")
         if self.eval_views == "augmented" and self.per == "video":
             raise ValueError(
                 "config.augment.eval_views = 'augmented': expected config.augment.per = 'clip', got 'video'"
@@ -179,6 +206,12 @@ class Clips(Section):
         "views: sub-intervals that cover at least min_span of the video; windows: consecutive frames",
     )
     number: int = field(5, "K, clips per video", low=1)
+    eval_number: int = field(
+        0,
+        "clips per video in evaluation and prediction, its temporal views; 0: as number",
+        low=0,
+        affects_training=False,
+    )
     frames: int = field(16, "T, frames per clip", low=1, auto=True)
     min_span: float = field(
         0.5, "shortest view, as a fraction of the video's length", low=0.05, high=1

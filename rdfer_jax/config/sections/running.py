@@ -24,6 +24,12 @@ class Optim(Section):
         high=1,
     )
     beta2: float = field(0.999, "decay of the second moment", low=0, high=1)
+    accumulate: int = field(
+        1,
+        "gradient accumulation: parts of a batch that are read one after the other, which saves memory; "
+        "their gradients are averaged",
+        low=1,
+    )
     evaluate: Literal["last", "average", "teacher"] = field(
         "last",
         "which weights are evaluated and predict; last: those of the last step; average: their mean "
@@ -65,6 +71,12 @@ class Train(Section):
     )
     log_every: str = field(
         "20 steps", "interval between lines of metrics.jsonl", affects_training=False
+    )
+    shard_parameters: Literal["auto", "always", "never"] = field(
+        "auto",
+        "FSDP: each device holds a part of each large parameter and of its moments; auto: if the state "
+        "fills more than a quarter of the memory of a GPU or TPU",
+        affects_training=False,
     )
     keep: int = field(
         2,
