@@ -56,7 +56,8 @@ def gradients(config, parts=1, batch=None):
 
 
 def test_gradients_of_the_parts_of_a_batch_are_those_of_the_batch():
-    config = settings(agreement={"memory_decay": 0.5, "threshold_kind": "fixed"})
+    fixed = {"memory_decay": 0.5, "threshold_kind": "fixed"}  # nothing adapts within the batch
+    config = settings(agreement=fixed, loss={"hard_scale": "agreement"})
     grads, aux = gradients(config)
     again, parts = gradients(config, 4)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
