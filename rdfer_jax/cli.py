@@ -128,8 +128,7 @@ COMMANDS = {
             _output("folder for the results; default: WORKDIR/audit"),
             Flag(
                 "precision",
-                "call so many clips mislabeled that at least this share of them is wrong, such as 0.9; "
-                "default: as many as are estimated wrong",
+                "share of the listed labels that must be wrong, such as 0.9; default: no promise",
                 float,
             ),
             Flag("reviewed", "CSV file with your decisions on the sample of the audit page", Path),

@@ -52,7 +52,8 @@ def test_every_flag_that_is_a_path(home, name):
     ]
     call = cli.parse([name, *words])
     found = {flag.name for flag in command.flags if getattr(call.flags, flag.name) == f"{home}/x"}
-    assert found == {f.name for f in command.flags} & {"workdir", "input", "output"}
+    places = {"workdir", "input", "output", "compile_cache", "reviewed"}
+    assert found == {f.name for f in command.flags} & places
 
 
 def test_the_configuration_itself(home, tmp_path):

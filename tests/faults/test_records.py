@@ -73,6 +73,7 @@ def test_training_on_other_data_than_before_is_refused(config, tmp_path):
     run = epath.Path(tmp_path) / "run"
     run_dir.write_config(run, config)
     run_dir.write_data(run, "tiny_faces/default/1.0.0", tiny.CLASSES, 11, fingerprint="0" * 16)
+    (run / "checkpoints" / "1").mkdir(parents=True)  # a run without any binds nobody
     with pytest.raises(
         ValueError, match=r"run on other data: tiny_faces/default/1.0.0 with .* 0{16}"
     ):
