@@ -169,7 +169,9 @@ def names(page):
 
 
 def state(page, name):
-    return page.locator(f"article[aria-label='Clip {name}'] .state").inner_text()
+    # Not inner_text, which is empty for a card that scrolled out of view and is not rendered.
+    text = page.locator(f"article[aria-label='Clip {name}'] .state").text_content()
+    return text.strip()
 
 
 def current(page):
