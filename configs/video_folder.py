@@ -13,16 +13,10 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import setting_types
 
 AUTO = (
-    *(
-        "init_from",
-        "augment.gray",
-        "data.frames",
-        "data.image_size",
-        "data.batch_size",
-        "data.eval_batch_size",
-    ),
+    *("init_from", "augment.gray", "augment.size"),
+    *("data.frames", "data.image_size", "data.batch_size", "data.eval_batch_size"),
     *("data.test_split", "data.validation_split", "data.validation_percent"),
-    *("augment.size", "clips.frames", "key.number"),
+    *("clips.frames", "key.number"),
     *("model.trunk", "model.width", "model.instants", "model.long_layers"),
     *("train.duration", "train.eval_every", "train.save_every"),
 )
@@ -32,9 +26,7 @@ def get_config() -> ConfigDict:
     config = config_lib.default()
     config.data.name = "video_folder"
     for path in AUTO:
-        *sections, name = path.split(".")
-        section = config[sections[0]] if sections else config
-        section[name] = setting_types.AUTO
+        config_lib.set_value(config, path, setting_types.AUTO)
     config.build = {
         "source_dir": "",
         "csv": "",

@@ -67,16 +67,16 @@ def _settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **METHODS[ORACLE_AS].base, "data.variant": "voted"}
 
 
-def rank_correlations(folder: epath.Path, entropy_B: Mapping[str, float]) -> dict[str, Any]:
+def rank_correlations(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]:
     """Returns Spearman's correlation of measures of a picture's views with the entropy of its votes.
 
     Args:
       folder: of a cell with the predictions for the training split.
-      entropy_B: entropy of the votes, in nats, by name of the picture.
+      entropy: of the votes, in nats, by name of the picture.
 
     Returns:
-      By measure, the correlation and its standard error from a bootstrap over pictures; by pair of the
-      first measure and another, that of their difference.
+      By measure, the correlation and its standard error from a bootstrap over pictures, whose ranks stay
+      those among all pictures.
     """
     train = read_predictions(folder / "run" / TRAIN_FILE, ("logits", "clip_logits"))
     views = Evidence.of(train["logits"], train["clip_logits"], train["label"])
@@ -89,7 +89,7 @@ def rank_correlations(folder: epath.Path, entropy_B: Mapping[str, float]) -> dic
     }
     if "memory_agreement" in train:
         measures["1 - agreement, memory"] = 1 - np.asarray(train["memory_agreement"], np.float64)
-    target_B = np.array([entropy_B[str(name)] for name in train["clip_id"]])
+    target_B = np.array([entropy[str(name)] for name in train["clip_id"]])
     ranks = {name: stats.rankdata(values) for name, values in measures.items()}
     rank_B = stats.rankdata(target_B)
     rng = np.random.default_rng(statistics.SEED)
@@ -253,7 +253,7 @@ def ranks(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[d
 
 
 def audits(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the figures of the audit and the best of cleanlab's, means over the seeds."""
+    """Returns the figures of the audit and the best of cleanlab's: means over the seeds, no intervals."""
     by_seed = {cell["seed"]: cell["audit"] for cell in cells if "audit" in cell}
     if len(by_seed) < len(cells):
         return []

@@ -55,6 +55,11 @@ def digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(code).decode()}'"
 
 
+def data_uri(jpeg: bytes) -> str:
+    """Returns a picture as a data URI, for the attribute src."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """Returns a share as text, such as "12.5%"; a dash for None."""
     return "\N{EN DASH}" if share is None else f"{100 * share:.{digits}f}%"
@@ -73,4 +78,4 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {"percent": percent, "thousands": thousands, "embed": embed}
-_ENVIRONMENT.globals |= {"source": source, "digest": digest}
+_ENVIRONMENT.globals |= {"source": source, "digest": digest, "data_uri": data_uri}

@@ -65,7 +65,9 @@ class _AutoParser(flags.ArgumentParser):
 
     def __init__(self, kind: type):
         super().__init__()
-        self._kind = flags.BooleanParser().parse if kind is bool else kind
+        is_bool = kind is bool
+        self._kind = flags.BooleanParser().parse if is_bool else kind
+        self._expected = f"{'True, False' if is_bool else 'a number'} or {AUTO}"
 
     def parse(self, argument: Any) -> Any:
         if not isinstance(argument, str) or argument == AUTO:
@@ -73,7 +75,7 @@ class _AutoParser(flags.ArgumentParser):
         try:
             return self._kind(argument)
         except ValueError as error:
-            raise ValueError(f"{error}; expected a value or {AUTO}") from None
+            raise ValueError(f"{error}; expected {self._expected}") from None
 
 
 config_flags.register_flag_parser_for_type(_BUDGET, _BudgetParser())

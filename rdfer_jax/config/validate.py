@@ -80,8 +80,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     return tree
 
 
-def set_value(tree: dict[str, Any], path: str, new: Any) -> None:
-    """Sets a setting of nested dicts by its path, such as "data.frames" or "seed"."""
+def set_value(tree: Any, path: str, new: Any) -> None:
+    """Sets a setting of nested dicts, or of a ConfigDict, by its path, such as "data.frames" or "seed"."""
     *parents, name = path.split(".")
     for parent in parents:
         tree = tree[parent]

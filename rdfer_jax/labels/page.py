@@ -4,7 +4,6 @@ Enters: clips with scores and film strips. Leaves: an HTML file, on which a pers
 and exports them as CSV in the format of config.data.labels; see pipeline/label_files.py.
 """
 
-import base64
 import math
 import re
 from collections import Counter
@@ -153,4 +152,4 @@ def _strip(jpeg: bytes | None, where: str) -> str | None:
         return None
     if not jpeg.startswith(_JPEG):
         raise ValueError(f"{where}: strip is not a JPEG")
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return html.data_uri(jpeg)

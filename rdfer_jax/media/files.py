@@ -15,16 +15,8 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
     *(".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
     *(".m2v", ".mod", ".mpe", ".mxf", ".qt", ".tod", ".vob", ".ogm", ".wtv", ".rm", ".rmvb"),
-    *(
-        ".h264",
-        ".264",
-        ".avc",
-        ".h265",
-        ".265",
-        ".hevc",
-        ".ivf",
-        ".obu",
-    ),  # cameras without a container
+    # What cameras write without a container.
+    *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".ivf", ".obu"),
 )
 
 #: Pixels of the largest image or video frame that is read, about two 8K frames: 200 MB in memory.

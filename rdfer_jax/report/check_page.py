@@ -3,7 +3,6 @@
 Enters: the result of a check. Leaves: the text of the page.
 """
 
-import base64
 from typing import Any
 
 from rdfer_jax import html
@@ -35,9 +34,4 @@ def page(checked: Any) -> str:
                 len(checked.groups) - total_across,
             ),
         },
-        data_uri=_data_uri,
     )
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -132,7 +132,7 @@ def choose(config: Config, facts: Facts) -> Config:
     on_cpu = facts.platform == "cpu"
     is_short = on_cpu or facts.train < FEW_CLIPS
     why = "a CPU trains it in minutes" if on_cpu else f"fewer than {FEW_CLIPS:,} clips to train on"
-    choice.take(*_weights(config, facts))
+    choice.take(*_init_from(config, facts))
     if choice["init_from"]:
         values = _of_weights(choice["init_from"])
         if "augment.size" not in config.auto:
@@ -169,7 +169,7 @@ def choose(config: Config, facts: Facts) -> Config:
     return settled
 
 
-def _weights(config: Config, facts: Facts) -> tuple[str, dict[str, Any]]:
+def _init_from(config: Config, facts: Facts) -> tuple[str, dict[str, Any]]:
     """Returns the weights to start from, with the reason first."""
     if "model.trunk" not in config.auto or config.model.name != config_lib.Model().name:
         return "the network was set by hand", {"init_from": ""}

@@ -26,6 +26,15 @@ def checkpoints_folder(workdir: epath.PathLike) -> epath.Path:
     return (path.resolve() if is_local(path) else path) / "checkpoints"
 
 
+def finished(workdir: epath.PathLike) -> dict[int, epath.Path]:
+    """Returns the folders of a run's finished checkpoints by step."""
+    folder = checkpoints_folder(workdir)
+    if not folder.exists():
+        return {}
+    # The names of unfinished checkpoints are longer.
+    return {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
+
+
 def is_local(path: epath.Path) -> bool:
     """Returns whether a path is on a file system, not in an object store."""
     return "://" not in str(path)
@@ -77,11 +86,9 @@ def quarantine_damaged(workdir: epath.PathLike) -> list[int]:
       The steps of the moved checkpoints, newest first.
     """
     folder, moved = checkpoints_folder(workdir), []
-    if not folder.exists() or not is_local(folder):
+    if not is_local(folder):
         return []
-    # The names of unfinished checkpoints are longer.
-    paths = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
-    for step, path in sorted(paths.items(), reverse=True):
+    for step, path in sorted(finished(workdir).items(), reverse=True):
         if (problem := damage(path)) is None:
             break
         target = folder.parent / DAMAGED / path.name

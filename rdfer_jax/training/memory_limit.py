@@ -30,8 +30,8 @@ def of_device(mesh: Mesh) -> int | None:
     device = next((one for one in jax.local_devices() if one in used), None)
     if device is None or device.platform == "cpu":
         return None
-    stats = device.memory_stats()
-    return int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else None
+    stats = _stats(device)
+    return stats["bytes_limit"] if stats else None
 
 
 def available(mesh: Mesh) -> int | None:
@@ -41,12 +41,16 @@ def available(mesh: Mesh) -> int | None:
     """
     device = mesh.devices.flat[0]
     if device.platform != "cpu":
-        stats = device.memory_stats() if device.process_index == jax.process_index() else None
-        if not stats or "bytes_limit" not in stats:
-            return None
-        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+        stats = _stats(device) if device.process_index == jax.process_index() else None
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if stats else None
     free = _free_in_machine()
     return None if free is None else free // len(mesh.local_devices)
+
+
+def _stats(device: jax.Device) -> dict[str, int] | None:
+    """Returns what a device of this process says of its memory; None if it does not know its size."""
+    stats = device.memory_stats()
+    return stats if stats and "bytes_limit" in stats else None
 
 
 def _free_in_machine() -> int | None:

@@ -20,6 +20,7 @@ from etils import epath
 from rdfer_jax import config as config_lib
 from rdfer_jax import paths
 from rdfer_jax.config import Config
+from rdfer_jax.training import integrity
 
 #: Packages whose versions are saved.
 PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
@@ -84,9 +85,7 @@ def run_lock(workdir: epath.Path) -> Iterator[None]:
 
 def clear_unstarted(workdir: epath.Path) -> None:
     """Removes the settings of a run that ended before its first checkpoint, so that others may follow."""
-    folder = workdir / "checkpoints"
-    has_steps = folder.exists() and any(path.name.isdigit() for path in folder.iterdir())
-    if has_steps or (workdir / "damaged_checkpoints").exists():
+    if integrity.finished(workdir) or (workdir / integrity.DAMAGED).exists():
         return
     for name in ("config.json", "data.json"):
         (workdir / name).unlink(missing_ok=True)

@@ -131,8 +131,10 @@ def test_stored_splits_are_used(names, expected):
 def test_every_number_may_be_auto_on_the_command_line_and_nothing_else_is_a_word():
     call = cli.parse(["train", "--config=dfew", "--workdir=x", "--config.data.batch_size=auto"])
     assert config_lib.resolve(call.flags.config).auto == ("data.batch_size",)
-    with pytest.raises(cli.UsageError, match=r"batch_size=many: .*expected a value or auto"):
+    with pytest.raises(cli.UsageError, match=r"batch_size=many: .*expected a number or auto"):
         cli.parse(["train", "--config=dfew", "--workdir=x", "--config.data.batch_size=many"])
+    with pytest.raises(cli.UsageError, match=r"gray=maybe: .*expected True, False or auto"):
+        cli.parse(["train", "--config=dfew", "--workdir=x", "--config.augment.gray=maybe"])
     with pytest.raises(ValueError, match=r"config.data.num_threads: expected int, got 'auto'"):
         config_lib.resolve({"data": {"num_threads": "auto"}})
     with pytest.raises(
