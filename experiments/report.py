@@ -2,11 +2,11 @@
 
     python -m experiments.report --choice=runs/choose/choice.json --output=runs/report --epochs=22 --jobs=2
 
-Trains the missing cells of --methods, --kinds and --epochs, each with the settings that experiments.choose
-chose for it; a method without a choice is refused. The first sitting ties --output to its choice: later
-ones must bring the same. A number of epochs without a choice of its own takes the settings chosen at the
-next smaller one. Then reads all finished cells in --output, of this sitting or of others (and of --add),
-and writes report.json (all cells), report.md (tables), and pictures.
+Trains the missing cells of --methods, --kinds, --seeds and --epochs, each with the settings that
+experiments.choose chose for it; a method without a choice is refused. The first sitting ties --output to
+its choice: later ones must bring the same. A number of epochs without a choice of its own takes the
+settings chosen at the next smaller one. Then reads all finished cells in --output, of this sitting or of
+others (and of --add), and writes report.json (all cells), report.md (tables), and pictures.
 
 protocol.py has the data sets and the claimed comparisons; statistics.py the intervals.
 """
@@ -102,10 +102,14 @@ def main(_: Sequence[str]) -> None:
     methods = options.methods or [name for name in METHODS if name in chosen_methods]
     grid.check_known("--methods", methods, list(METHODS))
     grid.check_known("--kinds", options.kinds, list(protocol.CONDITIONS))
+    grid.check_known("--seeds", options.seeds, list(map(str, protocol.REPORT)))
+    seeds = [int(seed) for seed in options.seeds]
     cells = [
         cell
         for epochs in map(int, options.epochs)
-        for cell in protocol.report_cells(settings(choice, epochs, methods), options.kinds, epochs)
+        for cell in protocol.report_cells(
+            settings(choice, epochs, methods), options.kinds, epochs, seeds
+        )
     ]
     output = epath.Path(options.output).absolute()
     tie(output, choice)
@@ -130,5 +134,8 @@ if __name__ == "__main__":
     paths.DEFINE_path("choice", None, "choice.json of experiments.choose.", required=True)
     flags.DEFINE_list("methods", None, "Methods to train; by default all that have a choice.")
     flags.DEFINE_list("kinds", list(protocol.CONDITIONS), "Conditions whose cells are trained.")
+    flags.DEFINE_list(
+        "seeds", list(map(str, protocol.REPORT)), "Seeds of the data sets that are trained on now."
+    )
     flags.DEFINE_list("epochs", ["22"], "Lengths of training, in epochs.")
     app.run(main)

@@ -92,7 +92,7 @@ def commands(tmp_path, monkeypatch):
         options = {
             "config": CONFIG, "set": [], "jobs": 1, "add": [], "epochs": ["11"],
             "methods": [name for name in methods if module is report or name != "oracle"],
-            "kinds": list(protocol.CONDITIONS),
+            "kinds": list(protocol.CONDITIONS), "seeds": list(map(str, protocol.REPORT)),
         }  # fmt: skip
         given = type("Options", (), options | changes)
         with pytest.MonkeyPatch.context() as patch:
@@ -233,6 +233,10 @@ def test_a_report_refuses_what_was_not_chosen(tmp_path, commands, chosen, monkey
 @pytest.mark.slow
 def test_a_folder_of_a_report_belongs_to_one_choice(tmp_path, commands, chosen):
     output = str(tmp_path / "report")
+    commands(report, choice=str(chosen), output=output, kinds=["clean"], seeds=["203"])
+    assert {name.split("-b")[1] for name in commands.ran if name.startswith("report")} == {
+        "203-e11"
+    }
     commands(report, choice=str(chosen), output=output, kinds=["clean"])
     commands(report, choice=str(chosen), output=output, kinds=["clean"])
     path = next((tmp_path / "choose/cells").glob("choose-elr-*/result.json"))
