@@ -4,7 +4,8 @@
     rdfer train --config=video_folder --workdir=runs/mine
 
 Network, sizes, batch and duration are "auto": chosen for the number of clips, the devices and their memory
-when a run starts, printed, and stored with the run; see docs/how-to/train.md. Each can be set by hand.
+when a run starts, printed, and stored with the run; see docs/how-to/train.md. Whether faces are cut out is
+chosen by the build, for what the clips show. Each can be set by hand.
 """
 
 from ml_collections import ConfigDict
@@ -34,5 +35,6 @@ def get_config() -> ConfigDict:
         "test_percent": 20.0,
         "max_fps": 0.0,
         **setting_types.clip_options(),
+        "crop_faces": setting_types.or_auto(setting_types.AUTO, bool),
     }
     return config

@@ -24,6 +24,7 @@ from etils import epath
 
 from rdfer_jax import paths
 from rdfer_jax.faces.cut import DISTRIBUTOR, NOBODY, Cut
+from rdfer_jax.setting_types import AUTO
 
 from . import counts, frames, raw, relabel, schema, workers
 
@@ -32,6 +33,9 @@ _FRAMES_PER_SHARD = 16_384
 
 #: Options of crop_faces.
 _FACE_OPTIONS = ("face_detector", "face_margin", "face_align", "min_face")
+#: For crop_faces = "auto": number of clips that are looked at, the share of them that must show a face, and
+#: the share of the picture that a face fills in clips that come cropped to it.
+_LOOKED_AT, _WITH_FACE, _FILLED = 40, 0.9, 0.35
 _BASE_FIELDS = tuple(field.name for field in dataclasses.fields(tfds.core.BuilderConfig))
 
 
@@ -47,7 +51,8 @@ class ClipOptions(tfds.core.BuilderConfig):
         out and counted; with more, the build stops. True: any number; False: 0.
       labels: clip_id -> class name, in place of the label in the lists.
       crop_faces: whether to find the largest face of each clip, follow it and store only it, as a square of
-        short_side pixels. Clips without a face count as missing.
+        short_side pixels. Clips without a face count as missing. "auto" does so if nearly all clips show
+        a face, and most of them more than a face; see choose_cut.
       face_detector: blazeface or haar, see rdfer_jax/faces/detect.py; this and the next three only with
         crop_faces.
       face_margin: added on every side of the face, as a fraction of its box, 0 to 1.
@@ -60,7 +65,7 @@ class ClipOptions(tfds.core.BuilderConfig):
     jpeg_quality: int = 95
     allow_missing: int = 0
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    crop_faces: bool = False
+    crop_faces: bool | str = False
     face_detector: str = "blazeface"
     face_margin: float = Cut.margin
     face_align: bool = True
@@ -76,6 +81,8 @@ class ClipOptions(tfds.core.BuilderConfig):
             self.allow_missing = 0
         if not isinstance(self.allow_missing, int) or self.allow_missing < 0:
             raise ValueError(f"allow_missing={self.allow_missing!r}: use 0 or more, or True")
+        if self.crop_faces not in (True, False, AUTO):
+            raise ValueError(f"crop_faces={self.crop_faces!r}: use True, False or auto")
         if self.face_detector not in ("blazeface", "haar"):
             raise ValueError(f"face_detector={self.face_detector!r}: use blazeface or haar")
         if not 0 <= self.face_margin <= 1:
@@ -90,7 +97,7 @@ class ClipOptions(tfds.core.BuilderConfig):
 
     @property
     def cut(self) -> Cut | None:
-        """How to cut out faces; None to store whole frames."""
+        """How to cut out faces, if at all; None to store whole frames."""
         if not self.crop_faces:
             return None
         return Cut(self.face_detector, self.min_face, self.face_margin, self.face_align)
@@ -99,7 +106,7 @@ class ClipOptions(tfds.core.BuilderConfig):
         """Returns the options that determine the records, as plain JSON values.
 
         The source folder is left out, and how faces would be cut if they are not; labels are represented by
-        their digest.
+        their digest, and crop_faces = "auto" by itself.
         """
         fields = [f.name for f in dataclasses.fields(self) if f.name not in _BASE_FIELDS]
         without = {"source_dir", "labels"} | (set() if self.crop_faces else set(_FACE_OPTIONS))
@@ -214,6 +221,36 @@ def probe_clips(plan: Plan, pool: workers.Pool) -> Probed:
     }
 
 
+def choose_cut(
+    options: ClipOptions, plan: Plan, probed: Probed, pool: workers.Pool
+) -> tuple[Cut | None, tuple[str, ...]]:
+    """Returns how to cut out faces, None to store whole frames; and lines for the user that say why.
+
+    For crop_faces = "auto", some clips are looked at. Faces are cut out if at least _WITH_FACE of these
+    clips show one, and in most of them the largest fills less than _FILLED of the picture.
+    """
+    if options.crop_faces != AUTO:
+        again = options.crop_faces and plan.are_faces
+        note = ("the clips come cropped to the face; crop_faces cuts them again",) if again else ()
+        return options.cut, note
+    readable = [e.path for clips in probed.values() for e, probe in clips if not probe.problem]
+    if plan.are_faces or not readable:
+        return None, ()
+    chosen = readable[:: -(-len(readable) // _LOOKED_AT)]
+    cut = dataclasses.replace(options, crop_faces=True).cut
+    look = functools.partial(frames.face_size, cut=cut)
+    sizes = np.array(list(pool.map(look, chosen, total=len(chosen))))
+    shown = sizes[sizes > 0]
+    seen = f"crop_faces: a face in {len(shown)} of {len(sizes)} clips looked at"
+    if len(shown) < _WITH_FACE * len(sizes):
+        advice = "" if not len(shown) else "; True cuts out faces, and leaves out clips without one"
+        return None, (f"{seen}, so whole frames are stored{advice}",)
+    filled = f"it fills {np.median(shown):.0%} of the picture"
+    if np.median(shown) >= _FILLED:
+        return None, (f"{seen}; {filled}, so the frames are stored as they are",)
+    return cut, (f"{seen}; {filled}, so faces are cut out",)
+
+
 def shards(
     clips: Sequence[tuple[Entry, frames.Probe]], limit: int = _FRAMES_PER_SHARD
 ) -> list[list[Entry]]:
@@ -322,10 +359,9 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
         plan = relabel_plan(self.plan(), self.builder_config.labels)
-        if plan.are_faces and self.builder_config.crop_faces:
-            note = "the clips come cropped to the face; crop_faces cuts them again"
-            plan = dataclasses.replace(plan, notes=(*plan.notes, note))
         probed = probe_clips(plan, self._pool)
+        self._cut, note = choose_cut(self.builder_config, plan, probed, self._pool)
+        plan = dataclasses.replace(plan, notes=(*plan.notes, *note))
         good = self._readable(plan, probed)
         missing = [entry.clip_id for clips in probed.values() for entry, p in clips if p.problem]
         # Clips are counted while they are written, because a broken frame may be detected only then.
@@ -347,7 +383,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             damaged_clips=[],
             faces=self._faces(plan),
         )
-        if self.builder_config.crop_faces:
+        if self._cut:
             # Names of clips without a face and with several; frames that do not show the clip's face.
             self.info.metadata["face_search"] = {"none": [], "several": [], "frames_without": 0}
         self._bar.reset(total=_count(good))
@@ -358,8 +394,8 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
 
     def _faces(self, plan: Plan) -> dict[str, Any]:
         """Returns what to remember of how faces were cut, see rdfer_jax/faces/cut.py."""
-        if cut := self.builder_config.cut:
-            return cut.to_json(self.builder_config.short_side)
+        if self._cut:
+            return self._cut.to_json(self.builder_config.short_side)
         return {"by": DISTRIBUTOR if plan.are_faces else NOBODY}
 
     def _readable(self, plan: Plan, probed: Probed) -> Probed:
@@ -395,12 +431,12 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         self._complaints += complaints
         number, allowed = len(self._complaints), self.builder_config.most_missing
         if number > allowed:
-            crops = self.builder_config.crop_faces
-            what = "missing, unreadable or without a face" if crops else "missing or unreadable"
+            what = "missing, unreadable or without a face" if self._cut else "missing or unreadable"
+            whole = " To store whole frames: --config.build.crop_faces=False." if self._cut else ""
             raise MissingClipsError(
                 f"{number} of {self._num_clips} clips are {what}:\n"
                 f"{raw.listing(self._complaints)}\nRestore them, or build without them: "
-                f"--config.build.allow_missing={number} (now {allowed:g}), or True for any number."
+                f"--config.build.allow_missing={number} (now {allowed:g}), or True for any number.{whole}"
             )
         if complaints:
             print(f"left out:\n{raw.listing(complaints)}", flush=True)
@@ -449,7 +485,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         options = self.builder_config
         jobs = (
             frames.Job(
-                entry.path, options.short_side, options.jpeg_quality, plan.max_fps, options.cut
+                entry.path, options.short_side, options.jpeg_quality, plan.max_fps, self._cut
             )
             for entry in entries
         )

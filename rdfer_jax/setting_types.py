@@ -36,7 +36,7 @@ def clip_options() -> dict[str, Any]:
         "short_side": 128,
         "jpeg_quality": 95,
         "allow_missing": budget(0),
-        "crop_faces": False,
+        "crop_faces": or_auto(False, bool),
         "face_detector": "blazeface",
         "face_margin": 0.1,
         "face_align": True,

@@ -124,6 +124,39 @@ def test_a_clip_without_a_face_stops_the_build_like_a_missing_one(tree, tmp_path
     assert "train/tense/none.mp4: no face was found" in str(error.value)
 
 
+def many(folder, pictures):
+    for name, index in (("a", 5), ("b", 1)):
+        for part in ("train", "test"):
+            write_video(folder / part / name / "clip.mp4", pictures(index))
+    return folder
+
+
+def test_auto_cuts_faces_where_the_clips_show_more_than_a_face(tmp_path):
+    clips = many(tmp_path / "scenes", moving)
+    auto = build(clips, tmp_path / "auto", crop_faces="auto")
+    assert source.faces(pathlib.Path(auto.data_dir))["by"] == "build"
+    assert "crop_faces: a face in 4 of 4 clips looked at; it fills" in auto.summary()
+    assert "so faces are cut out" in auto.summary()
+    by_hand = build(clips, tmp_path / "by_hand")
+    for split in ("train", "test"):
+        assert raw_trees.read(auto, split).keys() == raw_trees.read(by_hand, split).keys()
+        for name, record in raw_trees.read(auto, split).items():
+            assert list(record["frames"]) == list(raw_trees.read(by_hand, split)[name]["frames"])
+
+
+@pytest.mark.parametrize(
+    ("is_scene", "why"), [(False, "stored as they are"), (True, "whole frames")]
+)
+def test_auto_leaves_faces_and_clips_without_one_as_they_are(tree, tmp_path, is_scene, why):
+    faces = tree if is_scene else many(tmp_path / "faces", lambda index: [drawn(index)] * FRAMES)
+    auto = build(faces, tmp_path, crop_faces="auto", allow_missing=0)
+    assert source.faces(pathlib.Path(auto.data_dir)) == {"by": "nobody"}
+    number = "4 of 5" if is_scene else "4 of 4"
+    assert f"crop_faces: a face in {number} clips looked at" in auto.summary()
+    assert why in auto.summary()
+    assert len(raw_trees.read(auto, "train")) == (3 if is_scene else 2)
+
+
 @pytest.mark.slow
 def test_worker_processes_store_the_same_bytes(built, tree, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_ITEMS_PER_WORKER", 1)
