@@ -96,10 +96,8 @@ class ClipOptions(tfds.core.BuilderConfig):
         return math.inf if self.allow_missing is True else self.allow_missing
 
     @property
-    def cut(self) -> Cut | None:
-        """How to cut out faces, if at all; None to store whole frames."""
-        if not self.crop_faces:
-            return None
+    def cut(self) -> Cut:
+        """How to cut out faces, if they are."""
         return Cut(self.face_detector, self.min_face, self.face_margin, self.face_align)
 
     def content(self) -> dict[str, Any]:
@@ -232,13 +230,12 @@ def choose_cut(
     if options.crop_faces != AUTO:
         again = options.crop_faces and plan.are_faces
         note = ("the clips come cropped to the face; crop_faces cuts them again",) if again else ()
-        return options.cut, note
+        return options.cut if options.crop_faces else None, note
     readable = [e.path for clips in probed.values() for e, probe in clips if not probe.problem]
     if plan.are_faces or not readable:
         return None, ()
     chosen = readable[:: -(-len(readable) // _LOOKED_AT)]
-    cut = dataclasses.replace(options, crop_faces=True).cut
-    look = functools.partial(frames.face_size, cut=cut)
+    look = functools.partial(frames.face_size, cut=options.cut)
     sizes = np.array(list(pool.map(look, chosen, total=len(chosen))))
     shown = sizes[sizes > 0]
     seen = f"crop_faces: a face in {len(shown)} of {len(sizes)} clips looked at"
@@ -248,7 +245,7 @@ def choose_cut(
     filled = f"it fills {np.median(shown):.0%} of the picture"
     if np.median(shown) >= _FILLED:
         return None, (f"{seen}; {filled}, so the frames are stored as they are",)
-    return cut, (f"{seen}; {filled}, so faces are cut out",)
+    return options.cut, (f"{seen}; {filled}, so faces are cut out",)
 
 
 def shards(
