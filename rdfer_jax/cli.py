@@ -119,6 +119,7 @@ COMMANDS = {
                 text="configuration whose predict section to use; default: the run's",
                 required=False,
             ),
+            Flag("force", "predict videos again whose results are there", bool, False),
         ),
     ),
     "audit": Command(

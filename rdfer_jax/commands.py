@@ -124,7 +124,9 @@ def predict(flags: SimpleNamespace) -> None:
     """Predicts the expressions in the user's videos."""
     settings = config_lib.resolve(flags.config).predict if flags.config else None
     compile_cache.use(flags.compile_cache or "")
-    predictor.predict(flags.workdir, flags.input, flags.output, flags.checkpoint, settings)
+    predictor.predict(
+        flags.workdir, flags.input, flags.output, flags.checkpoint, settings, force=flags.force
+    )
 
 
 def audit(flags: SimpleNamespace) -> None:

@@ -53,6 +53,10 @@ class Video(Protocol):
         """
         ...
 
+    def expected(self, max_fps: float = 0.0) -> int:
+        """Returns about how many frames it yields, for a progress bar. Raises as frames does."""
+        ...
+
 
 @dataclasses.dataclass
 class VideoFile:
@@ -71,6 +75,11 @@ class VideoFile:
         with VideoReader(self.path) as reader:
             yield from reader.frames(max_fps)
             self.damage = reader.problem()
+
+    def expected(self, max_fps: float = 0.0) -> int:
+        """See Video."""
+        with VideoReader(self.path) as reader:
+            return _thinned(reader.expected, reader.fps, max_fps)
 
 
 @dataclasses.dataclass
@@ -106,6 +115,10 @@ class Pictures:
         if problems:
             count = f"{len(problems)} of {len(pictures)} pictures cannot be read"
             self.damage = f"{count}, such as {problems[0]}"
+
+    def expected(self, max_fps: float = 0.0) -> int:
+        """See Video."""
+        return _thinned(len(folders.contents(self.path).pictures), self.fps, max_fps)
 
 
 @dataclasses.dataclass
@@ -154,6 +167,15 @@ class Array:
                 fitted = images.fit(image, self.images[0].shape[1::-1])
                 yield Frame(number, number / self.fps, fitted)
 
+    def expected(self, max_fps: float = 0.0) -> int:
+        """See Video."""
+        return _thinned(len(self.images), self.fps, max_fps)
+
+
+def _thinned(number: int, fps: float, max_fps: float) -> int:
+    """Returns about how many frames are left of a number of them, at most max_fps per second."""
+    return math.ceil(number * min(1.0, max_fps / fps)) if max_fps else number
+
 
 def _kind(image: object) -> str:
     """Returns what an object is, or nothing if it is a frame: uint8 [H, W, 3]."""
@@ -177,6 +199,10 @@ class Unreadable:
     damage: str = dataclasses.field(default="", init=False)
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
+        """Raises MediaError."""
+        raise MediaError(self.problem)
+
+    def expected(self, max_fps: float = 0.0) -> int:
         """Raises MediaError."""
         raise MediaError(self.problem)
 

@@ -112,6 +112,7 @@ class VideoReader:
 
     Attributes:
       declared: number of frames that the container says it holds; 0 if it does not say.
+      fps: frames per second, on average.
     """
 
     def __init__(self, path: epath.Path, threads: int = 0):
@@ -164,7 +165,7 @@ class VideoReader:
         has_edits = self._container.format.name.startswith("mov") and stream.frames
         self.declared = len(stream.index_entries) if has_edits else stream.frames
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        self._fps = rate if 0 < rate <= 1000 else FALLBACK_FPS
+        self.fps = rate if 0 < rate <= 1000 else FALLBACK_FPS
         self._converter, self._threads = VideoReformatter(), threads
 
     def __enter__(self) -> Self:
@@ -184,7 +185,7 @@ class VideoReader:
         if self.declared:
             return self.declared
         duration = (self._container.duration or 0) / av.time_base
-        return max(1, round(duration * self._fps))
+        return max(1, round(duration * self.fps))
 
     def frames(self, max_fps: float = 0.0) -> Iterator[Frame]:
         """Yields the frames in time order, at most max_fps per second; all of them if that is 0.
@@ -194,7 +195,7 @@ class VideoReader:
         Raises:
           MediaError: reading fails, a frame has more than files.MAX_PIXELS pixels, or there is no frame.
         """
-        keeps, clock, number, size = Thinner(max_fps), Clock(self._fps), 0, None
+        keeps, clock, number, size = Thinner(max_fps), Clock(self.fps), 0, None
         for number, frame in enumerate(_deinterlaced(self._decoded()), 1):
             time = clock(frame.time)
             if keeps(time):

@@ -19,6 +19,8 @@ COLUMNS = (
     "video", "folder", "expression", "probability", "agreement", "key_start", "key_end",
     "analyzed_frames", "frames_with_face", "faces", "problem", "damage",
 )  # fmt: skip
+#: Files of the results of each video.
+RESULTS = ("prediction.json", "frames.csv", "timeline.png")
 #: Bytes of the longest name of a folder; file systems allow 255, and numbers are added.
 _LONGEST_NAME = 240
 #: A line of summary.csv, by column.

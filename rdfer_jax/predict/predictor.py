@@ -27,7 +27,7 @@ from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.predict import annotate, files
+from rdfer_jax.predict import annotate, files, resume
 from rdfer_jax.predict import trained as trained_lib
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
 from rdfer_jax.predict.timecourse import TimeCourse
@@ -102,6 +102,16 @@ class Predictor:
         self.settings = settings or self.config.predict
         self._fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
         self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
+
+    def made_by(self) -> dict[str, Any]:
+        """Returns what predictions depend on besides the video, as JSON values."""
+        return {
+            "network": self._network.digest,
+            "config": config_lib.to_dict(self.config),
+            "classes": list(self.classes),
+            "settings": dataclasses.asdict(self.settings),
+            "cut": dataclasses.asdict(self.cut),
+        }
 
     def frames(
         self, images: np.ndarray | Sequence[np.ndarray], fps: float | None = None
@@ -180,8 +190,8 @@ class Predictor:
 
     def _scan(self, source: Video) -> Scan:
         """Finds and follows the faces."""
-        name = epath.Path(source.name).name
-        frames = bar(source.frames(self._fps), f"{name}: faces", "frame")
+        name, expected = epath.Path(source.name).name, source.expected(self._fps)
+        frames = bar(source.frames(self._fps), f"{name}: faces", "frame", expected)
         return scan(frames, self._detect)
 
     def _crop(
@@ -397,10 +407,14 @@ def predict(
     output: epath.PathLike | None = None,
     checkpoint: str = "last",
     settings: config_lib.Predict | None = None,
+    *,
+    force: bool = False,
 ) -> list[files.Row]:
     """Predicts videos, and writes a folder with prediction.json, frames.csv and timeline.png for each.
 
-    Videos that cannot be read, or that show no face, are reported; the others are predicted.
+    Videos that cannot be read, or that show no face, are reported; the others are predicted. A video whose
+    complete results are there is counted and not predicted again, if its files, the network and the
+    settings are the same.
 
     Args:
       run: folder of the training run; None for the network that comes with the package.
@@ -408,6 +422,7 @@ def predict(
       output: folder for everything; predict/ in the run's folder, or here without a run, if None.
       checkpoint: last, best, or a step.
       settings: how to read videos; those of the run, if None.
+      force: whether to predict all videos again.
 
     Returns:
       A row for each video, as in summary.csv.
@@ -428,8 +443,15 @@ def predict(
         )
     predictor = Predictor(run, checkpoint, settings)
     rows: list[files.Row] = []
-    predicted, failed = 0, 0
-    for video, folder in zip(videos, folders, strict=True):
+    made_by = predictor.made_by()
+    predicted, failed, before = 0, 0, 0
+    for number, (video, folder) in enumerate(zip(videos, folders, strict=True), 1):
+        digest = resume.digest(video, made_by)
+        if not force and (row := resume.finished(output / folder, digest)):
+            rows.append(row)
+            before += 1
+            continue
+        resume.begin(output / folder)
         try:
             prediction = predictor.video(video)
         except Exception as error:  # one video must not cost the others
@@ -445,12 +467,16 @@ def predict(
         if predictor.settings.annotate and prediction.faces:
             annotate.write(video, prediction, output / folder / "annotated.mp4")
         rows.append(files.summary(prediction, folder))
+        resume.complete(output / folder, digest, rows[-1])
         predicted += bool(prediction.faces)
-        log.info("%s\n  %s", files.describe(prediction), output / folder / "timeline.png")
+        which = f"{number} of {len(videos)}: " if len(videos) > 1 else ""
+        picture = output / folder / "timeline.png"
+        log.info("%s%s\n  %s", which, files.describe(prediction), picture)
     files.write_summary(rows, output / "summary.csv")
+    again = f", {before} already predicted (--force predicts them again)" if before else ""
     log.info(
-        "%d videos: %d predicted, %d without a face, %d not readable; results in %s",
-        len(rows), predicted, len(rows) - predicted - failed, failed, output,
+        "%d videos: %d predicted, %d without a face, %d not readable%s; results in %s",
+        len(rows), predicted, len(rows) - predicted - failed - before, failed, again, output,
     )  # fmt: skip
     if failed == len(rows):
         raise MediaError(f"{inputs}: none of the {failed} videos could be read")

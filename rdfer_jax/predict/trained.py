@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,12 +35,14 @@ class Trained:
       classes: names of the N classes, by index.
       faces: how the faces of its training data were cut, see faces.cut; empty if that is not known.
       model: run or name, checkpoint and step, for the records of predictions.
+      digest: hash of its variables.
     """
 
     config: Config
     classes: tuple[str, ...]
     faces: Mapping[str, Any]
     model: dict[str, str | int]
+    digest: str
     _step: Callable[[Batch], Prediction]
 
     def predict(self, frames: np.ndarray, mask: np.ndarray, *, mirror: bool = False) -> Prediction:
@@ -131,4 +134,14 @@ def _trained(
 ) -> Trained:
     config = for_video(config)
     step = jax.jit(make_predict_step(config, _setup(config, len(classes), 1).network))
-    return Trained(config, classes, faces, model, functools.partial(step, state))
+    digest = _digest((state.params, state.batch_stats))
+    return Trained(config, classes, faces, model, digest, functools.partial(step, state))
+
+
+def _digest(variables: Any) -> str:
+    """Returns a hash of the names and the values of variables."""
+    result = hashlib.blake2b()
+    for path, array in jax.tree.leaves_with_path(jax.device_get(variables)):
+        result.update(jax.tree_util.keystr(path).encode())
+        result.update(np.asarray(array).tobytes())
+    return result.hexdigest()

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 from fractions import Fraction
 from importlib import resources
@@ -222,6 +223,65 @@ def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, ca
         drawn = list(VideoFile(folder / "annotated.mp4").frames())
         assert len(drawn) == frames and drawn[0].image.shape == (64, 64, 3)
         assert drawn[-1].time == pytest.approx((frames - 1) / 25, abs=0.05)
+
+
+def test_an_interrupted_batch_goes_on_and_ends_as_if_it_had_not_been(
+    run, tmp_path, caplog, monkeypatch
+):
+    root, _ = run
+    for number in range(3):
+        raw_trees.write_video(
+            tmp_path / "in" / f"{number}.mp4", frames=12 + number, label=number, size=64
+        )
+    settings = config_lib.Predict(detector="none", batch_size=2)
+    real, read = predict_lib.Predictor.video, []
+
+    def video(self, source):
+        read.append(source.path.name)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return real(self, source)
+
+    monkeypatch.setattr(predict_lib.Predictor, "video", video)
+
+    def predict(output="out", settings=settings, **options):
+        read.clear()
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            predict_lib.predict(
+                root / "run", tmp_path / "in", tmp_path / output, settings=settings, **options
+            )
+        return (tmp_path / output / "summary.csv").read_text()
+
+    with pytest.raises(KeyboardInterrupt):
+        predict()
+    assert not (tmp_path / "out" / "summary.csv").exists()
+    first = (tmp_path / "out" / "0.mp4" / "timeline.png").stat().st_mtime_ns
+    table = predict()
+    assert read == ["2.mp4"]
+    assert "3 of 3: " in caplog.text and "1 predicted" in caplog.text
+    assert "2 already predicted (--force predicts them again)" in caplog.text
+    assert (tmp_path / "out" / "0.mp4" / "timeline.png").stat().st_mtime_ns == first
+    monkeypatch.setattr(predict_lib.Predictor, "video", real)
+    assert predict("whole") == table
+    for name in ("0.mp4", "2.mp4"):
+        one, two = (tmp_path / out / name / "prediction.json" for out in ("out", "whole"))
+        assert one.read_text() == two.read_text()
+
+    def again(**options):
+        predict(**options)
+        found = re.search(r"3 videos: (\d) predicted", caplog.text)
+        return int(found[1])
+
+    assert again() == 0
+    assert again(settings=dataclasses.replace(settings, stride=0.5)) == 3
+    assert again() == 3  # the results of other settings took their place
+    os.utime(tmp_path / "in" / "1.mp4", (1, 1))
+    assert again() == 1
+    (tmp_path / "out" / "0.mp4" / "frames.csv").unlink()
+    (tmp_path / "out" / "2.mp4" / "complete.json").write_text("{")
+    assert again() == 2
+    assert again(force=True) == 3
 
 
 def write_frames(path, times, codec="libvpx"):
