@@ -53,7 +53,7 @@ class Cell:
     Attributes:
       name: name of its folder; differs from those of the other cells.
       overrides: settings by their path, such as {"loss.method": "gce"}, on top of the grid's settings.
-      noise: the wrong labels in its training split.
+      noise: the wrong labels in its training split; injected, unless the overrides name a label file.
       seed: seed of the initial parameters, the order of the data and the augmentation.
       build: options of the data set's builder on top of the grid's, such as {"seed": 201}. A cell with
         any has its own variant of the data set, which is built if it is missing.
@@ -183,7 +183,7 @@ def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]
         variant = f"seed{build.get('seed')}-{_digest(build)[:8]}"
         settings |= {"build": build, "data.variant": variant}
         labels = f"{variant}/{labels}"
-    if cell.noise.rate:
+    if cell.noise.rate and "data.labels" not in cell.overrides:
         settings["data.labels"] = str(output / "labels" / labels)
     load(config, settings)
     noise = dataclasses.asdict(cell.noise)

@@ -3,6 +3,7 @@
     python -m experiments.noise --size=small --jobs=2 --output=runs/noise   # about 2 hours on 2 CPU cores
     python -m experiments.noise --size=full --jobs=8 --output=runs/noise    # for a large GPU
     python -m experiments.noise --size=config --config=configs/dfew.py:1 --rates=0,0.3 --output=...
+    python -m experiments.noise --size=config --config=configs/dfew.py:1 --labels=dfew-n20.csv,dfew-n40.csv
 
 Trains every loss function on labels with a known share of wrong ones, and measures WAR and UAR on the
 clean test split and the AUROC with which wrong labels are found. For one seed all methods share data,
@@ -11,9 +12,14 @@ noise.md (the printed tables) and noise.png to --output. When started again, it 
 that have not finished.
 
 --size=config takes all settings from the config file: for any data set that has been built. Its own
-labels then count as the true ones.
+labels then count as the true ones. --labels trains on label files of `rdfer inject` in place of --kinds and
+--rates, such as those of docs/evidence/noise-benchmark.md; all seeds share their wrong labels.
 """
 
+import csv
+import dataclasses
+import hashlib
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +33,7 @@ from matplotlib.figure import Figure
 from benchmarks import harness
 from experiments import grid, over_seeds
 from experiments.grid import Cell, Noise
-from rdfer_jax import plots
+from rdfer_jax import paths, plots
 from rdfer_jax.labels import inject
 
 #: Settings of each method: those of its paper, where it gives them for this kind of noise.
@@ -86,17 +92,57 @@ def cells(
 
     Without noise the kind is meaningless: these cells occur once, and those of SELECTING are left out.
     """
-    cells_by_name = {}
-    for seed, rate, kind, method in itertools.product(seeds, rates, kinds, methods):
-        if not rate and method in SELECTING:
-            continue
-        noise = Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed)
-        changes = METHODS[method] if method == "agreement" else NO_AGREEMENT | METHODS[method]
-        if method == "small_loss":  # as in its paper, it knows the rate
-            changes = changes | {"loss.forget_rate": rate}
-        name = f"{method}-{noise.name}" + ("" if rate else f"-s{seed}")
-        cells_by_name[name] = Cell(name, changes, noise, seed)
-    return list(cells_by_name.values())
+    found = [
+        _cell(method, Noise(kind, rate, seed) if rate else Noise("none", 0.0, seed))
+        for seed, rate, kind, method in itertools.product(seeds, rates, kinds, methods)
+        if rate or method not in SELECTING
+    ]
+    return list({cell.name: cell for cell in found}.values())
+
+
+def _cell(method: str, noise: Noise) -> Cell:
+    changes = METHODS[method] if method == "agreement" else NO_AGREEMENT | METHODS[method]
+    if method == "small_loss":  # as in its paper, it knows the rate
+        changes = changes | {"loss.forget_rate": noise.rate}
+    name = f"{method}-{noise.name}" + ("" if noise.rate else f"-s{noise.seed}")
+    return Cell(name, changes, noise, noise.seed)
+
+
+def labeled_cells(methods: Sequence[str], files: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Returns the cells that train on label files: each method with each file and each seed.
+
+    The kind of their noise is the file's name and the first digits of its SHA-256, the rate its share of
+    wrong labels.
+
+    Args:
+      methods: keys of METHODS.
+      files: CSV files with the column is_flipped, as `rdfer inject` writes them.
+      seeds: of the runs.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a file has no column is_flipped of 0 and 1, or no wrong label.
+    """
+    found = []
+    for name in files:
+        path = epath.Path(paths.expand(name)).absolute()
+        content = path.read_bytes()
+        try:
+            rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+            flips = [{"0": 0, "1": 1}[row["is_flipped"]] for row in rows]
+        except (KeyError, UnicodeDecodeError, csv.Error):
+            flips = []
+        if not any(flips):
+            raise ValueError(
+                f"{path}: expected a column is_flipped with 0 and some 1. Write the file with rdfer inject"
+            )
+        kind = f"{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}"
+        rate = round(sum(flips) / len(flips), 6)
+        for seed, method in itertools.product(seeds, methods):
+            cell = _cell(method, Noise(kind, rate, seed))
+            overrides = {**cell.overrides, "data.labels": str(path)}
+            found.append(dataclasses.replace(cell, overrides=overrides))
+    return found
 
 
 def gather(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, float], dict[int, Any]]:
@@ -242,12 +288,20 @@ def main(_: Sequence[str]) -> None:
     """Trains the missing cells and prints the tables."""
     options = flags.FLAGS
     grid.check_known("--methods", options.methods, list(METHODS))
-    chosen = cells(
-        options.methods,
-        options.kinds or KINDS[options.size].split(","),
-        [float(rate) for rate in options.rates or RATES[options.size].split(",")],
-        [int(seed) for seed in options.seeds],
-    )
+    seeds = [int(seed) for seed in options.seeds]
+    if options.labels:
+        if options.kinds or options.rates:
+            raise app.UsageError(
+                "--labels takes the place of --kinds and --rates: give one of them"
+            )
+        chosen = labeled_cells(options.methods, options.labels, seeds)
+    else:
+        chosen = cells(
+            options.methods,
+            options.kinds or KINDS[options.size].split(","),
+            [float(rate) for rate in options.rates or RATES[options.size].split(",")],
+            seeds,
+        )
     output, results = grid.run_from_flags(chosen, SIZES[options.size] | QUIET)
     print(write(output, results))
 
@@ -255,6 +309,7 @@ def main(_: Sequence[str]) -> None:
 if __name__ == "__main__":
     grid.define_flags("runs/noise", list(SIZES))
     flags.DEFINE_list("methods", list(METHODS), "Loss functions to compare.")
-    flags.DEFINE_list("kinds", None, f"Kinds of wrong labels: {', '.join(inject.KINDS)}.")
+    flags.DEFINE_list("kinds", None, f"Kinds of wrong labels: {', '.join(inject.KINDS)}, votes.")
     flags.DEFINE_list("rates", None, "Shares of wrong labels, in [0, 1).")
+    flags.DEFINE_list("labels", None, "Label files of rdfer inject, in place of kinds and rates.")
     app.run(main)

@@ -154,13 +154,14 @@ COMMANDS = {
         (
             _CONFIG,
             _output("CSV file with the labels; may be gs://", required=True),
-            Flag("rate", "expected share of wrong labels, in [0, 1)", float, required=True),
+            Flag("rate", "share of wrong labels, in [0, 1); not with random1 and worst", float),
             Flag(
                 "kind",
-                "symmetric, confusion, fer2013, crema_d or instance",
+                "symmetric, confusion, fer2013, crema_d, instance, votes, random1, worst",
                 default="confusion",
             ),
             Flag("seed", "seed of the random choice of labels", int, 0),
+            Flag("expect", "sha256 of the file; any other is refused; with votes, random1, worst"),
         ),
     ),
 }

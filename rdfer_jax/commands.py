@@ -20,6 +20,7 @@ from rdfer_jax.config import Config
 from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.labels import relabel as relabel_lib
+from rdfer_jax.labels import vote_noise
 from rdfer_jax.predict import predictor
 from rdfer_jax.report import check_page
 from rdfer_jax.report import report as report_lib
@@ -152,8 +153,13 @@ def relabel(flags: SimpleNamespace) -> None:
 def inject(flags: SimpleNamespace) -> None:
     """Writes wrong labels for the training split of a data set."""
     data = config_lib.resolve(flags.config).data
-    counts = inject_lib.write_flips(data, flags.kind, flags.rate, flags.seed, flags.output)
-    print(f"{flags.output}: {inject_lib.describe(counts)}")
+    asked = (data, flags.kind, flags.rate, flags.seed, flags.output)
+    if flags.kind in vote_noise.KINDS:
+        print(f"{flags.output}: {vote_noise.write(*asked, expect=flags.expect).describe()}")
+        return
+    if flags.expect is not None:
+        raise ValueError(f"--expect needs --kind={'|'.join(vote_noise.KINDS)}, got {flags.kind}")
+    print(f"{flags.output}: {inject_lib.describe(inject_lib.write_flips(*asked))}")
 
 
 COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {

@@ -12,7 +12,7 @@ import pytest
 
 import rdfer_jax
 from rdfer_jax import cli, commands, config_files, main
-from rdfer_jax.labels import inject
+from rdfer_jax.labels import inject, vote_noise
 from rdfer_jax.training.preemption import PreemptedError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -65,7 +65,7 @@ def test_help_needs_no_jax_and_names_the_kinds_of_noise():
     )
     *help_lines, modules = done.stdout.splitlines()
     assert not {"jax", "tensorflow_datasets", "cv2"} & set(modules.split())
-    assert all(kind in "".join(help_lines) for kind in inject.KINDS)
+    assert all(kind in "".join(help_lines) for kind in (*inject.KINDS, *vote_noise.KINDS))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_training_is_the_default():
         ("predict --workdir=a", "rdfer predict needs --input: a video"),
         ("train --config=synthetic", "rdfer train needs --workdir"),
         ("train --workdir=a", "rdfer train needs --config"),
-        ("inject --config=dfew --output=a.csv", "rdfer inject needs --rate"),
+        ("inject --config=dfew", "rdfer inject needs --output"),
         ("crossval --config=dfew --workdir=a --folds=many", "--folds=many: invalid literal for int"),
         ("train --config=dfew --config.data.framse=3", "has no setting 'framse'. Did you mean 'frames'?"),
         ("train --config=dfew --config.dta.frames=3", "config has no setting 'dta'. Did you mean 'data'?"),

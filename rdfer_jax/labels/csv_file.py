@@ -15,10 +15,20 @@ def write(path: epath.PathLike, columns: Sequence[str], rows: Iterable[Sequence[
       columns: names of the columns.
       rows: the values of each row, in the order of the columns.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    write_text(path, text(columns, rows))
+
+
+def text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns the contents of the file, with a line feed after every row; arguments as in `write`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write_text(path: epath.PathLike, contents: str) -> None:
+    """Writes a file in UTF-8; the path as in `write`."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.getvalue())
+    path.write_bytes(contents.encode())

@@ -15,14 +15,14 @@ from scipy import optimize, special, stats
 
 from rdfer_jax import build
 from rdfer_jax.config import Data
-from rdfer_jax.labels import csv_file
+from rdfer_jax.labels import csv_file, vote_noise
 from rdfer_jax.media.files import MediaError
 from rdfer_jax.pipeline import decode, source
 
 #: Kinds whose wrong classes come from a matrix for DFEW's seven classes.
 MATRICES = ("confusion", "fer2013", "crema_d")
 KINDS = ("symmetric", *MATRICES, "instance")
-COLUMNS = ("clip_id", "label", "true_label", "is_flipped")
+COLUMNS = vote_noise.COLUMNS
 
 #: Added to the annotators' disagreement, in [0, 1], before it is scaled to probabilities, so that unanimous
 #: labels are flipped, too: about a tenth as often as labels with maximal disagreement.
@@ -135,17 +135,17 @@ def default_confusion(classes: Sequence[str] | int, kind: str = "confusion") -> 
 
 
 def write_flips(
-    data: Data, kind: str, rate: float, seed: int, path: epath.PathLike
+    data: Data, kind: str, rate: float | None, seed: int, path: epath.PathLike
 ) -> dict[str, tuple[int, int]]:
     """Injects wrong labels into the training split of a built data set and writes them as a CSV file.
 
     The true labels are true_label if the data set has it, else the stored labels; data.labels is ignored.
-    Wrong classes follow `default_confusion`.
+    Wrong classes follow `default_confusion`. The kinds of `vote_noise` are made by its rule.
 
     Args:
       data: the data set.
-      kind: as in `flip`.
-      rate: as in `flip`.
+      kind: as in `flip`, or in `vote_noise.draw`.
+      rate: as in `flip`, or in `vote_noise.draw`.
       seed: as in `flip`.
       path: the file; may be gs://. An existing file is replaced.
 
@@ -156,7 +156,10 @@ def write_flips(
       DatasetNotFoundError: the data set has not been built.
       ValueError: the split, kind or rate is invalid, or a picture cannot be decoded.
     """
+    if kind in vote_noise.KINDS:
+        return vote_noise.write(data, kind, rate, seed, path).counts
     _check(kind, rate)
+    assert rate is not None
     split = source.open_split(source.find(data), data.train_split)
     truth = "true_label" if split.has_truth else "label"
     stored = split.columns("clip_id", "votes", truth)
@@ -177,9 +180,11 @@ def write_flips(
     }
 
 
-def _check(kind: str, rate: float) -> None:
+def _check(kind: str, rate: float | None) -> None:
     if kind not in KINDS:
-        raise ValueError(f"kind {kind!r}: choose from {', '.join(KINDS)}")
+        raise ValueError(f"kind {kind!r}: choose from {', '.join((*KINDS, *vote_noise.KINDS))}")
+    if rate is None:
+        raise ValueError(f"kind {kind!r} needs --rate, the expected share of wrong labels")
     if not 0 <= rate < 1:
         raise ValueError(f"rate {rate}: must lie in [0, 1)")
 

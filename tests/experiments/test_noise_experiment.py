@@ -1,6 +1,7 @@
 """The noise grid, and the report on made-up results whose answers are known."""
 
 import collections
+import hashlib
 import itertools
 import json
 import pathlib
@@ -63,6 +64,38 @@ def test_every_cell_of_the_grid_can_run_and_changes_what_its_method_asks_for():
             assert config.loss.forget_rate == 0.25
     smoothing = {m: changes.get("loss.label_smoothing") for m, changes in noise.METHODS.items()}
     assert smoothing["cross_entropy"] == 0.0 and smoothing["label_smoothing"] == 0.1
+
+
+def write_labels(path, flips):
+    rows = "".join(f"{i},a,b,{flip}\n" for i, flip in enumerate(flips))
+    path.write_text("clip_id,label,true_label,is_flipped\n" + rows)
+    return str(path)
+
+
+def test_label_files_take_the_place_of_kinds_and_rates(tmp_path, monkeypatch):
+    """Each method with each file and seed, on that very file, and nothing is injected."""
+    files = [write_labels(tmp_path / f"n{n}.csv", [1] * n + [0] * (8 - n)) for n in (1, 4)]
+    digest = hashlib.sha256((tmp_path / "n4.csv").read_bytes()).hexdigest()[:8]
+    found = noise.labeled_cells(["agreement", "small_loss"], files, [0, 1])
+    assert len(found) == 8 == len({cell.name for cell in found})
+    cell = next(c for c in found if c.name == f"small_loss-n4-{digest}-0.5-s1")
+    assert cell.noise == Noise(f"n4-{digest}", 0.5, 1) and cell.seed == 1
+    assert cell.overrides["loss.forget_rate"] == 0.5  # it knows the rate, as with the other kinds
+    spec = grid._spec(cell, epath.Path(tmp_path), str(ROOT / "configs/synthetic.py"), {})
+    assert spec["settings"]["data.labels"] == files[1]
+    monkeypatch.setattr(grid.inject, "write_flips", None)
+    grid._write_labels([cell], {cell.name: spec})
+    results = [result(method_of(c), 0.5, c.seed, c.noise.kind, war=0.5) for c in found[4:]]
+    assert [r["name"] for r in results] == [c.name for c in found[4:]]
+    assert f"50% wrong labels, n4-{digest}; 2 seeds" in noise.table(noise.summary(results))
+    for content in (
+        "clip_id,label\na,b\n",
+        "clip_id,is_flipped\na,0\n",
+        "clip_id,is_flipped\na,yes\n",
+    ):
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(ValueError, match=r"bad.csv: expected a column is_flipped"):
+            noise.labeled_cells(["gce"], [str(tmp_path / "bad.csv")], [0])
 
 
 @pytest.mark.parametrize("size", list(noise.SIZES))
