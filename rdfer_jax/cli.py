@@ -154,10 +154,12 @@ COMMANDS = {
         (
             _CONFIG,
             _output("CSV file with the labels; may be gs://", required=True),
-            Flag("rate", "share of wrong labels, in [0, 1); not with random1 and worst", float),
+            Flag(
+                "rate", "share of wrong labels, in [0, 1); kinds random1 and worst have none", float
+            ),
             Flag(
                 "kind",
-                "symmetric, confusion, fer2013, crema_d, instance, votes, random1, worst",
+                "symmetric, confusion, fer2013, crema_d, instance, votes",
                 default="confusion",
             ),
             Flag("seed", "seed of the random choice of labels", int, 0),

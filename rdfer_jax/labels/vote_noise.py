@@ -19,7 +19,7 @@ So P(wrong) = lambda (W - w[y]) / (w[y] + lambda (W - w[y])): votes for other cl
 lambda = 1, kind random1, the label is that of one voter. Kind votes takes the lambda at which
 floor(RATE N + 1/2) of N labels are wrong. At infinity, kind worst, every clip with such votes is wrong. All
 numbers are compared as exact fractions, and classes come in the order of their names, so the file depends
-on no order of clips or classes, no machine and no library. docs/evidence/noise-benchmark.md is the long form.
+on no order of clips or classes, no machine and no library. The long form: docs/evidence/noise-benchmark.md.
 
 Letters: N clips, C classes.
 """
@@ -218,8 +218,8 @@ def write(
     if expect is not None and digest != expect.strip().lower():
         raise ValueError(
             f"{path}: expected sha256 {expect}, got {digest}. Compare the sha256 of names, labels and "
-            f"votes, {inputs}: if it differs from the published one, your copy of the data set does, else kind, "
-            "rate or seed"
+            f"votes, {inputs}: if it differs from the published one, your copy of the data set does, else "
+            "kind, rate or seed"
         )
     csv_file.write_text(path, text)
     rows = np.arange(len(label_N))
