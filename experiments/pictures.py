@@ -38,8 +38,11 @@ class BrowserNotFoundError(RuntimeError):
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(*more: str) -> Iterator[Any]:
     """Yields a headless Playwright browser.
+
+    Args:
+      *more: flags of Chromium, besides FLAGS.
 
     Raises:
       BrowserNotFoundError: Playwright or Chromium is missing.
@@ -57,7 +60,7 @@ def chromium() -> Iterator[Any]:
         )
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=program, args=list(FLAGS), timeout=PATIENCE
+            executable_path=program, args=[*FLAGS, *more], timeout=PATIENCE
         )
         yield browser
         browser.close()

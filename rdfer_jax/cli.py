@@ -122,6 +122,13 @@ COMMANDS = {
             Flag("force", "predict videos again whose results are there", bool, False),
         ),
     ),
+    "web": Command(
+        "serve a page that predicts in the browser, on this computer only",
+        (
+            Flag("dir", "folder that rdfer export --web=DIR wrote", Path, required=True),
+            Flag("port", "port to listen on; 0 for any that is free", int, 8000),
+        ),
+    ),
     "audit": Command(
         "find mislabeled and hard clips, after crossval",
         (

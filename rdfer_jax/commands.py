@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from rdfer_jax.training import evaluate
 from rdfer_jax.training import train as train_lib
 from rdfer_jax.training.loop import NonFiniteLossError
 from rdfer_jax.training.preemption import PreemptedError, is_peer_failure
+from rdfer_jax.web import server
 
 log = logging.getLogger("rdfer_jax")
 
@@ -130,6 +132,13 @@ def predict(flags: SimpleNamespace) -> None:
     )
 
 
+def web(flags: SimpleNamespace) -> None:
+    """Serves a page until it is stopped."""
+    with server.serve(pathlib.Path(flags.dir), flags.port) as running:
+        print(f"{server.address(running)} (Ctrl-C stops it)", flush=True)
+        running.serve_forever()
+
+
 def audit(flags: SimpleNamespace) -> None:
     """Audits the labels of a data set."""
     result = audit_lib.run(
@@ -169,6 +178,7 @@ COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
     "check": check,
     "build": build,
     "predict": predict,
+    "web": web,
     "audit": audit,
     "report": report,
     "relabel": relabel,

@@ -8,6 +8,7 @@ and ONNX second, so convolutions, pooling and padding are turned; before a resha
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,7 +70,7 @@ class _Converter:
     def _name(self, index: int) -> str:
         return self._graph.tensors[index].name
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: object) -> None:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
 
     def _constant(self, name: str, values: np.ndarray) -> str:
@@ -157,7 +158,7 @@ def _options(operator: Operator) -> Table:
     return operator.options
 
 
-def _windows(options: Table, strides: tuple[int, int]) -> dict[str, object]:
+def _windows(options: Table, strides: tuple[int, int]) -> dict[str, Any]:
     """Returns the attributes of a convolution or pooling; TFLite's SAME is ONNX's SAME_UPPER."""
     across, down = (options.scalar(field, "i") for field in strides)
     same = options.scalar(0, "b") == 0

@@ -1,7 +1,7 @@
 """ONNX Runtime Web, which runs networks in a browser: where its files are on this computer.
 
-They come from the npm package onnxruntime-web (MIT) and are not part of this package: 33 MB, of which two files are
-needed. Nothing is fetched from here; `npm pack` does that once, see FETCH.
+They come from the npm package onnxruntime-web (MIT) and are not part of this package: 33 MB, of which two
+files are needed. Nothing is fetched from here; `npm pack` does that once, see fetch_command.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def _of_archive(path: pathlib.Path) -> dict[str, bytes]:
             return {name: file.read() for name, file in members.items() if file}
     except KeyError as error:
         raise FileNotFoundError(
-            f"{path}: {str(error.args[0])}; give the archive of onnxruntime-web {VERSION}"
+            f"{path}: {error.args[0]!s}; give the archive of onnxruntime-web {VERSION}"
         ) from None
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not an archive of an npm package ({error})") from None

@@ -6,10 +6,15 @@ import logging
 import pathlib
 from http import HTTPStatus
 
-from rdfer_jax.web.site import POLICY, SETTINGS
-
 log = logging.getLogger(__name__)
 
+#: What the page may do: run its own scripts and WebAssembly, and fetch its own files.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src data:; "
+    "media-src blob:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
+)
+#: A file that every page has.
+SETTINGS = "settings.json"
 HOST = "127.0.0.1"
 #: Browsers refuse modules and streamed WebAssembly of other types.
 TYPES = {
@@ -39,7 +44,7 @@ HEADERS = {
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Answers with the files of a folder, and the headers above."""
 
-    extensions_map = TYPES  # noqa: RUF012 - as in the standard library
+    extensions_map = TYPES
     server_version, sys_version = "rdfer_jax", ""
 
     def end_headers(self) -> None:
@@ -69,7 +74,9 @@ def serve(folder: pathlib.Path, port: int) -> http.server.ThreadingHTTPServer:
       OSError: the port is taken.
     """
     if not (folder / SETTINGS).is_file():
-        raise FileNotFoundError(f"{folder}: holds no page; write one with rdfer export --web={folder}")
+        raise FileNotFoundError(
+            f"{folder}: holds no page; write one with rdfer export --web={folder}"
+        )
     handler = functools.partial(Handler, directory=str(folder))
     try:
         return http.server.ThreadingHTTPServer((HOST, port), handler)

@@ -1,7 +1,7 @@
 """Writes the page: static files that any web server can serve.
 
     index.html, *.js, style.css   the page
-    settings.json                 what it must know of the network, and the constants of detection and tracking
+    settings.json                 what it must know of the network, and constants of the Python modules
     network.onnx.gz               the network; blazeface.onnx.gz the face detector
     ort.*                         ONNX Runtime Web
     LICENSES.txt
@@ -23,42 +23,16 @@ from rdfer_jax.faces import blazeface, detect, tracks
 from rdfer_jax.predict import predictor
 from rdfer_jax.predict.timeline import class_color
 from rdfer_jax.web import detector, runtime
+from rdfer_jax.web.server import POLICY, SETTINGS
 
 log = logging.getLogger(__name__)
 
-#: What the page may do: run its own scripts and WebAssembly, and fetch its own files.
-POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src data:; "
-    "media-src blob:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
-)
-SETTINGS = "settings.json"
+LICENSES = "LICENSES.txt"
 NETWORK, DETECTOR, BINARY = "network.onnx.gz", "blazeface.onnx.gz", "ort.wasm.gz"
 SCRIPTS = (
     "app.js", "blazeface.js", "chart.js", "load.js", "pixels.js", "source.js", "tracks.js",
     "windows.js", "worker.js",
 )  # fmt: skip
-_LICENSES = f"""\
-The page and its scripts: rdfer_jax, Apache License 2.0.
-
-{runtime.SCRIPT} and {BINARY}: ONNX Runtime Web {runtime.VERSION}, MIT License.
-Copyright (c) Microsoft Corporation.
-
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-persons to whom the Software is furnished to do so, subject to the following conditions:
-
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
-Software.
-
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
-
-{DETECTOR}: BlazeFace, short range, Copyright The MediaPipe Authors, converted from TFLite to ONNX. License:
-
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +104,12 @@ def write(
     contents |= {name: gzip.compress(data, 9, mtime=0) for name, data in packed.items()}
     sizes = {name: len(contents[name]) for name in packed}
     contents[SETTINGS] = json.dumps(settings(reading, sizes), indent=1, allow_nan=False).encode()
-    license_text = (blazeface.MODEL.parent / "LICENSE").read_text()
-    contents["LICENSES.txt"] = (_LICENSES + license_text).encode()
+    license_text = (blazeface.MODEL.parent / "LICENSE").read_bytes()
+    contents[LICENSES] = page.joinpath(LICENSES).read_bytes() + license_text
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    return sum(len(data) for name, data in contents.items() if name != "LICENSES.txt")
+    return sum(len(data) for name, data in contents.items() if name != LICENSES)
 
 
 def settings(reading: Reading, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Reads the graph of a TFLite file: its tensors and operators, for converting it.
 
-A TFLite file is a FlatBuffer: tables refer to their fields by offsets. Only the fields that are needed here are
-read; their numbers are those of TFLite's schema.
+A TFLite file is a FlatBuffer: tables refer to their fields by offsets. Only the fields that are needed here
+are read; their numbers are those of TFLite's schema.
 """
 
 import dataclasses
@@ -14,7 +14,11 @@ import numpy as np
 _T = TypeVar("_T")
 
 #: Element types of tensors, by their numbers in the schema.
-TYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16), 2: np.dtype(np.int32)}
+TYPES: dict[int, np.dtype] = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    2: np.dtype(np.int32),
+}
 #: Operators, by their numbers in the schema.
 OPERATORS = {
     0: "add",

@@ -145,6 +145,7 @@ async function useFile(file) {
       video.onerror = () => reject(new Error(`${file.name}: this browser cannot read it as a video`));
     });
     video.onerror = null;
+    if (!video.videoWidth) throw new Error(`${file.name}: this browser cannot decode its pictures`);
     $("progress").hidden = false;
     await read("file", fileFrames, video);
   } catch (error) {
@@ -308,7 +309,7 @@ function tell() {
   const sure = `${settings.classes[best]} ${percent(total.probs[best])}`;
   $("summary").textContent =
     `${name}: ${isUnsure ? `${text} (at best ${sure})` : sure}, ` +
-    `agreement ${total.agreement.toFixed(2)}, ${total.windows} windows; ${seen}`;
+    `agreement ${total.agreement.toFixed(2)}, ${total.windows} window${total.windows > 1 ? "s" : ""}; ${seen}`;
 }
 
 function csv() {

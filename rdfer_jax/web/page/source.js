@@ -45,6 +45,7 @@ export async function* fileFrames(video, fps, isOn) {
     const shown = await seek(video, wanted, now);
     if (shown <= now + ROUNDING) return; // it ends before it says
     now = shown;
+    if (Math.floor((now - first + ROUNDING) * fps) < slot) continue; // frames are not evenly spaced
     yield { time: now - first, bitmap: await bitmapOf(video) };
   }
 }

@@ -153,7 +153,8 @@ export class Follower {
     const next = known[last + 1];
     const isOver = isEnd || (next && next.row !== undefined);
     if (!isOver && known[last].time - row.time < smooth - ROUNDING) return undefined;
-    const reach = Math.min(smooth, row.time - known[first].time, known[last].time - row.time) + ROUNDING;
+    const after = isOver ? known[last].time - row.time : smooth;
+    const reach = Math.min(smooth, row.time - known[first].time, after) + ROUNDING;
     const near = known.slice(first, last + 1).filter((other) => Math.abs(other.time - row.time) <= reach);
     const mean = row.row.map((_, i) => near.reduce((sum, other) => sum + other.row[i], 0) / near.length);
     const [left, top, width, height, ...rest] = mean;
