@@ -100,8 +100,8 @@ def test_the_detectors_output_is_decoded_and_merged_as_in_python(call):
     rows = blazeface.merge(*blazeface.decode(regressors, logits, Square(-40, 25, 300), 0.5))
     found = call(
         """const numbers = Float32Array.from(given.regressors);
-        const rows = blazeface.decode(numbers, Float32Array.from(given.logits), {left: -40, top: 25, side: 300},
-          0.5, blazeface.anchors(settings.blazeface), 128);
+        const rows = blazeface.decode(numbers, Float32Array.from(given.logits),
+          {left: -40, top: 25, side: 300}, 0.5, blazeface.anchors(settings.blazeface), 128);
         const faces = blazeface.merge(rows, settings.blazeface.same);
         return JSON.stringify(faces.map((f) => [f.left, f.top, f.width, f.height, ...f.points.flat()]));""",
         regressors=regressors.ravel().tolist(), logits=logits.tolist(),
