@@ -125,7 +125,7 @@ COMMANDS = {
     "web": Command(
         "serve a page that predicts in the browser, on this computer only",
         (
-            Flag("dir", "folder that rdfer export --web=DIR wrote", Path, required=True),
+            Flag("dir", "folder of the page, as rdfer export wrote it", Path, required=True),
             Flag("port", "port to listen on; 0 for any that is free", int, 8000),
         ),
     ),

@@ -30,7 +30,7 @@ def test_the_converted_network_computes_the_same_as_opencv():
         expected = net.forward(("regressors", "classificators"))
         for mine, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(mine[row], theirs[0], rtol=1e-5, atol=1e-4)
-    assert found[1].max() > 2  # a face was seen: the comparison is about something
+    assert found[1].max() > 1  # a face was seen: the comparison is about something
 
 
 @pytest.mark.parametrize(
