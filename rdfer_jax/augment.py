@@ -144,7 +144,7 @@ def eval_frames(
     plain_BKThwC = pick_frames(frames_BFhwC, clips_BKT)
     if options.eval_views == "plain":
         return frames_BFhwC, plain_BKThwC
-    keys_B = jnp.broadcast_to(jax.random.key(0), len(frames_BFHWC))
+    keys_B = jnp.broadcast_to(jax.random.key(0), frames_BFHWC.shape[0])
     _, own_BKThwC = train_frames(frames_BFHWC, clips_BKT, keys_B, options, dtype)
     assert own_BKThwC is not None
     return frames_BFhwC, own_BKThwC.at[:, 0].set(plain_BKThwC[:, 0])

@@ -129,6 +129,25 @@ COMMANDS = {
             Flag("port", "port to listen on; 0 for any that is free", int, 8000),
         ),
     ),
+    "export": Command(
+        "write a network as files that run without this package: StableHLO and ONNX",
+        (
+            Flag(
+                "workdir",
+                "folder of the run; default: the network that comes with the package",
+                Path,
+            ),
+            _output("folder for the files", required=True),
+            _CHECKPOINT,
+            Flag("formats", "stablehlo, onnx, or both", default="stablehlo,onnx"),
+            Flag("quantize", "none, or int8: weights of the ONNX file as int8", default="none"),
+            dataclasses.replace(
+                _CONFIG,
+                text="configuration whose predict section to describe; default: the run's",
+                required=False,
+            ),
+        ),
+    ),
     "audit": Command(
         "find mislabeled and hard clips, after crossval",
         (

@@ -22,7 +22,7 @@ from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.labels import relabel as relabel_lib
 from rdfer_jax.labels import vote_noise
-from rdfer_jax.predict import predictor
+from rdfer_jax.predict import exported, predictor
 from rdfer_jax.report import check_page
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
@@ -139,6 +139,16 @@ def web(flags: SimpleNamespace) -> None:
         running.serve_forever()
 
 
+def export(flags: SimpleNamespace) -> None:
+    """Writes a network as files that run without this package."""
+    settings = config_lib.resolve(flags.config).predict if flags.config else None
+    formats = [name for name in flags.formats.split(",") if name]
+    card = exported.export(
+        flags.workdir, flags.output, flags.checkpoint, formats, flags.quantize, settings
+    )
+    print(exported.describe(card, flags.output))
+
+
 def audit(flags: SimpleNamespace) -> None:
     """Audits the labels of a data set."""
     result = audit_lib.run(
@@ -178,6 +188,7 @@ COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
     "check": check,
     "build": build,
     "predict": predict,
+    "export": export,
     "web": web,
     "audit": audit,
     "report": report,

@@ -198,7 +198,7 @@ def make_predict_step(config: Config, network: Network) -> PredictStep:
     clips_KT = resampling.eval_clips(config.clips, config.data.frames, config.data.snippet)
 
     def predict_step(state: TrainState, batch: Batch) -> Prediction:
-        clips_BKT = jnp.broadcast_to(clips_KT, (len(batch.label), *clips_KT.shape))
+        clips_BKT = jnp.broadcast_to(clips_KT, (batch.label.shape[0], *clips_KT.shape))
         frames, own = augment.eval_frames(batch.frames, clips_BKT, config.augment, network.dtype)
         variables = evaluated(state, config.optim)
         crops = config.augment.eval_crops

@@ -208,10 +208,10 @@ class Embedding(nn.Module):
             dtype=self.dtype,
             name="patch",
         )(x)
-        x_NLD = x.reshape(len(x), -1, self.width)
+        x_NLD = x.reshape(x.shape[0], -1, self.width)
         if self.class_token:
             token_D = self.param("class_token", nn.initializers.normal(0.02), (self.width,))
-            first_N1D = jnp.broadcast_to(token_D.astype(self.dtype), (len(x), 1, self.width))
+            first_N1D = jnp.broadcast_to(token_D.astype(self.dtype), (x.shape[0], 1, self.width))
             x_NLD = jnp.concatenate([first_N1D, x_NLD], axis=1)
         if self.learned:
             positions_LD = self.param("positions", nn.initializers.normal(0.02), x_NLD.shape[1:])
@@ -306,7 +306,7 @@ class ViT(nn.Module):
         else:
             steps = frames // tubelet if tubelet > 1 else 1
             x_NLD = x_NLD[:, int(self.class_token) :].astype(jnp.float32)
-            pooled = jnp.mean(x_NLD.reshape(len(x_NLD), steps, -1, self.width), axis=2)
+            pooled = jnp.mean(x_NLD.reshape(x_NLD.shape[0], steps, -1, self.width), axis=2)
         features = norm(name="norm", dtype=jnp.float32)(pooled)
         return features.reshape(videos, frames // tubelet, self.width)
 

@@ -98,15 +98,18 @@ class Predictor:
             trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
         )
         self.config, self.classes, self.model = network.config, network.classes, network.model
-        self._network = network
+        self.network = network
         self.settings = settings or self.config.predict
-        self._fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
+        self.fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
+        # What a network of single frames says of a window is the mean over its frames already.
+        self.instants_share = 1.0 if self.config.clips.frames == 1 else 0.5
+        self.temperature = self.settings.temperature or self.config.predict.temperature or 1.0
         self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
 
     def made_by(self) -> dict[str, Any]:
         """Returns what predictions depend on besides the video, as JSON values."""
         return {
-            "network": self._network.digest,
+            "network": self.network.digest,
             "config": config_lib.to_dict(self.config),
             "classes": list(self.classes),
             "settings": dataclasses.asdict(self.settings),
@@ -153,20 +156,17 @@ class Predictor:
                 track.present, found.times, self.settings.window, self.settings.stride
             )
         ]
-        # What a network of single frames says of a window is the mean over its frames already.
-        weight = 1.0 if self.config.clips.frames == 1 else 0.5
         collectors = [
-            _Collector(track, TimeCourse(found.times, len(self.classes), weight))
+            _Collector(track, TimeCourse(found.times, len(self.classes), self.instants_share))
             for track in tracks
         ]
-        temperature = self.settings.temperature or self.config.predict.temperature or 1.0
         portraits: list[list[tuple[float, np.ndarray]]] = [[] for _ in tracks]
         clips = self._crop(source, found, tracks, plans, portraits)
         for batch in _batches(clips, self.settings.batch_size):
             prediction = self._predict([clip.crops for clip in batch])
             for row, clip in enumerate(batch):
-                window, thumbnails = _window(prediction, row, clip, found, temperature)
-                instants = _instants(prediction, row, clip, temperature)
+                window, thumbnails = _window(prediction, row, clip, found, self.temperature)
+                instants = _instants(prediction, row, clip, self.temperature)
                 collectors[clip.plan.face].add(clip.plan.places, window, thumbnails, instants)
         smooth = self.settings.smooth
         predicted = tuple(
@@ -190,8 +190,8 @@ class Predictor:
 
     def _scan(self, source: Video) -> Scan:
         """Finds and follows the faces."""
-        name, expected = epath.Path(source.name).name, source.expected(self._fps)
-        frames = bar(source.frames(self._fps), f"{name}: faces", "frame", expected)
+        name, expected = epath.Path(source.name).name, source.expected(self.fps)
+        frames = bar(source.frames(self.fps), f"{name}: faces", "frame", expected)
         return scan(frames, self._detect)
 
     def _crop(
@@ -212,7 +212,7 @@ class Predictor:
         crops: dict[int, dict[int, np.ndarray]] = {face: {} for face in waiting}
         shown = [portrait_places(track.present, found.times) for track in tracks]
         name = epath.Path(source.name).name
-        stream = source.frames(self._fps)
+        stream = source.frames(self.fps)
         frames = bar(stream, f"{name}: expressions", "frame", len(found.times))
         for place, frame in zip(range(len(found.times)), frames, strict=False):
             for face, queue in waiting.items():
@@ -239,7 +239,7 @@ class Predictor:
         missing = self.settings.batch_size - len(crops)
         frames = np.stack([*crops, *[crops[0]] * missing])
         mask = np.arange(len(frames)) < len(crops)
-        return self._network.predict(frames, mask, mirror=self.settings.mirror)
+        return self.network.predict(frames, mask, mirror=self.settings.mirror)
 
 
 def choose_cut(trained: Mapping[str, Any], settings: config_lib.Predict) -> Cut:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding, weights
+from rdfer_jax import models, sharding, weights
 from rdfer_jax.config import Config
 from rdfer_jax.faces.cut import DISTRIBUTOR
 from rdfer_jax.state import TrainState
@@ -24,6 +24,8 @@ from rdfer_jax.types import Batch, Prediction
 
 #: Frames of a window that a network of still pictures reads.
 STILL_FRAMES = 16
+#: What the network says of a window, by the names of Prediction; some networks lack the last three.
+OUTPUTS = ("logits", "clip_logits", "agreement", "instants", "instant_logits", "key_instants")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,30 @@ class Trained:
     faces: Mapping[str, Any]
     model: dict[str, str | int]
     digest: str
+    _state: TrainState
     _step: Callable[[Batch], Prediction]
+
+    def function(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        """Returns the network as a pure function of the frames, for export.
+
+        It maps uint8 [B, F, S, S, 3] to those of OUTPUTS that the network has, and computes in float32,
+        wherever it runs.
+        """
+        config = dataclasses.replace(
+            self.config,
+            model=dataclasses.replace(self.config.model, dtype="float32"),
+            agreement=dataclasses.replace(self.config.agreement, score="odds"),  # of no label
+        )
+        step = make_predict_step(config, models.create(config, len(self.classes), "cpu"))
+
+        def outputs(frames: jax.Array) -> dict[str, jax.Array]:
+            videos = frames.shape[0]
+            zeros = jnp.zeros(videos, jnp.int32)
+            found = step(self._state, Batch(frames, zeros, zeros, jnp.ones(videos, bool)))
+            named = {name: getattr(found, name) for name in OUTPUTS}
+            return {name: value for name, value in named.items() if value is not None}
+
+        return outputs
 
     def predict(self, frames: np.ndarray, mask: np.ndarray, *, mirror: bool = False) -> Prediction:
         """Predicts windows; compiled for each B.
@@ -135,7 +160,7 @@ def _trained(
     config = for_video(config)
     step = jax.jit(make_predict_step(config, _setup(config, len(classes), 1).network))
     digest = _digest((state.params, state.batch_stats))
-    return Trained(config, classes, faces, model, digest, functools.partial(step, state))
+    return Trained(config, classes, faces, model, digest, state, functools.partial(step, state))
 
 
 def _digest(variables: Any) -> str:
