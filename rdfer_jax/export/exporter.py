@@ -54,8 +54,8 @@ def write(
 
     Raises:
       MissingExtraError: ONNX is asked for, and its packages are missing.
-      ValueError: a format is unknown, the network has an operation that ONNX has not, or a file differs from
-        the network. Then nothing is written.
+      ValueError: a format is unknown, the network has an operation that is not known in ONNX, or a file
+        differs from the network. Then nothing is written.
     """
     _check(formats, quantize)
     frames = np.random.default_rng(0).integers(0, 256, (_VIDEOS, *shape), dtype=np.uint8)
@@ -107,9 +107,7 @@ def stablehlo(function: Function, shape: Sequence[int]) -> bytes:
     """Returns the network in the form of jax.export, for PLATFORMS and any batch."""
     (batch,) = jax_export.symbolic_shape("B")
     frames = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
-    return bytes(
-        jax_export.export(jax.jit(function), platforms=PLATFORMS)(frames).serialize()
-    )
+    return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(frames).serialize())
 
 
 def checked_onnx(

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from rdfer_jax.export.onnx_graph import Graph, NotExportableError, Value, batch, constant
-from rdfer_jax.export.onnx_rules import RULES, cut, fold
+from rdfer_jax.export.onnx_rules import RULES, SAME, cut, fold
 
 #: Where primitives that call a function keep it.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -45,7 +45,12 @@ def convert(
     )
     graph = Graph(input_name, whole, np.uint8)
     wanted = [True] * len(closed.jaxpr.outvars)
-    found = _evaluate(graph, closed.jaxpr, closed.consts, [graph.input], wanted)
+    try:
+        found = _evaluate(graph, closed.jaxpr, closed.consts, [graph.input], wanted)
+    except NotExportableError as error:
+        raise NotExportableError(
+            f"this network has {error}, which cannot be written as ONNX; export it with --formats=stablehlo"
+        ) from None
     named = jax.tree.unflatten(jax.tree.structure(structure), found)
     return graph.model(named)
 
@@ -60,10 +65,8 @@ def _evaluate(
         is_literal = hasattr(var, "val")
         return constant(np.asarray(var.val, var.aval.dtype)) if is_literal else known[var]
 
-    def kept_values(items: Sequence[Any]) -> list[Value]:
-        return [item if isinstance(item, Value) else constant(_plain(item)) for item in items]
-
-    known |= dict(zip(jaxpr.constvars, kept_values(consts), strict=True))
+    fixed = [item if isinstance(item, Value) else constant(np.asarray(item)) for item in consts]
+    known |= dict(zip(jaxpr.constvars, fixed, strict=True))
     known |= dict(zip(jaxpr.invars, args, strict=True))
     outputs = [var for var, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted]
     for eqn in _needed(jaxpr, outputs):
@@ -78,10 +81,6 @@ def _evaluate(
         read(var) if is_wanted else None
         for var, is_wanted in zip(jaxpr.outvars, wanted, strict=True)
     ]
-
-
-def _plain(array: Any) -> Any:
-    return np.asarray(array) if isinstance(array.dtype, np.dtype) else array
 
 
 def _needed(jaxpr: Any, outputs: Sequence[Any]) -> list[tuple[Any, list[bool]]]:
@@ -105,6 +104,8 @@ def _equation(
         return _call(graph, called, values, used)
     if name == "scan":
         return _scan(graph, eqn, values, used)
+    if name in SAME:
+        return values
     if name == "platform_index":
         return [constant(np.array(_cpu(eqn.params["platforms"]), np.int32))]
     if name == "cond":
@@ -112,6 +113,8 @@ def _equation(
         if not which.is_constant:
             raise NotExportableError("a choice of what to compute, made by the network")
         return _call(graph, eqn.params["branches"][int(which.source)], rest, used)
+    if not all(isinstance(var.aval.dtype, np.dtype) for var in eqn.outvars):
+        raise NotExportableError("random numbers, for views that are drawn")
     folded = fold(eqn, values)
     if folded is not None:
         return folded
@@ -136,9 +139,7 @@ def _cpu(platforms: Sequence[Any]) -> int:
     raise NotExportableError("an operation without a version for CPUs")
 
 
-def _scan(
-    graph: Graph, eqn: Any, values: list[Value], used: list[bool]
-) -> list[Value | None]:
+def _scan(graph: Graph, eqn: Any, values: list[Value], used: list[bool]) -> list[Value | None]:
     """Writes out a loop."""
     params = eqn.params
     num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]

@@ -1,7 +1,7 @@
 """An ONNX graph under construction, and the values in it.
 
-Broadcasts are kept pending, because almost every ONNX operator broadcasts by itself: a Value knows the shape
-that it stands for and the shape that it has, in which dimensions that are still to be repeated have length 1.
+Broadcasts are kept pending, because almost every ONNX operator broadcasts by itself: a Value knows the
+shape that it stands for, and the shape that it has, where what is still to be repeated has length 1.
 
 One dimension, the batch, may be symbolic. The lengths that derive from it are its multiples.
 """
@@ -32,7 +32,7 @@ class Value:
     """A tensor of the graph, or a constant.
 
     Attributes:
-      source: the name of the tensor; or the constant, a NumPy array or a JAX array.
+      source: the name of the tensor; or the constant, a NumPy array.
       shape: of what it stands for.
       kept: of what is there, 1 where it is to be repeated.
       dtype: NumPy's.
@@ -137,9 +137,7 @@ class Graph:
             1 if side == kept and not isinstance(side, int) else side
             for side, kept in zip(value.shape, value.kept, strict=True)
         ]
-        return self.node(
-            "Expand", [value, self._lengths(wanted)], value.shape, value.dtype
-        )
+        return self.node("Expand", [value, self._lengths(wanted)], value.shape, value.dtype)
 
     def reshape(self, value: Value, kept: Sequence[Any], shape: Sequence[Any]) -> Value:
         """Returns the value reshaped to have `kept` and stand for `shape`."""
@@ -170,9 +168,7 @@ class Graph:
             return value
         if value.is_constant:
             return constant(np.asarray(value.source).astype(dtype), value.shape)
-        return self.node(
-            "Cast", [value], value.shape, dtype, kept=value.kept, to=_onnx_type(dtype)
-        )
+        return self.node("Cast", [value], value.shape, dtype, kept=value.kept, to=_onnx_type(dtype))
 
     def model(self, outputs: Mapping[str, Value]) -> onnx.ModelProto:
         """Returns the finished model, with the nodes and weights that the outputs need."""

@@ -24,7 +24,7 @@ OPERATORS = {
 }  # fmt: skip
 _LOGICAL = ("not", "and", "or", "xor")
 #: Primitives that change nothing here.
-_SAME = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
+SAME = ("copy", "copy_p", "stop_gradient", "optimization_barrier")
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 #: Where a slice without an end ends.
 _END = np.iinfo(np.int64).max
@@ -122,10 +122,6 @@ def _convert(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     return [graph.cast(x, eqn.params["new_dtype"])]
 
 
-def _same(graph: Graph, eqn: Any, *values: Value) -> list[Value]:
-    return list(values)
-
-
 def _broadcast(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
     kept: list[Any] = [1] * len(shape)
@@ -213,6 +209,15 @@ def _concatenate(graph: Graph, eqn: Any, *values: Value) -> list[Value]:
     return [graph.node("Concat", whole, shape, values[0].dtype, axis=axis)]
 
 
+def _stack(graph: Graph, eqn: Any, *values: Value) -> list[Value]:
+    shape, axis = eqn.outvars[0].aval.shape, eqn.params["axis"]
+    rows = []
+    for value in values:
+        sides = (*value.shape[:axis], 1, *value.shape[axis:])
+        rows.append(graph.reshape(graph.full(value), sides, sides))
+    return [graph.node("Concat", rows, shape, values[0].dtype, axis=axis)]
+
+
 def _split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     shapes = [var.aval.shape for var in eqn.outvars]
     inputs = [graph.full(x), graph.integers(eqn.params["sizes"])]
@@ -234,9 +239,7 @@ def _rev(graph: Graph, eqn: Any, x: Value) -> list[Value]:
         if x.kept[axis] == 1:
             continue
         backwards = graph.integers(range(x.kept[axis])[::-1])
-        result = graph.node(
-            "Gather", [result, backwards], x.shape, x.dtype, kept=x.kept, axis=axis
-        )
+        result = graph.node("Gather", [result, backwards], x.shape, x.dtype, kept=x.kept, axis=axis)
     return [result]
 
 
@@ -307,9 +310,7 @@ def _argmax(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     (axis,) = eqn.params["axes"]
     shape = eqn.outvars[0].aval.shape
     operator = {"argmax": "ArgMax", "argmin": "ArgMin"}[eqn.primitive.name]
-    place = graph.node(
-        operator, [graph.full(x)], shape, np.int64, axis=int(axis), keepdims=0
-    )
+    place = graph.node(operator, [graph.full(x)], shape, np.int64, axis=int(axis), keepdims=0)
     return [graph.cast(place, eqn.params["index_dtype"])]
 
 
@@ -374,7 +375,7 @@ def _conv(graph: Graph, eqn: Any, x: Value, kernel: Value) -> list[Value]:
         pads=[*befores, *afters], strides=params["window_strides"],
         dilations=params["rhs_dilation"], group=params["feature_group_count"],
     )  # fmt: skip
-    return [graph.transpose(result, np.argsort(numbers.out_spec))]
+    return [graph.transpose(result, np.argsort(numbers.out_spec).tolist())]
 
 
 def _max_pool(graph: Graph, eqn: Any, x: Value) -> list[Value]:
@@ -397,23 +398,25 @@ def _max_pool(graph: Graph, eqn: Any, x: Value) -> list[Value]:
         dilations=[params["window_dilation"][a] for a in moved],
     )  # fmt: skip
     split = (*lead, *[shape[a] for a in moved])
-    return [graph.transpose(graph.reshape(pooled, split, split), np.argsort([*rest, *moved]))]
+    return [
+        graph.transpose(graph.reshape(pooled, split, split), np.argsort([*rest, *moved]).tolist())
+    ]
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(OPERATORS, _operator), **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(OPERATORS, _operator),
     **dict.fromkeys(_REDUCTIONS, _reduce), "argmax": _argmax, "argmin": _argmax,
     "rsqrt": _rsqrt, "square": _square, "integer_pow": _integer_pow, "erfc": _erfc,
     "log1p": _log1p, "ne": _ne, "rem": _rem, "is_finite": _is_finite, "select_n": _select,
     "clamp": _clamp, "convert_element_type": _convert, "broadcast_in_dim": _broadcast,
     "iota": _iota, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose,
     "slice": _slice, "dynamic_slice": _dynamic_slice, "concatenate": _concatenate,
-    "split": _split, "pad": _pad, "rev": _rev, "gather": _gather, "dot_general": _dot,
+    "stack": _stack, "split": _split, "pad": _pad, "rev": _rev, "gather": _gather, "dot_general": _dot,
     "conv_general_dilated": _conv, "reduce_window_max": _max_pool,
 }  # fmt: skip
 #: Those of them that work element by element, so that constants fold without being repeated.
 ELEMENTWISE = frozenset(
-    (*OPERATORS, *_SAME, "rsqrt", "square", "integer_pow", "erfc", "log1p", "ne", "rem",
+    (*OPERATORS, "rsqrt", "square", "integer_pow", "erfc", "log1p", "ne", "rem",
      "is_finite", "select_n", "clamp", "convert_element_type")
 )  # fmt: skip
 
@@ -436,9 +439,4 @@ def fold(eqn: Any, values: Sequence[Value]) -> list[Value] | None:
 def _run(eqn: Any, arrays: Sequence[Any]) -> list[Any]:
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         found = eqn.primitive.bind(*arrays, **eqn.params)
-    found = found if eqn.primitive.multiple_results else [found]
-    is_plain = [isinstance(array.dtype, np.dtype) for array in found]
-    return [
-        np.asarray(array) if plain else array
-        for array, plain in zip(found, is_plain, strict=True)
-    ]
+    return [np.asarray(array) for array in (found if eqn.primitive.multiple_results else [found])]

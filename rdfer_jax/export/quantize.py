@@ -13,8 +13,8 @@ LEAST = 1024
 def int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns the model with the kernels of convolutions and matrix products as int8.
 
-    Each output channel has a scale of its own, its largest magnitude / 127. The runtime multiplies by it when
-    it loads the model, or in the product.
+    Each output channel has a scale of its own, its largest magnitude / 127. The runtime multiplies by it,
+    when it loads the model or later.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 from etils import epath
 
-from rdfer_jax import __version__, weights
+from rdfer_jax import weights
 from rdfer_jax import config as config_lib
 from rdfer_jax.export import exporter
 from rdfer_jax.export.names import FORMATS
@@ -62,7 +63,7 @@ def card(predictor: Predictor) -> dict[str, Any]:
     about: dict[str, Any] = {
         "form": FORM,
         "package": "rdfer_jax",
-        "version": __version__,
+        "version": metadata.version("rdfer-jax"),
         "model": predictor.model,
         "classes": list(predictor.classes),
         "frames": config.data.frames,
@@ -101,8 +102,8 @@ def card(predictor: Predictor) -> dict[str, Any]:
                 "the eye on the left of the picture to the one on the right becomes level"
             ),
             "sampled": (
-                "bilinear, at ceil(side / S) times S points in each direction, averaged to S; pixel i covers "
-                "[i, i + 1); outside of the frame its border is repeated"
+                "bilinear, at ceil(side / S) times S points in each direction, averaged to S; pixel i "
+                "covers [i, i + 1); outside of the frame its border is repeated"
             ),
         },
     }
@@ -121,7 +122,8 @@ def describe(about: dict[str, Any], output: epath.PathLike) -> str:
     lines = [f"{about['model']['run']}: {about['input']['name']} uint8 {window}"]
     for name, file in FORMATS.items():
         if name in differences:
-            lines.append(f"{file}: differs from the network by {differences[name]:.1g} at most")
+            found = f"to {differences[name]:.1g}" if differences[name] else "bit by bit"
+            lines.append(f"{file}: equals the network {found}")
     if "int8" in differences:
-        lines.append(f"with weights as int8: by {differences['int8']:.1g} on random pictures")
+        lines.append(f"with weights as int8: logits to {differences['int8']:.1g}, of random pixels")
     return "\n".join([*lines, f"files in {epath.Path(output)}"])

@@ -16,7 +16,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import models, sharding, weights
 from rdfer_jax.config import Config
 from rdfer_jax.faces.cut import DISTRIBUTOR
-from rdfer_jax.state import TrainState
+from rdfer_jax.state import TrainState, evaluated
 from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.setup import ModelSetup
@@ -52,19 +52,27 @@ class Trained:
         """Returns the network as a pure function of the frames, for export.
 
         It maps uint8 [B, F, S, S, 3] to those of OUTPUTS that the network has, and computes in float32,
-        wherever it runs.
+        wherever it runs. Its weights are not folded into each other, as those of `predict` are not, so
+        that on a CPU it gives the same bits.
         """
         config = dataclasses.replace(
             self.config,
             model=dataclasses.replace(self.config.model, dtype="float32"),
             agreement=dataclasses.replace(self.config.agreement, score="odds"),  # of no label
+            optim=dataclasses.replace(self.config.optim, evaluate="last"),
         )
         step = make_predict_step(config, models.create(config, len(self.classes), "cpu"))
+        found = jax.device_get(evaluated(self._state, self.config.optim))
+        bare = TrainState(
+            seed=jnp.uint32(0), step=jnp.int32(0), params=found["params"],
+            batch_stats=found["batch_stats"], opt_state=(), teacher=None, memory=None,
+        )  # fmt: skip
 
         def outputs(frames: jax.Array) -> dict[str, jax.Array]:
             videos = frames.shape[0]
             zeros = jnp.zeros(videos, jnp.int32)
-            found = step(self._state, Batch(frames, zeros, zeros, jnp.ones(videos, bool)))
+            state = jax.lax.optimization_barrier(bare)
+            found = step(state, Batch(frames, zeros, zeros, jnp.ones(videos, bool)))
             named = {name: getattr(found, name) for name in OUTPUTS}
             return {name: value for name, value in named.items() if value is not None}
 
