@@ -7,8 +7,8 @@ from typing import Any
 
 from etils import epath
 
-from rdfer_jax import weights
 from rdfer_jax import config as config_lib
+from rdfer_jax import weights
 from rdfer_jax.export import exporter
 from rdfer_jax.export.names import FORMATS
 from rdfer_jax.faces import blazeface, tracks

@@ -69,7 +69,7 @@ def random_network(config):
         batch_stats=found.get("batch_stats", {}), opt_state=(), teacher=None, memory=None,
     )  # fmt: skip
     step = make_predict_step(config, network)
-    return trained.Trained(config, ("a", "b", "c"), {}, {}, state, step)
+    return trained.Trained(config, ("a", "b", "c"), {}, {}, "", state, step)
 
 
 @pytest.fixture(scope="module")
