@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 from etils import epath
 
+from rdfer_jax import __version__, weights
 from rdfer_jax import config as config_lib
-from rdfer_jax import weights
 from rdfer_jax.export import exporter
 from rdfer_jax.export.names import FORMATS
 from rdfer_jax.faces import blazeface, tracks
@@ -63,7 +62,7 @@ def card(predictor: Predictor) -> dict[str, Any]:
     about: dict[str, Any] = {
         "form": FORM,
         "package": "rdfer_jax",
-        "version": metadata.version("rdfer-jax"),
+        "version": __version__,
         "model": predictor.model,
         "classes": list(predictor.classes),
         "frames": config.data.frames,

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from etils import epath
 from flax import linen as nn
 from onnx import numpy_helper
 
-from rdfer_jax import main, models
+from rdfer_jax import __version__, main, models
 from rdfer_jax.export import exporter, onnx_convert, quantize, runtime
 from rdfer_jax.models import convolution
 from rdfer_jax.predict import exported, trained
@@ -121,10 +120,7 @@ def test_the_card_is_in_the_folder_and_in_the_onnx_file(packaged):
         entry = {"dtype": str(array.dtype), "shape": ["B", *array.shape[1:]]}
         assert card["outputs"][name] == entry
     assert card["classes"] == list(trained.from_package("faces").classes)
-    assert (
-        card["version"] == metadata.version("rdfer-jax")
-        and card["model"]["checkpoint"] == "packaged"
-    )
+    assert card["version"] == __version__ and card["model"]["checkpoint"] == "packaged"
     assert card["temperature"] == pytest.approx(0.678, abs=1e-3) and card["mirror"]
     assert (card["fps"], card["window"], card["snippet"]) == (10.0, 3.0, 1)
     assert card["faces"]["detector"] == "blazeface" and card["faces"]["margin"] == 0.1
