@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LICENSES = "LICENSES.txt"
 NETWORK, DETECTOR, BINARY = "network.onnx.gz", "blazeface.onnx.gz", "ort.wasm.gz"
 SCRIPTS = (
-    "app.js", "blazeface.js", "chart.js", "load.js", "pixels.js", "source.js", "tracks.js",
+    "app.js", "blazeface.js", "chart.js", "load.js", "pixels.js", "source.js", "network.js", "tracks.js",
     "windows.js", "worker.js",
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 // The page: camera or video file in, expression, chart and CSV out. The work is done in worker.js.
 import { Chart, clock } from "./chart.js";
+import { spawn } from "./load.js";
 import { cameraFrames, fileFrames } from "./source.js";
 
 const LIVE_SECONDS = 30; // that the chart shows, live
@@ -25,9 +26,7 @@ let speeds = [];
 let spoken = { text: "", at: -Infinity };
 const chart = new Chart($("chart"));
 
-// The worker's code comes by an address of this page, so that its policy holds for the worker, too.
-const code = `import ${JSON.stringify(new URL("worker.js", import.meta.url).href)};`;
-const worker = new Worker(URL.createObjectURL(new Blob([code], { type: "text/javascript" })), { type: "module" });
+const worker = spawn("worker.js");
 worker.onerror = (event) => fail(event.message || "the worker did not start");
 worker.onmessage = ({ data }) => {
   if (data.run === undefined || data.run === run || data.kind === "error") handlers[data.kind](data);

@@ -1,4 +1,4 @@
-// Files that are stored compressed, so that the download is small whatever the server does.
+// Files that are stored compressed, so that the download is small whatever the server does; and workers.
 
 // Returns the bytes of a file; calls `got` with the number of bytes of each part that arrives.
 export async function load(url, got) {
@@ -16,4 +16,12 @@ export async function load(url, got) {
   const isPacked = one === 0x1f && two === 0x8b; // some servers unpack .gz files on the way
   const stream = isPacked ? bytes.stream().pipeThrough(new DecompressionStream("gzip")) : bytes.stream();
   return new Response(stream).arrayBuffer();
+}
+
+// Returns a worker that runs one of the modules here. Its code comes by an address of this page, so that the
+// page's policy holds for the worker, too.
+export function spawn(name) {
+  const code = `import ${JSON.stringify(new URL(name, import.meta.url).href)};`;
+  const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+  return new Worker(address, { type: "module" });
 }

@@ -18,11 +18,11 @@ export class Planner {
     this.planned = -Infinity;
   }
 
-  // Returns the windows that a frame completes, as lists of frames.
-  add(frame) {
+  // Returns the windows that a frame completes, as lists of frames; live, none while `isBusy`.
+  add(frame, isBusy = false) {
     this.run.push(frame);
     this.begin ??= frame.time;
-    if (this.isLive) return this.live(frame.time);
+    if (this.isLive) return this.live(frame.time, isBusy);
     this.start ??= frame.time;
     const result = [];
     while (frame.time >= this.start + this.length - ROUNDING) {
@@ -34,9 +34,9 @@ export class Planner {
     return result.filter((window) => window.length >= this.least);
   }
 
-  live(now) {
+  live(now, isBusy) {
     this.run = this.run.filter(({ time }) => time >= now - this.length - ROUNDING);
-    if (this.run.length < this.least || now - this.planned < this.stride - ROUNDING) return [];
+    if (isBusy || this.run.length < this.least || now - this.planned < this.stride - ROUNDING) return [];
     this.planned = now;
     return [[...this.run]];
   }

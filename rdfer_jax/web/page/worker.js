@@ -1,15 +1,15 @@
-// Finds the face in frames, cuts it out and runs the network, away from the page so that the page never waits.
+// Finds the face in frames and cuts it out, away from the page so that the page never waits; network.js, beside it,
+// says what windows of faces show, so that live no frame waits for that.
 // In: {kind: load} | {kind: start, run, isLive} | {kind: frame, time, bitmap} | {kind: end}. Out: see `post`.
 import * as ort from "./ort.wasm.bundle.min.mjs";
 import { BlazeFace } from "./blazeface.js";
-import { load } from "./load.js";
+import { load, spawn } from "./load.js";
 import { crop, wholeFrame } from "./pixels.js";
 import { Finder, Follower } from "./tracks.js";
-import { Planner, TimeCourse, frameIndices, softmax } from "./windows.js";
+import { Planner, TimeCourse, frameIndices } from "./windows.js";
 
 const MOST_THREADS = 4;
-const LIVE_STRIDE = 0.5; // seconds between two windows, live ...
-const SHARE = 0.4; // ... or more, so that the network takes no larger share of the time
+const LIVE_STRIDE = 0.5; // seconds between two windows, live, or as long as the network takes
 
 let settings, network, detector, stream;
 
@@ -23,26 +23,39 @@ async function prepare() {
   const got = (bytes) => post("loading", { share: (done += bytes) / total, total });
   const files = [runtime, graph, finder].map(({ name }) => load(new URL(name, import.meta.url), got));
   const [binary, network_file, detector_file] = await Promise.all(files);
-  const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
-  Object.assign(ort.env.wasm, { wasmBinary: binary, numThreads: threads });
+  const cores = navigator.hardwareConcurrency || 1;
+  const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, Math.max(1, cores - 1)) : 1;
+  network = new Network();
+  await network.ask({ kind: "load", binary, file: network_file, settings, threads });
+  Object.assign(ort.env.wasm, { wasmBinary: binary, numThreads: 1 });
   ort.env.logLevel = "error";
-  const create = (file) => ort.InferenceSession.create(new Uint8Array(file), { executionProviders: ["wasm"] });
-  network = await create(network_file);
-  const faces = await create(detector_file);
+  const faces = await ort.InferenceSession.create(new Uint8Array(detector_file), { executionProviders: ["wasm"] });
   const run = async (input, count) => {
     const { input: size } = settings.blazeface;
     const found = await faces.run({ input: new ort.Tensor("float32", input, [count, 3, size, size]) });
     return { regressors: found.regressors.data, classificators: found.classificators.data };
   };
   detector = new BlazeFace(run, settings.blazeface, settings.cut.min_face);
-  await warm();
   post("ready", { settings, threads });
 }
 
-// The first run of a network is slow.
-async function warm() {
-  const { frames, size } = settings;
-  await predict(Array(frames).fill(new Uint8Array(size * size * 3)));
+// The worker that runs the network; answers come in the order of the questions.
+class Network {
+  constructor() {
+    this.worker = spawn("network.js");
+    this.waiting = [];
+    this.worker.onmessage = ({ data }) => {
+      const { resolve, reject } = this.waiting.shift();
+      if (data.error) reject(new Error(data.error));
+      else resolve(data.result);
+    };
+    this.worker.onerror = ({ message }) => this.waiting.shift()?.reject(new Error(message));
+  }
+
+  ask(question) {
+    this.worker.postMessage(question);
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
+  }
 }
 
 // A video or a camera: what was seen and predicted so far.
@@ -57,6 +70,7 @@ class Stream {
     this.before = null;
     this.windows = []; // {probs, agreement}, of a file
     this.hasRuns = false;
+    this.isBusy = false; // live, while a window is predicted
   }
 
   async add(time, frame) {
@@ -85,31 +99,37 @@ class Stream {
       const status = !frame.box ? "absent" : frame.found ? "found" : "bridged";
       const face = frame.box && cut(frame);
       post("frame", { place, time: frame.time, status, box: frame.box });
-      if (face) await this.read(this.planner.add({ place, time: frame.time, crop: face }));
+      if (face) await this.read(this.planner.add({ place, time: frame.time, crop: face }, this.isBusy));
     }
   }
 
-  // Predicts windows, and tells what changes.
+  // Predicts windows. A file waits for them; a camera goes on.
   async read(windows) {
     for (const window of windows) {
-      const { frames, snippet, smooth } = settings;
-      const chosen = frameIndices(window.length, frames, snippet).map((i) => window[i]);
-      const began = performance.now();
-      const found = await predict(chosen.map((frame) => frame.crop));
-      const seconds = (performance.now() - began) / 1000;
-      if (this.isLive) this.planner.stride = Math.max(LIVE_STRIDE, seconds / SHARE);
-      const places = window.map((frame) => frame.place);
-      this.course.addWindow(places, found.probs);
-      if (found.instants) {
-        this.course.addInstants(places, Array.from(found.instants, (i) => chosen[i].place), found.instantProbs);
+      const done = this.predict(window);
+      if (!this.isLive) {
+        await done;
+        continue;
       }
-      if (!this.isLive) this.windows.push(found);
-      const from = places[0];
-      post("window", {
-        ...{ from, rows: this.course.probs(from, smooth), probs: found.probs, agreement: found.agreement, seconds },
-        ...{ start: window[0].time, end: window.at(-1).time },
-      });
+      this.isBusy = true;
+      done.catch(fail).finally(() => (this.isBusy = false));
     }
+  }
+
+  // Predicts a window, and tells what that changes.
+  async predict(window) {
+    const { frames, snippet, smooth } = settings;
+    const chosen = frameIndices(window.length, frames, snippet).map((i) => window[i]);
+    const found = await network.ask({ kind: "predict", crops: chosen.map((frame) => frame.crop) });
+    const places = window.map((frame) => frame.place);
+    this.course.addWindow(places, found.probs);
+    if (found.instants) {
+      this.course.addInstants(places, Array.from(found.instants, (i) => chosen[i].place), found.instantProbs);
+    }
+    if (!this.isLive) this.windows.push(found);
+    const from = places[0];
+    const { probs, agreement } = found;
+    post("window", { run: this.run, from, rows: this.course.probs(from, smooth), probs, agreement });
   }
 
   // The prediction of the whole video: the means over its windows; null if there is none.
@@ -131,42 +151,6 @@ function cut({ frame, box, points }) {
   return crop(frame, box, kind === "none" ? 0 : margin, settings.size, eyes);
 }
 
-// Predicts a window of crops, and its mirror image if the network was calibrated so.
-async function predict(crops) {
-  const { frames, size, mirror, temperature, classes } = settings;
-  const count = mirror ? 2 : 1;
-  const one = frames * size * size * 3;
-  const pixels = new Uint8Array(count * one);
-  crops.forEach((pixel, i) => pixels.set(pixel, i * size * size * 3));
-  if (mirror) pixels.set(mirrored(pixels.subarray(0, one), size), one);
-  const outputs = await network.run({ frames: new ort.Tensor("uint8", pixels, [count, frames, size, size, 3]) });
-  // The mean of both views; key instants and instants are those of the frames themselves.
-  const mean = (name) => {
-    const { data } = outputs[name];
-    const half = data.length / count;
-    return Array.from(data.subarray(0, half), (value, i) => (mirror ? (value + data[half + i]) / 2 : value));
-  };
-  const { instants } = outputs;
-  const result = { probs: softmax(mean("logits"), temperature), agreement: mean("agreement")[0] };
-  if (!instants) return result;
-  const logits = mean("instant_logits");
-  const number = instants.dims[1];
-  const rows = Array.from({ length: number }, (_, i) => logits.slice(i * classes.length, (i + 1) * classes.length));
-  const instantProbs = rows.map((row) => softmax(row, temperature));
-  return { ...result, instants: Array.from(instants.data.subarray(0, number), Number), instantProbs };
-}
-
-function mirrored(pixels, size) {
-  const result = new Uint8Array(pixels.length);
-  for (let line = 0; line < pixels.length; line += size * 3) {
-    for (let x = 0; x < size; x++) {
-      const from = line + x * 3;
-      result.set(pixels.subarray(from, from + 3), line + (size - 1 - x) * 3);
-    }
-  }
-  return result;
-}
-
 let canvas;
 
 function pixelsOf(bitmap) {
@@ -182,8 +166,12 @@ function pixelsOf(bitmap) {
 let turn = Promise.resolve();
 
 self.onmessage = ({ data }) => {
-  turn = turn.then(() => handle(data)).catch((error) => post("error", { text: String(error?.message ?? error) }));
+  turn = turn.then(() => handle(data)).catch(fail);
 };
+
+function fail(error) {
+  post("error", { text: String(error?.message ?? error) });
+}
 
 async function handle(message) {
   if (message.kind === "load") {
