@@ -130,14 +130,20 @@ COMMANDS = {
         ),
     ),
     "export": Command(
-        "write a network as files that run without this package: StableHLO and ONNX",
+        "write a network as files that run without this package, or as a page for browsers",
         (
             Flag(
                 "workdir",
                 "folder of the run; default: the network that comes with the package",
                 Path,
             ),
-            _output("folder for the files", required=True),
+            _output("folder for the files; needed unless --web is given"),
+            Flag("web", "folder for a page that runs the network in a browser", Path),
+            Flag(
+                "onnxruntime",
+                "npm package onnxruntime-web for the page, .tgz or folder; default: in your cache folder",
+                Path,
+            ),
             _CHECKPOINT,
             Flag("formats", "stablehlo, onnx, or both", default="stablehlo,onnx"),
             Flag("quantize", "none, or int8: weights of the ONNX file as int8", default="none"),

@@ -18,6 +18,7 @@ from rdfer_jax import compile_cache, sharding, workarounds
 from rdfer_jax import config as config_lib
 from rdfer_jax.cli import Call
 from rdfer_jax.config import Config
+from rdfer_jax.export import exporter
 from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.labels import relabel as relabel_lib
@@ -140,13 +141,33 @@ def web(flags: SimpleNamespace) -> None:
 
 
 def export(flags: SimpleNamespace) -> None:
-    """Writes a network as files that run without this package."""
+    """Writes a network as files that run without this package, or as a page for browsers."""
+    if not (flags.output or flags.web):
+        raise ValueError("rdfer export needs --output: folder for the files; or --web: for a page")
     settings = config_lib.resolve(flags.config).predict if flags.config else None
-    formats = [name for name in flags.formats.split(",") if name]
-    card = exported.export(
-        flags.workdir, flags.output, flags.checkpoint, formats, flags.quantize, settings
+    if flags.output:
+        formats = [name for name in flags.formats.split(",") if name]
+        card = exported.export(
+            flags.workdir, flags.output, flags.checkpoint, formats, flags.quantize, settings
+        )
+        print(exported.describe(card, flags.output))
+    if flags.web:
+        _export_page(flags, settings)
+
+
+def _export_page(flags: SimpleNamespace, settings: config_lib.Predict | None) -> None:
+    """Writes the page of a network, for which the extra `export` is needed."""
+    try:
+        from rdfer_jax.web import site
+    except ImportError as error:
+        raise exporter.missing(error) from None
+    size = site.export(
+        flags.workdir, flags.web, flags.checkpoint, flags.quantize, settings, flags.onnxruntime
     )
-    print(exported.describe(card, flags.output))
+    print(
+        f"page in {flags.web}, a download of {size / 1e6:.1f} MB. To look at it: rdfer web "
+        f"--dir={flags.web}. To publish it: copy the folder to any web server"
+    )
 
 
 def audit(flags: SimpleNamespace) -> None:

@@ -8,22 +8,21 @@ from rdfer_jax.web import runtime, server, site
 CLASSES = ("happy", "sad", "neutral")
 
 
-def reading(**changes):
-    """How a made-up network reads videos."""
+def card(**changes):
+    """How a made-up network reads videos, as of predict.exported."""
     values = {
-        "network": "made up", "classes": CLASSES, "frames": 16, "snippet": 1, "size": 48,
-        "instants_weight": 1.0, "fps": 10.0, "window": 3.0, "stride": 1.0, "smooth": 0.5,
-        "mirror": False, "temperature": 1.0, "min_confidence": 0.0,
-        "cut": {"detector": "blazeface", "min_face": 0.1, "margin": 0.1, "align": True},
+        "model": {"run": "made up", "checkpoint": "last", "step": 7}, "classes": list(CLASSES),
+        "frames": 16, "snippet": 1, "side": 48, "instants_share": 1.0, "fps": 10.0, "window": 3.0,
+        "stride": 1.0, "smooth": 0.5, "mirror": False, "temperature": 1.0, "min_confidence": 0.0,
+        "faces": {"detector": "blazeface", "min_face": 0.1, "margin": 0.1, "align": True},
     }  # fmt: skip
-    return site.Reading(**values | changes)
+    return values | changes
 
 
-def write(folder, monkeypatch, **changes):
+def write(folder, **changes):
     """Writes a page with stand-ins for ONNX Runtime and for the network."""
     engine = {runtime.SCRIPT: b"export const env = {};", runtime.BINARY: b"\0asm" * 1000}
-    monkeypatch.setattr(runtime, "read", lambda path: engine)
-    return site.write(folder, b"network" * 1000, reading(**changes))
+    return site.write(folder, b"network" * 1000, card(**changes), engine)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@
 Large files are compressed, and the page unpacks them, so that the download is small on every server.
 """
 
-import dataclasses
 import gzip
 import json
 import logging
@@ -18,15 +17,25 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from etils import epath
+
+from rdfer_jax import config as config_lib
 from rdfer_jax import html
+from rdfer_jax.export import exporter
+from rdfer_jax.export import quantize as quantize_lib
 from rdfer_jax.faces import blazeface, detect, tracks
-from rdfer_jax.predict import predictor
+from rdfer_jax.predict import exported, predictor
 from rdfer_jax.predict.timeline import class_color
 from rdfer_jax.web import detector, runtime
 from rdfer_jax.web.server import POLICY, SETTINGS
 
 log = logging.getLogger(__name__)
 
+#: What the page takes from the card of an exported network.
+_OF_CARD = (
+    "classes", "frames", "snippet", "side", "instants_share", "fps", "window", "stride", "smooth",
+    "mirror", "temperature", "min_confidence",
+)  # fmt: skip
 LICENSES = "LICENSES.txt"
 NETWORK, DETECTOR, BINARY = "network.onnx.gz", "blazeface.onnx.gz", "ort.wasm.gz"
 SCRIPTS = (
@@ -35,61 +44,62 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How a network reads videos; for fields without a comment, see config.Predict.
-
-    Attributes:
-      network: its name, for people.
-      classes: names of the N classes.
-      frames: F, frames of a window that the network reads.
-      snippet: see config.Data.
-      size: S, height and width of a crop, pixels.
-      instants_weight: of the instants in the timeline, see predict.timecourse.
-      cut: detector, min_face, margin, align, as of faces.cut.Cut.
-    """
-
-    network: str
-    classes: tuple[str, ...]
-    frames: int
-    snippet: int
-    size: int
-    instants_weight: float
-    fps: float
-    window: float
-    stride: float
-    smooth: float
-    mirror: bool
-    temperature: float
-    min_confidence: float
-    cut: Mapping[str, Any]
-
-
-def write(
-    folder: pathlib.Path, model: bytes, reading: Reading, onnxruntime: str | None = None
+def export(
+    run: epath.PathLike | None,
+    folder: str,
+    checkpoint: str = "last",
+    quantize: str = "none",
+    settings: config_lib.Predict | None = None,
+    onnxruntime: str | None = None,
 ) -> int:
-    """Writes the page.
+    """Writes the page of a network.
 
     Args:
-      folder: new, empty, or with an older page.
-      model: the network as ONNX: uint8 frames [B, F, S, S, 3] to logits, agreement and, where it has them,
-        instants and instant_logits.
-      reading: how it reads videos.
+      run: folder of the training run; None for the network that comes with the package.
+      folder: for the page.
+      checkpoint: last, best, or a step.
+      quantize: none or int8, the weights of the network.
+      settings: how to read videos; those of the run, if None.
       onnxruntime: see runtime.read.
 
     Returns:
-      The size of the download in bytes.
+      The size of the download, bytes.
 
     Raises:
-      FileNotFoundError, ValueError: as of runtime.read.
-      FileExistsError: the folder is a file, or holds something else.
+      ValueError, OSError: as of Predictor, exporter.checked_onnx, runtime.read and write.
     """
     engine = runtime.read(onnxruntime)
+    place = pathlib.Path(folder)
+    _check(place)
+    reader = predictor.Predictor(run, checkpoint, settings)
+    model, _ = exporter.checked_onnx(reader.network.function(), exported.shape(reader))
+    if quantize == "int8":
+        model = quantize_lib.int8_weights(model)
+    return write(place, model.SerializeToString(), exported.card(reader), engine)
+
+
+def write(
+    folder: pathlib.Path, model: bytes, card: Mapping[str, Any], engine: Mapping[str, bytes]
+) -> int:
+    """Writes the files.
+
+    Args:
+      folder: new, empty, or with an older page.
+      model: the network as ONNX, as the exporter makes it.
+      card: what is in model.json of an exported network.
+      engine: the files of ONNX Runtime Web, see runtime.read.
+
+    Returns:
+      The size of the download, bytes.
+
+    Raises:
+      FileExistsError: the folder is a file, or holds something else.
+    """
     _check(folder)
-    if reading.cut["detector"] in ("haar", "yunet"):
+    if card["faces"]["detector"] in ("haar", "yunet"):
         log.warning(
             "faces are found by %s in rdfer predict, but by blazeface in the page",
-            reading.cut["detector"],
+            card["faces"]["detector"],
         )
     page = resources.files(__package__) / "page"
     contents = {name: page.joinpath(name).read_bytes() for name in SCRIPTS}
@@ -103,7 +113,7 @@ def write(
     }
     contents |= {name: gzip.compress(data, 9, mtime=0) for name, data in packed.items()}
     sizes = {name: len(contents[name]) for name in packed}
-    contents[SETTINGS] = json.dumps(settings(reading, sizes), indent=1, allow_nan=False).encode()
+    contents[SETTINGS] = json.dumps(page_settings(card, sizes), indent=1, allow_nan=False).encode()
     license_text = (blazeface.MODEL.parent / "LICENSE").read_bytes()
     contents[LICENSES] = page.joinpath(LICENSES).read_bytes() + license_text
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +122,19 @@ def write(
     return sum(len(data) for name, data in contents.items() if name != LICENSES)
 
 
-def settings(reading: Reading, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Returns what the page must know; the constants are those of the Python modules."""
+def page_settings(card: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Returns what the page must know; the constants are those of the Python modules.
+
+    Args:
+      card: see write.
+      sizes: of the large files, bytes, by name.
+    """
     files = {"network": NETWORK, "detector": DETECTOR, "runtime": BINARY}
-    return dataclasses.asdict(reading) | {
-        "colors": [class_color(index) for index in range(len(reading.classes))],
+    cut = {name: card["faces"][name] for name in ("detector", "min_face", "margin", "align")}
+    return {name: card[name] for name in _OF_CARD} | {
+        "network": "{run}, checkpoint {checkpoint}, step {step}".format(**card["model"]),
+        "cut": cut,
+        "colors": [class_color(index) for index in range(len(card["classes"]))],
         "least_frames": predictor.LEAST_FRAMES,
         "blazeface": {
             "input": blazeface.INPUT,

@@ -24,8 +24,7 @@ pytestmark = pytest.mark.browser
 def call(tmp_path_factory):
     """Runs JavaScript with the page's modules: the body of a function of `given`, with `settings`."""
     folder = tmp_path_factory.mktemp("site")
-    with pytest.MonkeyPatch.context() as patch:
-        pages_of_networks.write(folder, patch)
+    pages_of_networks.write(folder)
     (folder / "empty.html").write_text("<!doctype html>")
     with pages_of_networks.served(folder) as address, browsing.chromium() as browser:
         page = browser.new_page()

@@ -12,9 +12,9 @@ from rdfer_jax.web import server, site
 
 
 @pytest.fixture
-def page(tmp_path, monkeypatch):
+def page(tmp_path):
     """The folder of a page."""
-    pages_of_networks.write(tmp_path / "page", monkeypatch)
+    pages_of_networks.write(tmp_path / "page")
     (tmp_path / "secret.txt").write_text("secret")
     return tmp_path / "page"
 

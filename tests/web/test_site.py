@@ -15,8 +15,8 @@ from rdfer_jax.web import site
 NAMES = {"http://www.w3.org/2000/svg"}
 
 
-def test_the_page_has_its_files_and_tells_the_size_of_the_download(tmp_path, monkeypatch):
-    size = pages_of_networks.write(tmp_path / "page", monkeypatch)
+def test_the_page_has_its_files_and_tells_the_size_of_the_download(tmp_path):
+    size = pages_of_networks.write(tmp_path / "page")
     names = {path.name for path in (tmp_path / "page").iterdir()}
     assert names == {
         *site.SCRIPTS, "index.html", "style.css", "settings.json", "LICENSES.txt",
@@ -26,14 +26,14 @@ def test_the_page_has_its_files_and_tells_the_size_of_the_download(tmp_path, mon
     assert size == sum(path.stat().st_size for path in files) < 400_000
     packed = (tmp_path / "page/network.onnx.gz").read_bytes()
     assert gzip.decompress(packed) == b"network" * 1000
-    again = pages_of_networks.write(tmp_path / "page", monkeypatch)
+    again = pages_of_networks.write(tmp_path / "page")
     assert again == size and (tmp_path / "page/network.onnx.gz").read_bytes() == packed
     told = (tmp_path / "page/LICENSES.txt").read_text()
     assert all(word in told for word in ("MIT License", "Microsoft", "MediaPipe", "Apache License"))
 
 
-def test_every_file_that_the_page_names_is_there(tmp_path, monkeypatch):
-    pages_of_networks.write(tmp_path, monkeypatch)
+def test_every_file_that_the_page_names_is_there(tmp_path):
+    pages_of_networks.write(tmp_path)
     for path in (*tmp_path.glob("*.js"), tmp_path / "index.html"):
         text = path.read_text()
         named = re.findall(r"""(?:from "\./|new URL\("|src="|href=")([\w.]+)\"""", text)
@@ -43,8 +43,8 @@ def test_every_file_that_the_page_names_is_there(tmp_path, monkeypatch):
         assert (tmp_path / file["name"]).stat().st_size == file["bytes"]
 
 
-def test_the_page_may_ask_no_other_host_and_names_none(tmp_path, monkeypatch):
-    pages_of_networks.write(tmp_path, monkeypatch)
+def test_the_page_may_ask_no_other_host_and_names_none(tmp_path):
+    pages_of_networks.write(tmp_path)
     page = (tmp_path / "index.html").read_text()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     rules = dict(rule.split(maxsplit=1) for rule in policy.replace("&#39;", "'").split("; "))
@@ -58,28 +58,26 @@ def test_the_page_may_ask_no_other_host_and_names_none(tmp_path, monkeypatch):
         assert set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text())) <= NAMES, path
 
 
-def test_the_settings_are_those_of_the_network_and_the_constants_those_of_python(
-    tmp_path, monkeypatch
-):
-    pages_of_networks.write(tmp_path, monkeypatch, temperature=0.7, mirror=True)
+def test_the_settings_are_those_of_the_network_and_the_constants_those_of_python(tmp_path):
+    pages_of_networks.write(tmp_path, temperature=0.7, mirror=True)
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert settings["classes"] == list(pages_of_networks.CLASSES)
     assert settings["colors"] == list(timeline.COLORS[:3])
-    assert (settings["temperature"], settings["mirror"], settings["size"]) == (0.7, True, 48)
+    assert (settings["temperature"], settings["mirror"], settings["side"]) == (0.7, True, 48)
     assert settings["blazeface"]["anchors"] == [[8, 2], [16, 6]]
     assert settings["tracks"]["least_hits"] == 3
 
 
-def test_other_files_are_not_touched(tmp_path, monkeypatch):
+def test_other_files_are_not_touched(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="holds files that are no page"):
-        pages_of_networks.write(tmp_path, monkeypatch)
+        pages_of_networks.write(tmp_path)
     with pytest.raises(FileExistsError, match="a file; --web needs a folder"):
-        pages_of_networks.write(tmp_path / "photo.jpg", monkeypatch)
+        pages_of_networks.write(tmp_path / "photo.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
-def test_another_detector_is_told(tmp_path, monkeypatch, caplog):
+def test_another_detector_is_told(tmp_path, caplog):
     cut = {"detector": "haar", "min_face": 0.1, "margin": 0.1, "align": False}
-    pages_of_networks.write(tmp_path, monkeypatch, cut=cut)
+    pages_of_networks.write(tmp_path, faces=cut)
     assert "by haar in rdfer predict, but by blazeface in the page" in caplog.text

@@ -10,19 +10,19 @@ async function prepare({ binary, file, settings: given, threads }) {
   Object.assign(ort.env.wasm, { wasmBinary: binary, numThreads: threads });
   ort.env.logLevel = "error";
   network = await ort.InferenceSession.create(new Uint8Array(file), { executionProviders: ["wasm"] });
-  const { frames, size } = settings;
-  await predict(Array(frames).fill(new Uint8Array(size * size * 3))); // the first run is slow
+  const { frames, side } = settings;
+  await predict(Array(frames).fill(new Uint8Array(side * side * 3))); // the first run is slow
 }
 
 // Predicts a window of crops, and its mirror image if the network was calibrated so.
 async function predict(crops) {
-  const { frames, size, mirror, temperature, classes } = settings;
+  const { frames, side, mirror, temperature, classes } = settings;
   const count = mirror ? 2 : 1;
-  const one = frames * size * size * 3;
+  const one = frames * side * side * 3;
   const pixels = new Uint8Array(count * one);
-  crops.forEach((pixel, i) => pixels.set(pixel, i * size * size * 3));
-  if (mirror) pixels.set(mirrored(pixels.subarray(0, one), size), one);
-  const outputs = await network.run({ frames: new ort.Tensor("uint8", pixels, [count, frames, size, size, 3]) });
+  crops.forEach((pixel, i) => pixels.set(pixel, i * side * side * 3));
+  if (mirror) pixels.set(mirrored(pixels.subarray(0, one), side), one);
+  const outputs = await network.run({ frames: new ort.Tensor("uint8", pixels, [count, frames, side, side, 3]) });
   // The mean of both views; key instants and instants are those of the frames themselves.
   const mean = (name) => {
     const { data } = outputs[name];

@@ -22,14 +22,14 @@ async function prepare() {
   let done = 0;
   const got = (bytes) => post("loading", { share: (done += bytes) / total, total });
   const files = [runtime, graph, finder].map(({ name }) => load(new URL(name, import.meta.url), got));
-  const [binary, network_file, detector_file] = await Promise.all(files);
+  const [binary, networkFile, detectorFile] = await Promise.all(files);
   const cores = navigator.hardwareConcurrency || 1;
   const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, Math.max(1, cores - 1)) : 1;
   network = new Network();
-  await network.ask({ kind: "load", binary, file: network_file, settings, threads });
+  await network.ask({ kind: "load", binary, file: networkFile, settings, threads });
   Object.assign(ort.env.wasm, { wasmBinary: binary, numThreads: 1 });
   ort.env.logLevel = "error";
-  const faces = await ort.InferenceSession.create(new Uint8Array(detector_file), { executionProviders: ["wasm"] });
+  const faces = await ort.InferenceSession.create(new Uint8Array(detectorFile), { executionProviders: ["wasm"] });
   const run = async (input, count) => {
     const { input: size } = settings.blazeface;
     const found = await faces.run({ input: new ort.Tensor("float32", input, [count, 3, size, size]) });
@@ -65,7 +65,7 @@ class Stream {
     this.isLive = isLive;
     this.finder = new Finder(detector, settings.tracks, !isLive);
     this.follower = new Follower(settings.tracks);
-    this.course = new TimeCourse(settings.classes.length, settings.instants_weight);
+    this.course = new TimeCourse(settings.classes.length, settings.instants_share);
     this.planner = new Planner(settings, isLive ? LIVE_STRIDE : settings.stride, isLive);
     this.before = null;
     this.windows = []; // {probs, agreement}, of a file
@@ -148,7 +148,7 @@ class Stream {
 function cut({ frame, box, points }) {
   const { detector: kind, margin, align } = settings.cut;
   const eyes = align && points.length ? points : null;
-  return crop(frame, box, kind === "none" ? 0 : margin, settings.size, eyes);
+  return crop(frame, box, kind === "none" ? 0 : margin, settings.side, eyes);
 }
 
 let canvas;
