@@ -4,7 +4,7 @@ import { spawn } from "./load.js";
 import { cameraFrames, fileFrames } from "./source.js";
 
 const LIVE_SECONDS = 30; // that the chart shows, live
-const STALE = 1.5; // after so long without a prediction, none is shown, seconds
+const STALE = 3; // after so long without a prediction, none is shown, seconds
 const SPOKEN = 3000; // shortest time between two announcements, milliseconds
 const UNSURE = "unsure";
 const DASH = "\u2013";

@@ -88,18 +88,17 @@ class Stream {
 
   async take(decided) {
     for (const frame of decided) {
-      const place = this.course.add(frame.time);
-      const { longest_step } = settings.tracks;
-      const isBreak = this.before && (frame.chain !== this.before.chain || frame.time - this.before.time > longest_step);
-      if (!frame.box || isBreak) {
+      const { time, chain, box, found } = frame;
+      const place = this.course.add(time);
+      post("frame", { place, time, status: !box ? "absent" : found ? "found" : "bridged", box });
+      const { before } = this;
+      const isBreak = before && (chain !== before.chain || time - before.time > settings.tracks.longest_step);
+      if (!box || isBreak) {
         await this.read(this.planner.end(false));
-        this.hasRuns ||= Boolean(this.before?.box);
+        this.hasRuns ||= Boolean(before?.box);
       }
-      this.before = { time: frame.time, chain: frame.chain, box: frame.box };
-      const status = !frame.box ? "absent" : frame.found ? "found" : "bridged";
-      const face = frame.box && cut(frame);
-      post("frame", { place, time: frame.time, status, box: frame.box });
-      if (face) await this.read(this.planner.add({ place, time: frame.time, crop: face }, this.isBusy));
+      this.before = { time, chain, box };
+      if (box) await this.read(this.planner.add({ place, time, crop: cut(frame) }, this.isBusy));
     }
   }
 
