@@ -7,8 +7,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 XDIST := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast test-torch test-browser test-real test-robustness lint docs \
-  format clean
+.PHONY: help install install-dev demo web-runtime test test-fast test-torch test-browser test-real \
+  test-robustness lint docs format clean
 
 help:
 	@echo "make demo     build a synthetic data set, train, evaluate, and predict a video"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-browser     tests of the HTML pages in Chromium; installs playwright"
 	@echo "make test-real REAL_VIDEOS=dir   training on your videos, at least four .mp4 or .mov files"
 	@echo "make test-robustness  fuzzing and mutation testing; installs atheris and cosmic-ray"
+	@echo "make web-runtime      ONNX Runtime Web for rdfer export --web, into your cache folder; needs npm"
 	@echo "make install  create $(VENV) and install rdfer_jax"
 	@echo "make lint     check format, lint and types"
 	@echo "make docs     build the documentation site into site/; warnings are errors"
@@ -54,6 +55,9 @@ demo: install
 	@echo "  $(BIN)/rdfer build --config=video_folder --config.build.source_dir=my_videos"
 	@echo "  $(BIN)/rdfer train --config=video_folder --workdir=runs/mine"
 
+web-runtime: install
+	@$(BIN)/python -c 'from rdfer_jax.web import runtime; print(runtime.fetch_command())' | sh -ex
+
 # Markers: `e2e` starts the program, or Python with JAX, in a process of its own; `slow` compiles a whole
 # network or training step, trains, or takes seconds. `make test-fast` leaves both out.
 test: install-dev
@@ -67,7 +71,7 @@ test-torch: install-dev
 	$(BIN)/python -m pytest -m torch
 
 # Chromium comes from the system: `apt install chromium`, or its path in the variable CHROMIUM. Without
-# it, all of these tests are skipped and the command fails.
+# it, all of these tests are skipped and the command fails. Those that run a network need `make web-runtime`.
 test-browser: install-dev
 	$(PIP_INSTALL) -e '.[dev,browser]'
 	$(BIN)/python -m pytest -m browser
