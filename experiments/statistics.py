@@ -140,40 +140,86 @@ def bootstrap_shared(
       seed: of the random generator.
       confidence: of the interval.
     """
-    label_B, value_SB = np.asarray(label_B), np.asarray(right_SB, np.float64)
-    if other_SB is not None:
-        value_SB = value_SB - np.asarray(other_SB, np.float64)
-    classes = np.unique(label_B) if balanced else [None]
-    member_NB = np.array(
-        [label_B == c if balanced else np.full(len(label_B), True) for c in classes]
+    methods = [right_SB] if other_SB is None else [right_SB, other_SB]
+    found, drawn_RM = (
+        values[..., -1 if balanced else -2]
+        for values in recalls(label_B, np.array(methods), draws=draws, seed=seed)
     )
-    seeds, size = value_SB.shape
-    sums_NSB = member_NB[:, None] * value_SB
+    if other_SB is not None:
+        found, drawn_RM = found[:1] - found[1:], drawn_RM[:, :1] - drawn_RM[:, 1:]
+    return estimate(drawn_RM[:, 0], float(found[0]), confidence)
 
-    def accuracy(weights_RB: Vector) -> Vector:
-        """Returns the accuracy of each seed for some weights of the clips, [R, S]."""
-        total_RN = weights_RB @ member_NB.T
-        sum_NRS = weights_RB @ sums_NSB.transpose(0, 2, 1)
-        by_class = np.divide(
-            sum_NRS,
-            total_RN.T[..., None],
-            out=np.full(sum_NRS.shape, np.nan),
-            where=total_RN.T[..., None] > 0,
+
+def recalls(
+    label_B: ArrayLike,
+    right_MSB: ArrayLike,
+    fold_B: ArrayLike | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> tuple[Vector, Vector]:
+    """Returns the recall of each class, WAR and UAR of M methods that were tested on the same clips.
+
+    A value is computed in each fold, and averaged over the folds and then the seeds, all with the same
+    weight; a class that does not occur in a fold is left out of its means. In a draw of the bootstrap all
+    methods and seeds share the clips, drawn with replacement within each fold, and all methods share the
+    seeds, drawn with replacement.
+
+    Args:
+      label_B: the true classes.
+      right_MSB: whether a method is right, for each seed and clip.
+      fold_B: the fold in which a clip is tested; None: a single one.
+      draws: R.
+      seed: of the random generator.
+
+    Returns:
+      float64 [M, C + 2] and, of the draws, [R, M, C + 2]: the recall of the C classes that occur, in
+      order, then WAR and UAR.
+    """
+    label_B, right_MSB = np.asarray(label_B), np.asarray(right_MSB, np.float64)
+    fold_B = np.zeros(len(label_B), int) if fold_B is None else np.asarray(fold_B)
+    parts = [np.flatnonzero(fold_B == fold) for fold in np.unique(fold_B)]
+    classes = np.unique(label_B)
+    seeds = right_MSB.shape[1]
+
+    def scores(weights_RB: Vector, part: NDArray[np.int_]) -> Vector:
+        """Returns the values in a fold for some weights of its clips, [R, M, S, C + 2]."""
+        members = [np.flatnonzero(label_B[part] == c) for c in classes]
+        hits_RMSC = np.stack(
+            [
+                np.tensordot(weights_RB[:, m], right_MSB[:, :, part[m]], axes=(1, 2))
+                for m in members
+            ],
+            axis=-1,
         )
-        return _mean(by_class.transpose(1, 2, 0))
+        total_RC = np.stack([weights_RB[:, m].sum(axis=1) for m in members], axis=-1)
+        total = np.broadcast_to(total_RC[:, None, None], hits_RMSC.shape)
+        recall = np.divide(hits_RMSC, total, out=np.full(hits_RMSC.shape, np.nan), where=total > 0)
+        war = hits_RMSC.sum(axis=-1) / weights_RB.sum(axis=1)[:, None, None]
+        return np.concatenate([recall, war[..., None], _mean(recall)[..., None]], axis=-1)
+
+    def over_folds(values: Sequence[Vector]) -> Vector:
+        return _mean(np.stack(values, axis=-1))
 
     generator = np.random.default_rng(seed)
     drawn_RS = generator.integers(seeds, size=(draws, seeds))
-    values_RS = np.concatenate(
-        [
-            accuracy(
-                generator.multinomial(size, np.full(size, 1 / size), len(part)).astype(np.float64)
-            )
-            for part in np.array_split(drawn_RS, max(1, draws // 500))
-        ]
-    )
-    replicates_R = np.take_along_axis(values_RS, drawn_RS, axis=1).mean(axis=1)
-    return estimate(replicates_R, float(accuracy(np.ones((1, size))).mean()), confidence)
+    drawn = []
+    for chosen_rS in np.array_split(drawn_RS, max(1, draws // 500)):
+        values = over_folds(
+            [
+                scores(
+                    generator.multinomial(
+                        len(part), np.full(len(part), 1 / len(part)), len(chosen_rS)
+                    ).astype(np.float64),
+                    part,
+                )
+                for part in parts
+            ]
+        )
+        of_seeds = np.take_along_axis(values, chosen_rS[:, None, :, None], axis=2)
+        drawn.append(_mean(of_seeds.swapaxes(2, 3)))
+    observed = over_folds([scores(np.ones((1, len(part))), part) for part in parts])
+    return _mean(observed.swapaxes(2, 3))[0], np.concatenate(drawn)
 
 
 # Groups of clips, and statistics of them.

@@ -1,0 +1,323 @@
+"""What do a person's decisions on some clips tell about the audit's list, and which clips tell most?
+
+    python -m experiments.reviews --output=runs/reviews
+    python -m experiments.reviews --cells='runs/real_faces/cells/people-agreement-s*' --output=runs/reviews
+
+Reviews the list that promises 90 %: as `rdfer audit --reviewed` does, with a random sample, half of the
+list and half of the others; and then in different orders further clips. The reviewer knows the true label.
+With --cells, predictions of a run on data with known truth (FER+: the majority of the votes) take the place
+of the simulation. Needs no network and no data set. Writes reviews.json and reviews.md.
+
+Promise: what is listed after the review gives the share of wrong labels (`share`), after the cut is set by
+a logistic regression of the decisions on the score (`cut`), and how often the interval of the review covers
+the list's true precision.
+
+Orders: the precision of the list is estimated by that regression from the random sample and as many further
+decisions: at random on the list, in the order of suspicion, nearest to the cut, or where a decision lowers
+the variance of the estimate most (greedily, by the Fisher information). Also the mean of the list's part of
+the random sample, without a model.
+
+Letters: N videos, R reviewed ones.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+from etils import epath
+from scipy import special
+
+from benchmarks import harness
+from experiments import finished
+from experiments.simulated import Simulated, simulate
+from rdfer_jax import paths
+from rdfer_jax.labels import share as share_lib
+from rdfer_jax.labels.noise_matrix import Floats, Ints, fit_noise
+from rdfer_jax.labels.suspicion import Suspicion, suspicion
+from rdfer_jax.training.predictions import TRAIN_FILE, read_predictions
+
+PROMISE = 0.9
+#: Sizes of the random sample, and repetitions of each with other samples.
+SIZES, REPEATS = (50, 100, 200), 50
+#: For the orders: the random sample, further decisions, and repetitions.
+FIRST, NEXT, ORDER_REPEATS = 100, 50, 20
+#: Variance of the normal prior of the regression's two coefficients.
+PRIOR = 25.0
+NOISES, RATES, NETWORKS, SEEDS = (
+    ("confusion", "mixed", "instance"),
+    (0.1, 0.3),
+    ("truth", "given"),
+    4,
+)
+
+
+class Listed(NamedTuple):
+    """An audit before its review.
+
+    Attributes:
+      score: float64 [N], standardized; higher for labels that are more likely wrong.
+      wrong: bool [N], the truth.
+      listed: bool [N], the list with the promise.
+      candidate: bool [N], whether another class is suggested; no other clip is ever listed.
+      suspicious: as the audit scores the labels.
+    """
+
+    score: Floats
+    wrong: np.ndarray
+    listed: np.ndarray
+    candidate: np.ndarray
+    suspicious: Suspicion
+
+    @classmethod
+    def of(cls, data: Simulated) -> "Listed":
+        """Lists the labels of a data set as `rdfer audit --precision=0.9` does."""
+        mean_NC = data.probs.mean(axis=1)
+        found = suspicion(data.label, data.probs)
+        share = share_lib.of_predictions(data.label, mean_NC, fit_noise(data.label, mean_NC).share)
+        candidate_N = mean_NC.argmax(axis=1) != data.label
+        listed_N = (found.false_alarms(share.sure) <= 1 - PROMISE + 1e-9) & candidate_N
+        score_N = (found.score - found.score.mean()) / found.score.std()
+        return cls(score_N, data.is_wrong, listed_N, candidate_N, found)
+
+
+def regression(score_R: Floats, wrong_R: np.ndarray) -> tuple[Floats, Floats]:
+    """Returns the coefficients (constant, slope) of P(wrong) by the score, and their covariance.
+
+    Logistic regression with the PRIOR around 0, at its highest posterior (Laplace).
+    """
+    x_R2 = np.stack([np.ones_like(score_R), score_R], axis=1)
+
+    def loss(beta: Floats) -> float:
+        logits_R = x_R2 @ beta
+        likelihood = np.logaddexp(0, logits_R).sum() - logits_R[wrong_R].sum()
+        return float(likelihood + beta @ beta / (2 * PRIOR))
+
+    def information(p_R: Floats) -> Floats:
+        return (x_R2 * (p_R * (1 - p_R))[:, None]).T @ x_R2 + np.eye(2) / PRIOR
+
+    beta: Floats = np.zeros(2)
+    before = np.inf
+    for _ in range(100):  # Newton's method; the loss is convex
+        p_R = special.expit(x_R2 @ beta)
+        step = np.linalg.solve(information(p_R), x_R2.T @ (p_R - wrong_R) + beta / PRIOR)
+        now = loss(beta)
+        while loss(beta - step) > now:
+            step = step / 2
+        beta = beta - step
+        if before - now < 1e-9:
+            break
+        before = now
+    covariance: Floats = np.linalg.inv(information(special.expit(x_R2 @ beta)))
+    return beta, covariance
+
+
+def sample(audit: Listed, size: int, rng: np.random.Generator) -> Ints:
+    """Draws a random sample, half of the list and half of the others, as labels.review.draw."""
+    groups = [rng.permutation(np.flatnonzero(audit.listed == value)) for value in (True, False)]
+    some = min(len(groups[0]), size // 2)
+    return np.concatenate([groups[0][:some], groups[1][: size - some]])
+
+
+def promise(audit: Listed, size: int, rng: np.random.Generator) -> dict[str, float]:
+    """Returns what a review of a random sample says, and how right the lists after it are."""
+    chosen = sample(audit, size, rng)
+    counts = [int((audit.listed == value).sum()) for value in (True, False)]
+    parts = [audit.wrong[chosen[audit.listed[chosen] == value]] for value in (True, False)]
+    found = [(int(part.sum()), len(part)) for part in parts]
+    true = float(audit.wrong[audit.listed].mean())
+    low, high = share_lib.limits(*found[0])
+    share = share_lib.of_strata(counts, found)
+    by_share_N = audit.candidate & (audit.suspicious.false_alarms(share.sure) <= 1 - PROMISE + 1e-9)
+    beta, _ = regression(audit.score[chosen], audit.wrong[chosen])
+    by_cut_N = cut(audit, beta)
+    return {
+        "precision": true,
+        "reviewed": found[0][0] / found[0][1],
+        "covered": float(low <= true <= high),
+        "width": high - low,
+        "share listed": float(by_share_N.mean()),
+        "share right": float((by_share_N & audit.wrong).mean()),
+        "cut listed": float(by_cut_N.mean()),
+        "cut right": float((by_cut_N & audit.wrong).mean()),
+    }
+
+
+def cut(audit: Listed, beta: Floats) -> np.ndarray:
+    """Returns the longest list, by score, of which PROMISE are expected to be wrong, bool [N]."""
+    p_N = special.expit(beta[0] + beta[1] * audit.score)
+    order = np.flatnonzero(audit.candidate)
+    order = order[np.argsort(-audit.score[order], kind="stable")]
+    means = p_N[order].cumsum() / np.arange(1, len(order) + 1)
+    kept = np.flatnonzero(means >= PROMISE)
+    listed_N = np.zeros(len(p_N), bool)
+    listed_N[order[: kept[-1] + 1 if len(kept) else 0]] = True
+    return listed_N
+
+
+def by_variance(audit: Listed, first: Ints, left: Ints, count: int) -> Ints:
+    """Returns clips whose decisions lower the variance of the list's estimated precision most, greedily."""
+    beta, covariance = regression(audit.score[first], audit.wrong[first])
+    x_N2 = np.stack([np.ones_like(audit.score), audit.score], axis=1)
+    p_N = special.expit(x_N2 @ beta)
+    weight_N = p_N * (1 - p_N)
+    gradient = (weight_N[:, None] * x_N2)[audit.listed].mean(axis=0)
+    chosen: list[int] = []
+    free_N = np.zeros(len(p_N), bool)
+    free_N[left] = True
+    for _ in range(count):
+        # Sherman and Morrison: one more decision at x with weight w.
+        along_N2 = x_N2 @ covariance
+        gain_N = weight_N * (along_N2 @ gradient) ** 2
+        gain_N /= 1 + weight_N * (along_N2 * x_N2).sum(axis=1)
+        best = int(np.where(free_N, gain_N, -1).argmax())
+        chosen.append(best)
+        free_N[best] = False
+        step = covariance @ x_N2[best]
+        covariance = covariance - weight_N[best] * np.outer(step, step) / (
+            1 + weight_N[best] * x_N2[best] @ step
+        )
+    return np.array(chosen)
+
+
+#: (audit, first, left, rng) -> the clips to review next, most telling first.
+ORDERS: dict[str, Callable[[Listed, Ints, Ints, np.random.Generator], Ints]] = {
+    "random, on the list": lambda a, _, left, rng: rng.permutation(left[a.listed[left]])[:NEXT],
+    "suspicion": lambda a, _, left, __: left[np.argsort(-a.score[left], kind="stable")][:NEXT],
+    "nearest to the cut": lambda a, _, left, __: left[
+        np.argsort(np.abs(a.score[left] - a.score[a.listed].min()), kind="stable")
+    ][:NEXT],
+    "variance": lambda a, first, left, _: by_variance(a, first, left, NEXT),
+}
+
+
+def orders(audit: Listed, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    """Returns by order the error of the list's estimated precision, and of a new cut's true one."""
+    first = sample(audit, FIRST, rng)
+    left = np.setdiff1d(np.arange(len(audit.score)), first)
+    true = audit.wrong[audit.listed].mean()
+    mine = audit.wrong[first[audit.listed[first]]]
+    found = {"none: the sample's mean": {"error": float(mine.mean() - true), "found": 0.0}}
+    for name, order in {"none": None, **ORDERS}.items():
+        more = order(audit, first, left, rng) if order else np.zeros(0, int)
+        seen = np.concatenate([first, more]).astype(int)
+        beta, _ = regression(audit.score[seen], audit.wrong[seen])
+        p_N = special.expit(beta[0] + beta[1] * audit.score)
+        listed_N = cut(audit, beta)
+        found[name] = {
+            "error": float(p_N[audit.listed].mean() - true),
+            "found": float(audit.wrong[more].sum()),
+            "listed": float(listed_N.mean()),
+            "right": float((listed_N & audit.wrong).mean()),
+        }
+    on_list = np.concatenate(
+        [mine, audit.wrong[ORDERS["random, on the list"](audit, first, left, rng)]]
+    )
+    found["random, on the list: mean"] = {"error": float(on_list.mean() - true), "found": 0.0}
+    return found
+
+
+def summary(
+    audits: Sequence[Listed], repeats: int = REPEATS, order_repeats: int = ORDER_REPEATS
+) -> dict[str, Any]:
+    """Returns the means over the audits and repetitions; those with fewer than 20 listed do not count."""
+    kept = [audit for audit in audits if audit.listed.sum() >= 20]
+    rng = np.random.default_rng(0)
+    promises = {
+        size: [promise(audit, size, rng) for audit in kept for _ in range(repeats)]
+        for size in SIZES
+    }
+    ordered = [orders(audit, rng) for audit in kept for _ in range(order_repeats)]
+    return {
+        "audits": len(audits),
+        "too short": len(audits) - len(kept),
+        "promise": [{"size": n, **_promised(rows)} for n, rows in promises.items() if rows],
+        "orders": [
+            {
+                "order": name,
+                "rmse": float(np.sqrt(np.mean([row[name]["error"] ** 2 for row in ordered]))),
+                "bias": float(np.mean([row[name]["error"] for row in ordered])),
+                "found": float(np.mean([row[name]["found"] for row in ordered])),
+            }
+            for name in (ordered[0] if ordered else ())
+        ],
+    }
+
+
+def _promised(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    for kind in ("share", "cut"):
+        ratios = [
+            row[f"{kind} right"] / row[f"{kind} listed"] for row in rows if row[f"{kind} listed"]
+        ]
+        mean[f"{kind} precision"] = float(np.mean(ratios)) if ratios else float("nan")
+        low, high = np.quantile(ratios, [0.025, 0.975]) if ratios else (float("nan"),) * 2
+        mean |= {f"{kind} low": float(low), f"{kind} high": float(high)}
+        mean[f"{kind} empty"] = 1 - len(ratios) / len(rows)
+        mean[f"{kind} within 3"] = float(np.mean([ratio >= PROMISE - 0.03 for ratio in ratios]))
+    return mean
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """Returns the tables as Markdown, in percent."""
+    head = ["clips", "list: true precision", "reviewed", "covered", "width"]
+    lines = [
+        [*head, *(f"{k}: {c}" for k in ("share", "cut") for c in ("listed", "precision", "kept"))]
+    ]
+    for row in found["promise"]:
+        cells = [str(row["size"])]
+        cells += [f"{100 * row[c]:.1f}" for c in ("precision", "reviewed", "covered", "width")]
+        for kind in ("share", "cut"):
+            low, high = row[f"{kind} low"], row[f"{kind} high"]
+            cells += [
+                f"{100 * row[f'{kind} listed']:.1f}",
+                f"{100 * row[f'{kind} precision']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
+                f"{100 * row[f'{kind} within 3']:.0f}",
+            ]
+        lines.append(cells)
+    orders_ = [["order", "root mean square error", "bias", "wrong labels found"]]
+    orders_ += [
+        [r["order"], f"{100 * r['rmse']:.1f}", f"{100 * r['bias']:+.1f}", f"{r['found']:.1f}"]
+        for r in found["orders"]
+    ]
+    note = f"{found['audits']} audits, {found['too short']} of them without 20 listed clips"
+    return "\n\n".join([note, harness.table(lines), harness.table(orders_)])
+
+
+def read(folder: epath.Path) -> Listed:
+    """Lists the labels of a cell's training split, by its final views; see grid.py."""
+    saved = read_predictions(folder / "run" / TRAIN_FILE, ("clip_logits", "true_label"))
+    probs = special.softmax(np.asarray(saved["clip_logits"], np.float64), axis=-1)
+    true_N, label_N = (np.asarray(saved[name], np.int64) for name in ("true_label", "label"))
+    return Listed.of(Simulated(true_N, label_N, probs, np.zeros(len(label_N))))
+
+
+def main(_: Sequence[str]) -> None:
+    """Measures, and writes the tables."""
+    options = flags.FLAGS
+    output = epath.Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    if options.cells:
+        audits = [read(epath.Path(folder)) for folder in finished.matching(options.cells)]
+    else:
+        audits = [
+            Listed.of(simulate(options.videos, noise, rate, network, seed))
+            for noise in NOISES
+            for rate in RATES
+            for network in NETWORKS
+            for seed in range(SEEDS)
+        ]
+    found = summary(audits)
+    (output / "reviews.json").write_text(json.dumps(found, indent=2) + "\n")
+    (output / "reviews.md").write_text(text(found) + "\n")
+    print(text(found))
+
+
+if __name__ == "__main__":
+    paths.DEFINE_path(
+        "cells", None, "Folders of cells of experiments.real_faces, such as 'a/b-s*'."
+    )
+    flags.DEFINE_integer("videos", 4000, "Videos of a simulated data set.", lower_bound=100)
+    paths.DEFINE_path("output", "runs/reviews", "Folder for the results.")
+    app.run(main)
