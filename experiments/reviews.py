@@ -43,13 +43,15 @@ PROMISE = 0.9
 SIZES, REPEATS = (50, 100, 200), 50
 #: For the orders: the random sample, further decisions, and repetitions.
 FIRST, NEXT, ORDER_REPEATS = 100, 50, 20
+#: Strata of the list.
+STRATA = 5
 #: Variance of the normal prior of the regression's two coefficients.
 PRIOR = 25.0
 NOISES, RATES, NETWORKS, SEEDS = (
     ("confusion", "mixed", "instance"),
     (0.1, 0.3),
     ("truth", "given"),
-    4,
+    2,
 )
 
 
@@ -109,8 +111,8 @@ def regression(score_R: Floats, wrong_R: np.ndarray) -> tuple[Floats, Floats]:
         if before - now < 1e-9:
             break
         before = now
-    covariance: Floats = np.linalg.inv(information(special.expit(x_R2 @ beta)))
-    return beta, covariance
+    covariance = np.linalg.inv(information(special.expit(x_R2 @ beta)))
+    return beta, np.asarray(covariance, np.float64)
 
 
 def sample(audit: Listed, size: int, rng: np.random.Generator) -> Ints:
@@ -192,6 +194,27 @@ ORDERS: dict[str, Callable[[Listed, Ints, Ints, np.random.Generator], Ints]] = {
 }
 
 
+def by_strata(audit: Listed, first: Ints, left: Ints, rng: np.random.Generator) -> float:
+    """Estimates the list's precision from NEXT further clips, drawn at random in strata of the list.
+
+    Five strata of equal size by score, with draws in proportion to the standard deviation that the
+    regression expects there (Neyman's allocation), at least one in each; the mean of the strata, which has no
+    bias.
+    """
+    beta, _ = regression(audit.score[first], audit.wrong[first])
+    listed = np.flatnonzero(audit.listed)
+    parts = np.array_split(listed[np.argsort(audit.score[listed], kind="stable")], STRATA)
+    p_N = special.expit(beta[0] + beta[1] * audit.score)
+    deviation = np.array([np.sqrt(p_N[part].mean() * (1 - p_N[part].mean())) for part in parts])
+    wanted = np.maximum(1, np.floor(NEXT * deviation / deviation.sum()).astype(int))
+    means = []
+    for part, count in zip(parts, wanted, strict=True):
+        mine = np.intersect1d(part, first)  # of the random sample, so random in its stratum, too
+        more = rng.permutation(np.intersect1d(part, left))[:count]
+        means.append(audit.wrong[np.concatenate([mine, more])].mean())
+    return float(np.average(means, weights=[len(part) for part in parts]))
+
+
 def orders(audit: Listed, rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """Returns by order the error of the list's estimated precision, and of a new cut's true one."""
     first = sample(audit, FIRST, rng)
@@ -215,6 +238,8 @@ def orders(audit: Listed, rng: np.random.Generator) -> dict[str, dict[str, float
         [mine, audit.wrong[ORDERS["random, on the list"](audit, first, left, rng)]]
     )
     found["random, on the list: mean"] = {"error": float(on_list.mean() - true), "found": 0.0}
+    strata = by_strata(audit, first, left, rng)
+    found["random, in strata of the list: mean"] = {"error": strata - float(true), "found": 0.0}
     return found
 
 
@@ -239,10 +264,17 @@ def summary(
                 "rmse": float(np.sqrt(np.mean([row[name]["error"] ** 2 for row in ordered]))),
                 "bias": float(np.mean([row[name]["error"] for row in ordered])),
                 "found": float(np.mean([row[name]["found"] for row in ordered])),
+                "cut off": _off([row[name] for row in ordered]),
             }
             for name in (ordered[0] if ordered else ())
         ],
     }
+
+
+def _off(rows: Sequence[Mapping[str, float]]) -> float | None:
+    """Returns how far the true precision of the new cut is from PROMISE: the root mean square."""
+    ratios = [row["right"] / row["listed"] for row in rows if row.get("listed")]
+    return float(np.sqrt(np.mean((np.array(ratios) - PROMISE) ** 2))) if ratios else None
 
 
 def _promised(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -276,11 +308,11 @@ def text(found: Mapping[str, Any]) -> str:
                 f"{100 * row[f'{kind} within 3']:.0f}",
             ]
         lines.append(cells)
-    orders_ = [["order", "root mean square error", "bias", "wrong labels found"]]
-    orders_ += [
-        [r["order"], f"{100 * r['rmse']:.1f}", f"{100 * r['bias']:+.1f}", f"{r['found']:.1f}"]
-        for r in found["orders"]
-    ]
+    orders_ = [["order", "root mean square error", "bias", "wrong labels found", "new cut, off by"]]
+    for row in found["orders"]:
+        off = "-" if row["cut off"] is None else f"{100 * row['cut off']:.1f}"
+        cells = [f"{100 * row['rmse']:.1f}", f"{100 * row['bias']:+.1f}", f"{row['found']:.1f}"]
+        orders_.append([row["order"], *cells, off])
     note = f"{found['audits']} audits, {found['too short']} of them without 20 listed clips"
     return "\n\n".join([note, harness.table(lines), harness.table(orders_)])
 
