@@ -14,13 +14,12 @@ the list's true precision.
 
 Orders: the precision of the list is estimated by that regression from the random sample and as many further
 decisions: at random on the list, in the order of suspicion, nearest to the cut, or where a decision lowers
-the variance of the estimate most (greedily, by the Fisher information). Also the mean of the list's part of
-the random sample, without a model.
+the variance of the estimate most (greedily, by the Fisher information). Without a model: the mean of the
+list's part of the random sample, also with further random clips of the list, or of strata of the list.
 
 Letters: N videos, R reviewed ones.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,12 +46,11 @@ FIRST, NEXT, ORDER_REPEATS = 100, 50, 20
 STRATA = 5
 #: Variance of the normal prior of the regression's two coefficients.
 PRIOR = 25.0
-NOISES, RATES, NETWORKS, SEEDS = (
-    ("confusion", "mixed", "instance"),
-    (0.1, 0.3),
-    ("truth", "given"),
-    2,
-)
+#: The simulated data sets, with SEEDS of each kind.
+NOISES, RATES, NETWORKS = ("confusion", "mixed", "instance"), (0.1, 0.3), ("truth", "given")
+SEEDS = 4
+#: Shares of all clips, from the most suspicious on, of which the precision is given.
+TOPS = (0.01, 0.02, 0.05, 0.1)
 
 
 class Listed(NamedTuple):
@@ -197,9 +195,8 @@ ORDERS: dict[str, Callable[[Listed, Ints, Ints, np.random.Generator], Ints]] = {
 def by_strata(audit: Listed, first: Ints, left: Ints, rng: np.random.Generator) -> float:
     """Estimates the list's precision from NEXT further clips, drawn at random in strata of the list.
 
-    Five strata of equal size by score, with draws in proportion to the standard deviation that the
-    regression expects there (Neyman's allocation), at least one in each; the mean of the strata, which has no
-    bias.
+    Five strata of equal size by score; draws in proportion to the standard deviation that the regression
+    expects there (Neyman's allocation), at least one in each; the mean of the strata has no bias.
     """
     beta, _ = regression(audit.score[first], audit.wrong[first])
     listed = np.flatnonzero(audit.listed)
@@ -257,6 +254,9 @@ def summary(
     return {
         "audits": len(audits),
         "too short": len(audits) - len(kept),
+        "tops": {
+            top: float(np.mean([top_precision(audit, top) for audit in kept])) for top in TOPS
+        },
         "promise": [{"size": n, **_promised(rows)} for n, rows in promises.items() if rows],
         "orders": [
             {
@@ -271,6 +271,12 @@ def summary(
     }
 
 
+def top_precision(audit: Listed, share: float) -> float:
+    """Returns how many of the most suspicious labels are wrong."""
+    order = np.argsort(-audit.score, kind="stable")[: max(1, round(share * len(audit.score)))]
+    return float(audit.wrong[order].mean())
+
+
 def _off(rows: Sequence[Mapping[str, float]]) -> float | None:
     """Returns how far the true precision of the new cut is from PROMISE: the root mean square."""
     ratios = [row["right"] / row["listed"] for row in rows if row.get("listed")]
@@ -280,14 +286,18 @@ def _off(rows: Sequence[Mapping[str, float]]) -> float | None:
 def _promised(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     for kind in ("share", "cut"):
-        ratios = [
-            row[f"{kind} right"] / row[f"{kind} listed"] for row in rows if row[f"{kind} listed"]
-        ]
-        mean[f"{kind} precision"] = float(np.mean(ratios)) if ratios else float("nan")
-        low, high = np.quantile(ratios, [0.025, 0.975]) if ratios else (float("nan"),) * 2
-        mean |= {f"{kind} low": float(low), f"{kind} high": float(high)}
-        mean[f"{kind} empty"] = 1 - len(ratios) / len(rows)
-        mean[f"{kind} within 3"] = float(np.mean([ratio >= PROMISE - 0.03 for ratio in ratios]))
+        listed = [row for row in rows if row[f"{kind} listed"]]
+        ratios = np.array([row[f"{kind} right"] / row[f"{kind} listed"] for row in listed])
+        figures: tuple[float, ...] = (float("nan"),) * 4
+        if listed:
+            figures = (
+                float(ratios.mean()),
+                *map(float, np.quantile(ratios, [0.025, 0.975])),
+                float((ratios >= PROMISE - 0.03).mean()),
+            )
+        names = (f"{kind} {name}" for name in ("precision", "low", "high", "within 3"))
+        mean |= dict(zip(names, figures, strict=True))
+        mean[f"{kind} empty"] = 1 - len(listed) / len(rows)
     return mean
 
 
@@ -295,7 +305,14 @@ def text(found: Mapping[str, Any]) -> str:
     """Returns the tables as Markdown, in percent."""
     head = ["clips", "list: true precision", "reviewed", "covered", "width"]
     lines = [
-        [*head, *(f"{k}: {c}" for k in ("share", "cut") for c in ("listed", "precision", "kept"))]
+        [
+            *head,
+            *(
+                f"{k}: {c}"
+                for k in ("share", "cut")
+                for c in ("listed", "precision", "kept", "empty")
+            ),
+        ]
     ]
     for row in found["promise"]:
         cells = [str(row["size"])]
@@ -306,6 +323,7 @@ def text(found: Mapping[str, Any]) -> str:
                 f"{100 * row[f'{kind} listed']:.1f}",
                 f"{100 * row[f'{kind} precision']:.1f} ({100 * low:.1f} to {100 * high:.1f})",
                 f"{100 * row[f'{kind} within 3']:.0f}",
+                f"{100 * row[f'{kind} empty']:.0f}",
             ]
         lines.append(cells)
     orders_ = [["order", "root mean square error", "bias", "wrong labels found", "new cut, off by"]]
@@ -313,7 +331,13 @@ def text(found: Mapping[str, Any]) -> str:
         off = "-" if row["cut off"] is None else f"{100 * row['cut off']:.1f}"
         cells = [f"{100 * row['rmse']:.1f}", f"{100 * row['bias']:+.1f}", f"{row['found']:.1f}"]
         orders_.append([row["order"], *cells, off])
-    note = f"{found['audits']} audits, {found['too short']} of them without 20 listed clips"
+    tops = ", ".join(
+        f"{100 * v:.1f} of the first {float(top):.0%}" for top, v in found["tops"].items()
+    )
+    note = (
+        f"{found['audits']} audits, {found['too short']} of them without 20 listed clips. "
+        f"Wrong labels among the most suspicious: {tops}"
+    )
     return "\n\n".join([note, harness.table(lines), harness.table(orders_)])
 
 
@@ -341,7 +365,7 @@ def main(_: Sequence[str]) -> None:
             for seed in range(SEEDS)
         ]
     found = summary(audits)
-    (output / "reviews.json").write_text(json.dumps(found, indent=2) + "\n")
+    (output / "reviews.json").write_text(harness.to_json(found))
     (output / "reviews.md").write_text(text(found) + "\n")
     print(text(found))
 
