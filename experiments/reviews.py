@@ -8,9 +8,10 @@ list and half of the others; and then in different orders further clips. The rev
 With --cells, predictions of a run on data with known truth (FER+: the majority of the votes) take the place
 of the simulation. Needs no network and no data set. Writes reviews.json and reviews.md.
 
-Promise: what is listed after the review gives the share of wrong labels (`share`), after the cut is set by
-a logistic regression of the decisions on the score (`cut`), and how often the interval of the review covers
-the list's true precision.
+Promise: what is listed if the promise is computed with the review's share of wrong labels (`share`; the
+audit takes the lesser share, that of the predictions or of the review), or if the cut is set by a logistic
+regression of the decisions on the score (`cut`); and how often the interval of the review covers the list's
+true precision.
 
 Orders: the precision of the list is estimated by that regression from the random sample and as many further
 decisions: at random on the list, in the order of suspicion, nearest to the cut, or where a decision lowers

@@ -151,9 +151,7 @@ def describe(found: dict[str, Any]) -> str:
         f"{found['mislabeled']} clips are likely mislabeled, {found['hard']} hard, {found['fine']} fine."
     )
     if found["list_precision"]:
-        text += (
-            f" At least {found['list_precision']:.0%} of the mislabeled are expected to be wrong."
-        )
+        text += _promise(found["list_precision"], found.get("review") or {})
     if "precision_at_n" in found:
         text += (
             f" Of the {found['truly_mislabeled']} most suspicious clips, {found['precision_at_n']:.1%} are "
@@ -163,6 +161,17 @@ def describe(found: dict[str, Any]) -> str:
             text += f"; of the clips called hard, {found['hard_are_hard']:.1%} are hard"
         text += "."
     return text
+
+
+def _promise(promised: float, review: dict[str, Any]) -> str:
+    """Returns a sentence about the precision of the list, which a review may contradict."""
+    mean, low, high = review.get("precision") or (promised, promised, promised)
+    if high < promised:
+        return (
+            f" {promised:.0%} of the mislabeled were expected to be wrong, but the review found {mean:.0%} "
+            f"({low:.0%} to {high:.0%}): rely on the review."
+        )
+    return f" At least {promised:.0%} of the mislabeled are expected to be wrong."
 
 
 def _shown(doubtful: int) -> str:

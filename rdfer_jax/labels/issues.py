@@ -137,9 +137,12 @@ def find_label_issues(
         sharp_NC = _with_votes(sharp_NC[:, None], votes_NC)[:, 0]
         fitted = fit_noise(labels_N, clip_probs_NKC.mean(axis=1))
     belief_NC = clip_probs_NKC.mean(axis=1)
-    share = share or share_lib.of_predictions(labels_N, belief_NC, fitted.share)
+    predicted = share_lib.of_predictions(labels_N, belief_NC, fitted.share)
+    share = share or predicted
     suspicious = suspicion(labels_N, clip_probs_NKC)
-    false_alarms_N = suspicious.false_alarms(share.sure)
+    # Wrong labels that predictions do not see are unlike the injected ones: knowing that there are more
+    # must not lengthen a list with a promise. See docs/evidence/audit.md.
+    false_alarms_N = suspicious.false_alarms(min(share.sure, predicted.sure))
     p_label_N, p_other_N = _label_and_best_other(belief_NC, labels_N)
     suggested_N = np.where(p_label_N >= p_other_N, labels_N, belief_NC.argmax(axis=1))
     rank_N = np.empty_like(labels_N)

@@ -136,9 +136,9 @@ def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, 
         audit.run(tmp_path / "nothing")
 
 
-def simulated(folder, network="truth", votes=None, split=OUT_OF_FOLD, rate=0.3):
+def simulated(folder, network="truth", votes=None, split=OUT_OF_FOLD, rate=0.3, noise="confusion"):
     """A run with simulated predictions for 1,500 clips, without pictures."""
-    data = simulate(1500, "confusion", rate, network, seed=8)
+    data = simulate(1500, noise, rate, network, seed=8)
     classes = tuple(f"class{i}" for i in range(7))
     arrays = {
         "clip_id": np.array([f"c{i}" for i in range(1500)]),
@@ -188,6 +188,27 @@ def test_a_promise_lists_fewer_clips_that_are_more_often_wrong(tmp_path):
     listed = [int(row["clip_id"][1:]) for row in rows if row["kind"] == "mislabeled"]
     assert data.is_wrong[listed].mean() >= 0.92
     assert "At least 9" in audit.describe(pure)
+
+
+def test_a_review_that_finds_more_wrong_labels_does_not_dilute_a_promise(tmp_path):
+    """Wrong labels where the network errs anyway: the review counts them, the list cannot find them."""
+    data, classes = simulated(tmp_path / "run", noise="instance")
+    before = audit.run(tmp_path / "run", precision=0.9)
+    output = tmp_path / "run/audit"
+    sample = list(csv.DictReader((output / "sample.csv").open()))
+    decisions = [(r["clip_id"], classes[data.true[int(r["clip_id"][1:])]]) for r in sample]
+    csv_file.write(tmp_path / "mine.csv", ("clip_id", "label"), decisions)
+    after = audit.run(tmp_path / "run", precision=0.9, reviewed=tmp_path / "mine.csv")
+    assert after["share"]["estimate"] > 2 * (before["share"]["estimate"] or before["share"]["low"])
+    assert after["mislabeled"] <= before["mislabeled"]
+    rows = list(csv.DictReader((output / "issues.csv").open()))
+    listed = [int(row["clip_id"][1:]) for row in rows if row["kind"] == "mislabeled"]
+    assert data.is_wrong[listed].mean() >= 0.87
+    assert "At least" in audit.describe(after)
+    review = after["review"] | {"precision": (0.7, 0.6, 0.8)}
+    assert "the review found 70% (60% to 80%): rely on the review" in audit.describe(
+        after | {"review": review}
+    )
 
 
 def test_votes_tell_the_share_and_check_hard_clips(tmp_path):
