@@ -16,6 +16,9 @@ from rdfer_jax import confident, config, mixture, priors
 from rdfer_jax import memory as memory_lib
 from rdfer_jax.memory import Memory
 
+#: Agreements that differ by less are equal.
+_ROUNDING = 1e-6
+
 
 @struct.dataclass
 class Verdict:
@@ -227,10 +230,11 @@ def _among_higher(values_B: jax.Array, known_M: jax.Array, chosen_M: jax.Array) 
 def rank(agreement_B: jax.Array, known_M: jax.Array, chosen_M: jax.Array) -> jax.Array:
     """Returns the rank of each agreement among the chosen ones, float32 [B] in [0, 1].
 
-    The share of the chosen that are smaller; those that are equal count half.
+    The share of the chosen that are smaller; those that are equal but for rounding count half. One of them
+    is the remembered agreement of the video itself.
     """
-    below_BM = known_M < agreement_B[:, None]
-    equal_BM = known_M == agreement_B[:, None]
+    below_BM = known_M < agreement_B[:, None] - _ROUNDING
+    equal_BM = jnp.abs(known_M - agreement_B[:, None]) <= _ROUNDING
     total_B = jnp.sum((below_BM + 0.5 * equal_BM) * chosen_M, axis=1)
     return total_B / jnp.maximum(jnp.sum(chosen_M), 1)
 
