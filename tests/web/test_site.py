@@ -8,6 +8,7 @@ import pages_of_networks
 import pytest
 
 pytest.importorskip("onnx", reason="needs the extra `export`")
+from rdfer_jax import main
 from rdfer_jax.predict import timeline
 from rdfer_jax.web import site
 
@@ -75,6 +76,25 @@ def test_other_files_are_not_touched(tmp_path):
     with pytest.raises(FileExistsError, match="a file; --web needs a folder"):
         pages_of_networks.write(tmp_path / "photo.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("export", "rdfer export needs --output: folder for the files; or --web: for a page"),
+        (
+            "export --web=page --onnxruntime=gone.tgz",
+            "--onnxruntime=gone.tgz: ONNX Runtime Web is not",
+        ),
+        ("web --dir=gone", "gone: holds no page; write one with rdfer export --web=gone"),
+    ],
+)
+def test_a_wrong_command_is_told_in_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main.main(words.split())
+    assert message in str(stop.value) and "\n" not in str(stop.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_detector_is_told(tmp_path, caplog):
