@@ -58,6 +58,21 @@ _CONFIG = Flag(
     "config", "settings: a name such as dfew or dfew:2, or a file such as my.py", required=True
 )
 _WORKDIR = Flag("workdir", "folder of the run; may be gs://", Path, required=True)
+_NETWORK = Flag(
+    "workdir",
+    "folder of the run, or of an export; default: the network that comes with the package",
+    Path,
+)
+_RUNTIME = Flag(
+    "runtime",
+    "what runs the network: auto, jax, or onnx (ONNX Runtime, with the extra export)",
+    default="auto",
+)
+_COMPILE_CACHE = Flag(
+    "compile_cache",
+    "folder of compiled programs, or none; default: in your cache folder",
+    Path,
+)
 _CHECKPOINT = Flag("checkpoint", "last, best, or a step number", default="last")
 _CLUSTER = (
     Flag("multihost", "run as one of several processes of a cluster (TPU pod, Slurm)", bool, False),
@@ -94,11 +109,7 @@ COMMANDS = {
     "predict": Command(
         "recognize expressions in your own videos",
         (
-            Flag(
-                "workdir",
-                "folder of the run; default: the network that comes with the package",
-                Path,
-            ),
+            _NETWORK,
             Flag(
                 "input",
                 "a video, a folder of videos, or a text file that lists videos",
@@ -109,11 +120,8 @@ COMMANDS = {
                 "folder for the results; default: WORKDIR/predict, or predict without --workdir"
             ),
             _CHECKPOINT,
-            Flag(
-                "compile_cache",
-                "folder of compiled programs, or none; default: in your cache folder",
-                Path,
-            ),
+            _RUNTIME,
+            _COMPILE_CACHE,
             dataclasses.replace(
                 _CONFIG,
                 text="configuration whose predict section to use; default: the run's",
@@ -150,6 +158,23 @@ COMMANDS = {
             dataclasses.replace(
                 _CONFIG,
                 text="configuration whose predict section to describe; default: the run's",
+                required=False,
+            ),
+        ),
+    ),
+    "live": Command(
+        "recognize expressions in a camera, a network stream, or a file played as if live",
+        (
+            Flag("input", "number of a camera, rtsp://..., or a video file", default="0"),
+            _NETWORK,
+            _output("CSV file with a row for each face at each stride; default: none"),
+            _CHECKPOINT,
+            _RUNTIME,
+            _COMPILE_CACHE,
+            Flag("show", "open a window, if this OpenCV can", bool, False),
+            dataclasses.replace(
+                _CONFIG,
+                text="configuration whose predict section to use; default: the run's",
                 required=False,
             ),
         ),

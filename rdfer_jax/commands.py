@@ -23,7 +23,7 @@ from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.labels import relabel as relabel_lib
 from rdfer_jax.labels import vote_noise
-from rdfer_jax.predict import exported, predictor
+from rdfer_jax.predict import exported, live, predictor
 from rdfer_jax.report import check_page
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
@@ -129,7 +129,13 @@ def predict(flags: SimpleNamespace) -> None:
     settings = config_lib.resolve(flags.config).predict if flags.config else None
     compile_cache.use(flags.compile_cache or "")
     predictor.predict(
-        flags.workdir, flags.input, flags.output, flags.checkpoint, settings, force=flags.force
+        flags.workdir,
+        flags.input,
+        flags.output,
+        flags.checkpoint,
+        settings,
+        force=flags.force,
+        runtime=flags.runtime,
     )
 
 
@@ -168,6 +174,16 @@ def _export_page(flags: SimpleNamespace, settings: config_lib.Predict | None) ->
         f"page in {flags.web}, a download of {size / 1e6:.1f} MB. To look at it: rdfer web "
         f"--dir={flags.web}. To publish it: copy the folder to any web server"
     )
+
+
+def watch(flags: SimpleNamespace) -> None:
+    """Predicts a camera, a stream, or a file played as if live."""
+    settings = config_lib.resolve(flags.config).predict if flags.config else None
+    compile_cache.use(flags.compile_cache or "")
+    live.run(
+        flags.workdir, flags.input, flags.output, flags.checkpoint, settings, flags.runtime,
+        show=flags.show,
+    )  # fmt: skip
 
 
 def audit(flags: SimpleNamespace) -> None:
@@ -210,6 +226,7 @@ COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
     "build": build,
     "predict": predict,
     "export": export,
+    "live": watch,
     "web": web,
     "audit": audit,
     "report": report,

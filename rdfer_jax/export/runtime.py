@@ -1,6 +1,7 @@
 """An exported network, run by ONNX Runtime."""
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,21 @@ class Session:
         """What is in model.json; empty if another program wrote the model."""
         texts = self._session.get_modelmeta().custom_metadata_map
         return json.loads(texts.get(METADATA, "{}"))
+
+
+def keep(path: epath.Path, model: bytes, most: int) -> None:
+    """Writes a model into a folder of at most so many; the one that was used longest ago goes first.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(model)
+    temporary.replace(path)
+    models = sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().mtime, reverse=True)
+    for old in models[most:]:
+        old.unlink(missing_ok=True)
 
 
 def load(path: epath.PathLike) -> Session:

@@ -60,9 +60,15 @@ class Cut:
         Returns:
           uint8 [size, size, 3].
         """
-        eyes = track.points[place, :2] if self.align and track.points.shape[1] else None
+        return self.crop_at(image, track.boxes[place], track.points[place], size)
+
+    def crop_at(
+        self, image: np.ndarray, box: Sequence[float], points: np.ndarray, size: int
+    ) -> np.ndarray:
+        """Cuts out the face at a box, with the key points float [P, 2]; see crop."""
+        eyes = points[:2] if self.align and len(points) else None
         margin = 0.0 if self.detector == "none" else self.margin
-        return crop(image, track.boxes[place], margin, size, eyes)
+        return crop(image, box, margin, size, eyes)
 
     def __str__(self) -> str:
         aligned = "aligned by the eyes" if self.align else "upright"

@@ -126,29 +126,49 @@ def track(
     """
     chains: list[dict[int, Detection]] = []  # detections by place, in time order
     for place, detected in enumerate(detections):
-        lasts = [next(reversed(chain.items())) for chain in chains]
-        pairs = sorted(
-            (
-                (times[place] - times[last] <= LONGEST_GAP, overlap(before.box, face.box), c, f)
-                for c, (last, before) in enumerate(lasts)
-                for f, face in enumerate(detected)
-            ),
-            reverse=True,
-        )
-        taken: set[int] = set()
-        used: set[int] = set()
-        for is_recent, shared, c, f in pairs:
-            least = QUICK if is_recent else SAME_FACE
-            if shared >= least and c not in used and f not in taken:
-                chains[c][place] = detected[f]
-                used.add(c)
-                taken.add(f)
+        ends = [next(reversed(chain.items())) for chain in chains]
+        lasts = [(times[last], before) for last, before in ends]
+        pairs = matched(lasts, detected, times[place])
+        for c, f in pairs.items():
+            chains[c][place] = detected[f]
+        taken = set(pairs.values())
         chains += [{place: face} for f, face in enumerate(detected) if f not in taken]
     times_A = np.asarray(times, float)
     least_hits = min(least_hits, _tenths(times_A))
     kept = [_without_flicker(chain, times_A, least_hits) for chain in chains]
     tracks = [_bridged(chain, times_A) for chain in kept if chain]
     return sorted(tracks, key=lambda track: track.size, reverse=True)
+
+
+def matched(
+    lasts: Sequence[tuple[float, Detection]], detected: Sequence[Detection], time: float
+) -> dict[int, int]:
+    """Returns which track each face of a frame continues; see track.
+
+    Args:
+      lasts: the time, in seconds, and the place where each track was last seen.
+      detected: the faces of the frame.
+      time: of the frame, seconds.
+
+    Returns:
+      The index of the face, by that of the track; tracks and faces without a match are left out.
+    """
+    pairs = sorted(
+        (
+            (time - last <= LONGEST_GAP, overlap(before.box, face.box), c, f)
+            for c, (last, before) in enumerate(lasts)
+            for f, face in enumerate(detected)
+        ),
+        reverse=True,
+    )
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    for is_recent, shared, c, f in pairs:
+        least = QUICK if is_recent else SAME_FACE
+        if shared >= least and c not in found and f not in taken:
+            found[c] = f
+            taken.add(f)
+    return found
 
 
 def _tenths(times_n: np.ndarray) -> int:

@@ -65,6 +65,8 @@ def card(predictor: Predictor) -> dict[str, Any]:
         "version": __version__,
         "model": predictor.model,
         "classes": list(predictor.classes),
+        "config": config_lib.to_dict(config),
+        "faces_in_training": dict(predictor.network.faces),
         "frames": config.data.frames,
         "side": config.data.image_size,
         "snippet": config.data.snippet,

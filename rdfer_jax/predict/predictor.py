@@ -9,7 +9,7 @@ Letters: A analyzed frames of the video, F frames of the network's input, N clas
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ from rdfer_jax.faces.tracks import Scan, Track, runs_of_true, scan
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
-from rdfer_jax.media.video import FALLBACK_FPS
+from rdfer_jax.media.video import FALLBACK_FPS, Frame
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.predict import annotate, files, resume
+from rdfer_jax.predict import annotate, files, onnx_network, resume
 from rdfer_jax.predict import trained as trained_lib
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
+from rdfer_jax.predict.stream import LEAST_FRAMES, Moment, Stream
 from rdfer_jax.predict.timecourse import TimeCourse
+from rdfer_jax.predict.trained import Trained
 from rdfer_jax.training.writers import bar
 from rdfer_jax.types import Prediction
 
@@ -40,8 +42,8 @@ log = logging.getLogger(__name__)
 PACKAGED = "faces"
 #: Highest number of frames analyzed per second, if predict.fps is 0: of single frames, and of snippets.
 FPS, SNIPPET_FPS = 10.0, 30.0
-#: Faces in view for fewer analyzed frames are not predicted.
-LEAST_FRAMES = 3
+#: What runs the network.
+RUNTIMES = ("auto", "jax", "onnx")
 #: Pictures of a face along its timeline, and their height and width in pixels.
 PORTRAITS, PORTRAIT_SIZE = 10, 192
 
@@ -82,21 +84,23 @@ class Predictor:
         run: epath.PathLike | None = None,
         checkpoint: str = "last",
         settings: config_lib.Predict | None = None,
+        runtime: str = "auto",
     ):
         """Restores the network.
 
         Args:
-          run: folder of the training run; None for the network that comes with the package.
-          checkpoint: last, best, or a step.
+          run: folder of the training run, or of what `rdfer export` wrote; None for the network that comes
+            with the package.
+          checkpoint: last, best, or a step; an exported network is of one checkpoint.
           settings: how to read videos; those of the run, if None.
+          runtime: of RUNTIMES, what runs the network. onnx: ONNX Runtime, on the CPU; it takes the extra
+            `export`. auto: jax, except for exported networks.
 
         Raises:
           FileNotFoundError: not a run, or no such checkpoint, or no such detector file.
           ValueError: the run's files are damaged.
         """
-        network = (
-            trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
-        )
+        network = _load(run, checkpoint, runtime)
         self.config, self.classes, self.model = network.config, network.classes, network.model
         self.network = network
         self.settings = settings or self.config.predict
@@ -188,6 +192,21 @@ class Predictor:
             min_confidence=self.settings.min_confidence,
         )
 
+    def stream(self, frames: Iterable[Frame]) -> Iterator[Moment]:
+        """Yields the faces at each stride of a source without an end, at constant memory.
+
+        Args:
+          frames: media.video.Frame, with ascending times; more than are read per second are passed over.
+
+        Yields:
+          The faces, each with its box, probabilities, agreement and confidence; see stream.Moment. What
+          differs from `video` is in faces.follow.
+        """
+        running = Stream(
+            self.network, self._detect, self.cut, self.settings, self.fps, self.temperature
+        )
+        return running.moments(frames)
+
     def _scan(self, source: Video) -> Scan:
         """Finds and follows the faces."""
         name, expected = epath.Path(source.name).name, source.expected(self.fps)
@@ -240,6 +259,18 @@ class Predictor:
         frames = np.stack([*crops, *[crops[0]] * missing])
         mask = np.arange(len(frames)) < len(crops)
         return self.network.predict(frames, mask, mirror=self.settings.mirror)
+
+
+def _load(run: epath.PathLike | None, checkpoint: str, runtime: str) -> Trained:
+    """Returns the network; arguments as of Predictor."""
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime: expected one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    if run and onnx_network.is_export(run):
+        if runtime == "jax":
+            raise ValueError(f"{run}: an exported network, which ONNX Runtime runs, not jax")
+        return onnx_network.from_export(run)
+    network = trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
+    return onnx_network.of(network) if runtime == "onnx" else network
 
 
 def choose_cut(trained: Mapping[str, Any], settings: config_lib.Predict) -> Cut:
@@ -409,6 +440,7 @@ def predict(
     settings: config_lib.Predict | None = None,
     *,
     force: bool = False,
+    runtime: str = "auto",
 ) -> list[files.Row]:
     """Predicts videos, and writes a folder with prediction.json, frames.csv and timeline.png for each.
 
@@ -423,6 +455,7 @@ def predict(
       checkpoint: last, best, or a step.
       settings: how to read videos; those of the run, if None.
       force: whether to predict all videos again.
+      runtime: of RUNTIMES; see Predictor.
 
     Returns:
       A row for each video, as in summary.csv.
@@ -441,7 +474,7 @@ def predict(
             PACKAGED,
             weights.FOLDER / f"{PACKAGED}.md",
         )
-    predictor = Predictor(run, checkpoint, settings)
+    predictor = Predictor(run, checkpoint, settings, runtime)
     rows: list[files.Row] = []
     made_by = predictor.made_by()
     predicted, failed, before = 0, 0, 0

@@ -1,7 +1,6 @@
 """The trained network of a run, or of the package, as a function from crops of faces to predictions."""
 
 import dataclasses
-import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
@@ -28,6 +27,10 @@ STILL_FRAMES = 16
 OUTPUTS = ("logits", "clip_logits", "agreement", "instants", "instant_logits", "key_instants")
 
 
+#: Reads windows, uint8 [B, F, S, S, 3], with their mask, bool [B].
+Read = Callable[[np.ndarray, np.ndarray], Prediction]
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A trained network.
@@ -38,6 +41,7 @@ class Trained:
       faces: how the faces of its training data were cut, see faces.cut; empty if that is not known.
       model: run or name, checkpoint and step, for the records of predictions.
       digest: hash of its variables.
+      runtime: what runs it, jax or onnx.
     """
 
     config: Config
@@ -45,8 +49,9 @@ class Trained:
     faces: Mapping[str, Any]
     model: dict[str, str | int]
     digest: str
-    _state: TrainState
-    _step: Callable[[Batch], Prediction]
+    _state: TrainState | None
+    _read: Read
+    runtime: str = "jax"
 
     def function(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Returns the network as a pure function of the frames, for export.
@@ -54,7 +59,12 @@ class Trained:
         It maps uint8 [B, F, S, S, 3] to those of OUTPUTS that the network has, and computes in float32,
         wherever it runs. Its weights are not folded into each other, as those of `predict` are not, so
         that on a CPU it gives the same bits.
+
+        Raises:
+          ValueError: the network was read from an export.
         """
+        if self._state is None:
+            raise ValueError(f"{self.model['run']}: an exported network cannot be exported again")
         config = dataclasses.replace(
             self.config,
             model=dataclasses.replace(self.config.model, dtype="float32"),
@@ -87,15 +97,10 @@ class Trained:
           mirror: whether to read the mirror images, too: logits and agreement are the means of both, key
             instants those of the frames themselves.
         """
-        zeros = np.zeros(len(frames), np.int32)
-
-        def read(frames: np.ndarray) -> Prediction:
-            return jax.device_get(self._step(Batch(*jax.device_put((frames, zeros, zeros, mask)))))
-
-        found = read(frames)
+        found = self._read(frames, mask)
         if not mirror:
             return found
-        other = read(np.ascontiguousarray(frames[..., ::-1, :]))
+        other = self._read(np.ascontiguousarray(frames[..., ::-1, :]), mask)
         means = {
             name: (getattr(found, name) + getattr(other, name)) / 2
             for name in ("logits", "clip_logits", "agreement", "instant_logits")
@@ -168,7 +173,12 @@ def _trained(
     config = for_video(config)
     step = jax.jit(make_predict_step(config, _setup(config, len(classes), 1).network))
     digest = _digest((state.params, state.batch_stats))
-    return Trained(config, classes, faces, model, digest, state, functools.partial(step, state))
+
+    def read(frames: np.ndarray, mask: np.ndarray) -> Prediction:
+        zeros = np.zeros(len(frames), np.int32)
+        return jax.device_get(step(state, Batch(*jax.device_put((frames, zeros, zeros, mask)))))
+
+    return Trained(config, classes, faces, model, digest, state, read)
 
 
 def _digest(variables: Any) -> str:

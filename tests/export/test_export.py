@@ -19,7 +19,6 @@ from rdfer_jax.export import exporter, onnx_convert, quantize, runtime
 from rdfer_jax.models import convolution
 from rdfer_jax.predict import exported, trained
 from rdfer_jax.state import TrainState
-from rdfer_jax.steps import make_predict_step
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +66,7 @@ def random_network(config):
         seed=jnp.uint32(0), step=jnp.int32(0), params=params,
         batch_stats=found.get("batch_stats", {}), opt_state=(), teacher=None, memory=None,
     )  # fmt: skip
-    step = make_predict_step(config, network)
-    return trained.Trained(config, ("a", "b", "c"), {}, {}, "", state, step)
+    return trained.Trained(config, ("a", "b", "c"), {}, {}, "", state, None)
 
 
 @pytest.fixture(scope="module")

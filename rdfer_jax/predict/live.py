@@ -1,0 +1,244 @@
+"""Prediction of a camera, a network stream, or a file played as if it were live.
+
+A thread reads the source and keeps the newest frame only: what comes in while a frame is analyzed is
+dropped, and counted.
+"""
+
+import csv
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+from etils import epath
+
+from rdfer_jax import config as config_lib
+from rdfer_jax.media import sources
+from rdfer_jax.media.files import MediaError, printable
+from rdfer_jax.media.sources import Video
+from rdfer_jax.media.video import Frame
+from rdfer_jax.predict.predictor import Predictor
+from rdfer_jax.predict.stream import Moment
+
+log = logging.getLogger(__name__)
+
+#: Time between two lines on the terminal, seconds.
+LINE_EVERY = 1.0
+_WINDOW = "rdfer live"
+_COLUMNS = (
+    "time", "frame", "face", "left", "top", "width", "height", "expression", "confidence",
+    "agreement", "latency", "dropped",
+)  # fmt: skip
+
+
+class Camera:
+    """A camera or a network stream, as a source of frames at the time they come in."""
+
+    def __init__(self, place: str):
+        """Opens camera number `place`, or the stream at an address.
+
+        Raises:
+          MediaError: it cannot be opened.
+        """
+        self._capture = cv2.VideoCapture(int(place) if place.isdigit() else place)
+        if not self._capture.isOpened():
+            kind = "camera" if place.isdigit() else "stream"
+            raise MediaError(f"--input={printable(place)}: no such {kind}, or it cannot be opened")
+
+    def frames(self) -> Iterator[Frame]:
+        """Yields frames until the source ends."""
+        start, number = time.monotonic(), 0
+        try:
+            while True:
+                is_read, image = self._capture.read()
+                if not is_read:
+                    return
+                now = time.monotonic() - start
+                yield Frame(number, now, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                number += 1
+        finally:
+            self._capture.release()
+
+
+def played(video: Video) -> Iterator[Frame]:
+    """Yields the frames of a video at their times, as a camera would."""
+    start = time.monotonic()
+    for frame in video.frames():
+        time.sleep(max(0.0, start + frame.time - time.monotonic()))
+        yield frame
+
+
+class Newest:
+    """The newest frame of a source that a thread reads; frames that nobody took are dropped."""
+
+    def __init__(self, frames: Iterator[Frame]):
+        """Starts to read."""
+        self.dropped = 0
+        #: Monotonic time at which the frame that was taken last came in, seconds.
+        self.came = 0.0
+        self._slot: tuple[Frame, float] | None = None
+        self._error: Exception | None = None
+        self._is_over = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(frames,), daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yields the newest frame whenever the last one is done. Raises what the source raises."""
+        while True:
+            with self._changed:
+                # With a time limit, because Ctrl-C is not seen by a wait without one.
+                while not (self._slot or self._is_over):
+                    self._changed.wait(0.2)
+                if self._slot is None:
+                    if self._error:
+                        raise self._error
+                    return
+                (frame, self.came), self._slot = self._slot, None
+            yield frame
+
+    def stop(self) -> None:
+        """Ends the reading."""
+        with self._changed:
+            self._is_over = True
+        self._thread.join(1.0)
+
+    def _read(self, frames: Iterator[Frame]) -> None:
+        try:
+            for frame in frames:
+                with self._changed:
+                    if self._is_over:
+                        return
+                    self.dropped += self._slot is not None
+                    self._slot = (frame, time.monotonic())
+                    self._changed.notify()
+        except Exception as error:  # told by the other thread
+            self._error = error
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify()
+
+
+def run(
+    run_folder: epath.PathLike | None,
+    place: str,
+    output: epath.PathLike | None = None,
+    checkpoint: str = "last",
+    settings: config_lib.Predict | None = None,
+    runtime: str = "auto",
+    *,
+    show: bool = False,
+) -> None:
+    """Predicts until the source ends or Ctrl-C is pressed.
+
+    Prints a line each second if the output is a terminal.
+
+    Args:
+      run_folder: of the training run or of an export; None for the network that comes with the package.
+      place: number of a camera, an address such as rtsp://..., or a video file.
+      output: CSV file, with a row for each face at each stride; None for none.
+      checkpoint, settings, runtime: see Predictor.
+      show: whether to open a window.
+
+    Raises:
+      MediaError: the source cannot be read.
+      ValueError: a window is asked for, and OpenCV has none.
+    """
+    if show and not has_windows():
+        raise ValueError(
+            "--show: this OpenCV (opencv-python-headless) cannot open windows; leave --show out, or install "
+            "opencv-python in its place"
+        )
+    frames = _opened(place)
+    predictor = Predictor(run_folder, checkpoint, settings, runtime)
+    _warm_up(predictor)
+    newest = Newest(frames)
+    writer = _Rows(epath.Path(output), predictor.classes) if output else None
+    told, moments, slowest = -np.inf, 0, 0.0
+    try:
+        for moment in predictor.stream(_shown(newest) if show else newest):
+            latency = time.monotonic() - newest.came
+            slowest = max(slowest, latency)
+            moments += 1
+            if writer:
+                writer.add(moment, latency, newest.dropped)
+            if sys.stdout.isatty() and moment.time - told >= LINE_EVERY - 1e-3:
+                told = moment.time
+                print(line(moment, latency, newest.dropped), flush=True)
+    finally:
+        newest.stop()
+        if writer:
+            writer.close()
+        log.info(
+            "%s: %d predictions, latency at most %.0f ms, %d frames dropped",
+            printable(place), moments, 1000 * slowest, newest.dropped,
+        )  # fmt: skip
+
+
+def line(moment: Moment, latency: float, dropped: int) -> str:
+    """Returns a moment as a line for the terminal; latency in seconds."""
+    faces = "; ".join(
+        f"face {face.number}: {face.expression} {face.confidence:.0%}, agreement {face.agreement:.2f}"
+        for face in moment.faces
+    )
+    told = f"latency {1000 * latency:.0f} ms, {dropped} frames dropped"
+    return f"{moment.time:8.1f} s  {faces or 'no face'}  ({told})"
+
+
+def has_windows() -> bool:
+    """Returns whether this OpenCV can open windows."""
+    lines = [text.split() for text in cv2.getBuildInformation().splitlines()]
+    return ["GUI:", "NONE"] not in lines
+
+
+def _opened(place: str) -> Iterator[Frame]:
+    if place.isdigit() or "://" in place:
+        return Camera(place).frames()
+    videos = sources.find(place)
+    if len(videos) != 1:
+        raise MediaError(f"--input={printable(place)}: expected one video, found {len(videos)}")
+    return played(videos[0])
+
+
+def _warm_up(predictor: Predictor) -> None:
+    """Compiles before the first frame comes in."""
+    data = predictor.config.data
+    blank = np.zeros((1, data.frames, data.image_size, data.image_size, 3), np.uint8)
+    predictor.network.predict(blank, np.ones(1, bool), mirror=predictor.settings.mirror)
+
+
+def _shown(frames: Newest) -> Iterator[Frame]:
+    for frame in frames:
+        cv2.imshow(_WINDOW, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+        cv2.waitKey(1)
+        yield frame
+
+
+class _Rows:
+    """The CSV file; each row is there as soon as it is known."""
+
+    def __init__(self, path: epath.Path, classes: tuple[str, ...]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: Any = path.open("w")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow([*_COLUMNS, *classes])
+        self._file.flush()
+
+    def add(self, moment: Moment, latency: float, dropped: int) -> None:
+        for face in moment.faces:
+            self._writer.writerow(
+                [f"{moment.time:.3f}", moment.number, face.number]
+                + [f"{side:.1f}" for side in face.box]
+                + [face.expression, f"{face.confidence:.4f}", f"{face.agreement:.4f}"]
+                + [f"{latency:.3f}", dropped]
+                + [f"{p:.4f}" for p in face.probs]
+            )
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
