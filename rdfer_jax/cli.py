@@ -60,12 +60,12 @@ _CONFIG = Flag(
 _WORKDIR = Flag("workdir", "folder of the run; may be gs://", Path, required=True)
 _NETWORK = Flag(
     "workdir",
-    "folder of the run, or of an export; default: the network that comes with the package",
+    "folder of a run or export; default: the network that comes with the package",
     Path,
 )
 _RUNTIME = Flag(
     "runtime",
-    "what runs the network: auto, jax, or onnx (ONNX Runtime, with the extra export)",
+    "what runs the network: auto, jax, or onnx (ONNX Runtime)",
     default="auto",
 )
 _COMPILE_CACHE = Flag(
@@ -149,7 +149,7 @@ COMMANDS = {
             Flag("web", "folder for a page that runs the network in a browser", Path),
             Flag(
                 "onnxruntime",
-                "npm package onnxruntime-web for the page, .tgz or folder; default: in your cache folder",
+                "npm package onnxruntime-web, .tgz or folder; default: in your cache folder",
                 Path,
             ),
             _CHECKPOINT,

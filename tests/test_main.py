@@ -82,7 +82,7 @@ def test_a_command_is_the_first_word_or_the_mode(words):
     assert call.command == "predict"
     assert vars(call.flags) == {
         "workdir": "runs/a", "input": "b.mp4", "checkpoint": "best", "output": None, "config": None,
-        "compile_cache": None, "force": False,
+        "compile_cache": None, "force": False, "runtime": "auto",
     }  # fmt: skip
 
 

@@ -151,8 +151,8 @@ def run(
     """
     if show and not has_windows():
         raise ValueError(
-            "--show: this OpenCV (opencv-python-headless) cannot open windows; leave --show out, or install "
-            "opencv-python in its place"
+            "--show: this OpenCV (opencv-python-headless) cannot open windows; leave --show out, or "
+            "install opencv-python in its place"
         )
     frames = _opened(place)
     predictor = Predictor(run_folder, checkpoint, settings, runtime)

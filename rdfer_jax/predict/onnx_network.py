@@ -96,13 +96,14 @@ def _reader(session: Any) -> Read:
     def read(frames: np.ndarray, mask: np.ndarray) -> Prediction:
         found = session(frames)
         probs_BN = special.softmax(found["clip_logits"], axis=-1).mean(axis=1)
-        return Prediction(
-            index=np.zeros(len(frames), np.int32),
-            mask=mask,
-            consensus=probs_BN.argmax(axis=-1).astype(np.int32),
-            noise_score=np.zeros(len(frames), np.float32),  # there is no label
-            **{name: found.get(name) for name in OUTPUTS},
-        )
+        values: dict[str, Any] = {name: found.get(name) for name in OUTPUTS}
+        values |= {
+            "index": np.zeros(len(frames), np.int32),
+            "mask": mask,
+            "consensus": probs_BN.argmax(axis=-1).astype(np.int32),
+            "noise_score": np.zeros(len(frames), np.float32),  # there is no label
+        }
+        return Prediction(**values)
 
     return read
 

@@ -126,7 +126,7 @@ def from_run(run: epath.PathLike, checkpoint: str) -> Trained:
     model: dict[str, str | int] = {
         "run": epath.Path(run).name, "checkpoint": checkpoint, "step": step,
     }  # fmt: skip
-    return _trained(info.config, info.classes, info.faces, model, state)
+    return of_state(info.config, info.classes, info.faces, model, state)
 
 
 def from_package(name: str, folder: pathlib.Path = weights.FOLDER) -> Trained:
@@ -140,7 +140,7 @@ def from_package(name: str, folder: pathlib.Path = weights.FOLDER) -> Trained:
         opt_state=(), teacher=None, memory=None,
     )  # fmt: skip
     model: dict[str, str | int] = {"run": name, "checkpoint": "packaged", "step": packaged.step}
-    return _trained(packaged.config, packaged.classes, {"by": DISTRIBUTOR}, model, state)
+    return of_state(packaged.config, packaged.classes, {"by": DISTRIBUTOR}, model, state)
 
 
 def for_video(config: Config) -> Config:
@@ -163,13 +163,14 @@ def _setup(config: Config, num_classes: int, num_train: int) -> ModelSetup:
     return ModelSetup(config, sharding.make_mesh(jax.local_devices()[:1]), num_classes, num_train)
 
 
-def _trained(
+def of_state(
     config: Config,
     classes: tuple[str, ...],
     faces: Mapping[str, Any],
     model: dict[str, str | int],
     state: TrainState,
 ) -> Trained:
+    """Returns a network with the variables of a state; the other arguments are attributes of Trained."""
     config = for_video(config)
     step = jax.jit(make_predict_step(config, _setup(config, len(classes), 1).network))
     digest = _digest((state.params, state.batch_stats))
