@@ -6,6 +6,7 @@ files are needed. Nothing is fetched from here; `npm pack` does that once, see f
 
 import hashlib
 import pathlib
+import shlex
 import tarfile
 
 from rdfer_jax import compile_cache
@@ -22,7 +23,7 @@ FILES = {
 
 def fetch_command() -> str:
     """Returns the command that puts the package where it is looked for."""
-    folder = compile_cache.user_folder()
+    folder = shlex.quote(str(compile_cache.user_folder()))
     return f"mkdir -p {folder} && npm pack onnxruntime-web@{VERSION} --pack-destination={folder}"
 
 
