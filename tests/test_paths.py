@@ -9,6 +9,8 @@ from etils import epath
 from data import builder, raw
 from data.video_folder import video_folder_dataset_builder as video_folder
 from rdfer_jax import cli, config, paths
+from rdfer_jax.media.files import MediaError
+from rdfer_jax.predict import live
 
 #: Settings whose text says that they are a folder or a file, without those of `build`.
 SETTINGS = (
@@ -41,6 +43,11 @@ def test_an_unknown_home_folder_is_refused():
         paths.expand("~nobody-here/a")
 
 
+def test_live_looks_for_a_file_in_the_home_folder(home):
+    with pytest.raises(MediaError, match=f"{home}/film.mp4"):
+        live.run(None, "~/film.mp4")
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_flag_that_is_a_path(home, name):
     command = cli.COMMANDS[name]
@@ -52,7 +59,11 @@ def test_every_flag_that_is_a_path(home, name):
     ]
     call = cli.parse([name, *words])
     found = {flag.name for flag in command.flags if getattr(call.flags, flag.name) == f"{home}/x"}
-    places = {"workdir", "input", "output", "compile_cache", "reviewed"}
+    places = {
+        *("workdir", "input", "output", "compile_cache", "reviewed", "dir", "web", "onnxruntime"),
+    }  # fmt: skip
+    if name == "live":  # a camera or an address, too: media.sources expands what is neither
+        places.remove("input")
     assert found == {f.name for f in command.flags} & places
 
 

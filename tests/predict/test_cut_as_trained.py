@@ -1,6 +1,7 @@
 """Prediction cuts faces as the build of the training data did, and says where it cannot."""
 
 import logging
+import types
 
 import cv2
 import numpy as np
@@ -84,7 +85,8 @@ def test_a_run_on_cut_faces_predicts_the_crops_that_it_was_trained_on(tmp_path, 
     run = epath.Path(tmp_path / "run")
     run_dir.write_config(run, config)
     run_dir.write_data(run, "video_folder", ("glad", "tense"), 4, faces=source.faces(directory))
-    monkeypatch.setattr(ModelSetup, "restore", lambda *_: (0, None))  # only its input is looked at
+    nothing = types.SimpleNamespace(params={}, batch_stats={})  # only its input is looked at
+    monkeypatch.setattr(ModelSetup, "restore", lambda *_: (0, nothing))
     trained = predictor.Predictor(run)
     assert trained.cut == Cut(margin=0.2)
     seen = []
