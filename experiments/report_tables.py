@@ -141,7 +141,8 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
     """Returns the AUROC of the score that the choice named, and its differences to other scores.
 
     Compared with the same score of one clip, with the best score of one clip (named by the choice, too),
-    and with the loss of the video.
+    and with the loss of the video. If it is remembered over the epochs, a second row has the same score of
+    the last epoch's clips, because all scores of one clip are of the last epoch.
     """
     rows = []
     for (epochs, condition, method), cells in groups.items():
@@ -150,13 +151,13 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
         if not row.get("scores"):
             continue
         clips, one = row["scores"]["clips"], row["scores"]["one"]
-        same = f"{clips.split(', ')[0]}, one clip"
+        name = clips.split(", ")[0]
+        others = {"same": f"{name}, one clip", "single": one, "loss": "loss, video"}
         for task in (TASK, "flipped, among all"):
             found = {"epochs": epochs, "condition": condition, "method": method, "task": task}
-            others = {"same": same, "single": one, "loss": "loss, video"}
-            measured = _auroc_row(cells, task, clips, others)
-            if measured:
-                rows.append(found | measured)
+            for score in dict.fromkeys((clips, f"{name}, K clips")):
+                if measured := _auroc_row(cells, task, score, others):
+                    rows.append(found | measured)
         agreement, softmax = "1 - agreement, K clips", "1 - max softmax, one clip"
         if measured := _auroc_row(cells, HARD_TASK, agreement, {"single": softmax}):
             found = {"epochs": epochs, "condition": condition, "method": method}

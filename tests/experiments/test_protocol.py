@@ -246,3 +246,14 @@ def test_a_folder_of_a_report_belongs_to_one_choice(tmp_path, commands, chosen):
     commands(choose, output=str(tmp_path / "choose"))
     with pytest.raises(report.ChoiceError, match="another choice"):
         commands(report, choice=str(chosen), output=output, kinds=["clean"])
+
+
+def test_a_remembered_score_is_compared_in_the_last_epoch_too():
+    scores = ["odds, memory", "odds, K clips", "odds, one clip", "loss, video"]
+    table = {"scores": scores, "auroc": [0.9, 0.8, 0.75, 0.7], "covariance": np.eye(4) * 1e-8}
+    cells = [{"evidence": {"detection": {choose.TASK: table}}}] * 5
+    named = {"clips": "odds, memory", "one": "odds, one clip"}
+    choice = {"chosen": {"11": {"elr": {"scores": named}}}}
+    rows = report_tables.detection({(11, "confusion", "elr"): cells}, choice)
+    found = [(row["score"], round(row["minus_same"]["mean"], 2)) for row in rows]
+    assert found == [("odds, memory", 0.15), ("odds, K clips", 0.05)]
