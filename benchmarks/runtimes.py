@@ -31,11 +31,12 @@ _REPEATS = flags.DEFINE_integer("repeats", 9, "measurements of each")
 
 def measure(network: trained.Trained, batch: int, repeats: int) -> tuple[list[float], list[float]]:
     """Returns the seconds of each measurement with JAX and with ONNX Runtime, in turn."""
-    data, function = network.config.data, network.function()
-    shape = (data.frames, data.image_size, data.image_size, 3)
-    session = runtime.Session(onnx_convert.convert(function, shape, INPUT).SerializeToString())
+    function = network.function()
+    session = runtime.Session(
+        onnx_convert.convert(function, network.shape, INPUT).SerializeToString()
+    )
     compiled = jax.jit(function)
-    frames = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (batch, *network.shape), dtype=np.uint8)
     with_jax, with_onnx = [], []
     for _ in range(repeats + 1):
         with_jax.append(_seconds(lambda: jax.device_get(compiled(frames))))

@@ -59,9 +59,8 @@ def test_every_flag_that_is_a_path(home, name):
     ]
     call = cli.parse([name, *words])
     found = {flag.name for flag in command.flags if getattr(call.flags, flag.name) == f"{home}/x"}
-    places = {
-        *("workdir", "input", "output", "compile_cache", "reviewed", "dir", "web", "onnxruntime"),
-    }  # fmt: skip
+    places = {"workdir", "input", "output", "compile_cache", "reviewed"}
+    places |= {"dir", "web", "onnxruntime"}
     if name == "live":  # a camera or an address, too: media.sources expands what is neither
         places.remove("input")
     assert found == {f.name for f in command.flags} & places

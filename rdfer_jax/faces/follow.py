@@ -16,13 +16,12 @@ import numpy as np
 
 from rdfer_jax.faces.boxes import Detection
 from rdfer_jax.faces.detect import Detector
-from rdfer_jax.faces.tracks import HIT, LEAST_HITS, SMOOTH, Finder, matched
+from rdfer_jax.faces.tracks import LEAST_HITS, ROUNDING, SMOOTH, Finder, matched, tenths
 
 #: Time after which a face is forgotten, seconds.
 FORGET = 5.0
 #: Time of which detections are kept, seconds.
 _KEPT = 1.0
-_ROUNDING = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +46,18 @@ class _Chain:
 
     def add(self, time: float, face: Detection) -> None:
         self.seen.append((time, face))
-        while self.seen[0][0] < time - _KEPT - _ROUNDING:
+        while self.seen[0][0] < time - _KEPT - ROUNDING:
             self.seen.popleft()
 
     def is_steady(self, least: int) -> bool:
-        return len({int((time + _ROUNDING) // HIT) for time, _ in self.seen}) >= least
+        return tenths(np.array([time for time, _ in self.seen])) >= least
 
     def now(self) -> Seen:
         last, face = self.seen[-1]
         recent = [
             [*found.box, *itertools.chain(*found.points)]
             for time, found in self.seen
-            if time >= last - SMOOTH - _ROUNDING and len(found.points) == len(face.points)
+            if time >= last - SMOOTH - ROUNDING and len(found.points) == len(face.points)
         ]
         row = np.mean(recent, axis=0)
         return Seen(self.number, row[:4], row[4:].reshape(-1, 2))

@@ -26,7 +26,7 @@ SMOOTH = 0.1
 #: Longest time that a frame stands for, seconds, unless the video has fewer frames throughout.
 LONGEST_STEP = 3.0
 #: Times that differ by less are equal, seconds.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 
 
 class Finder:
@@ -38,7 +38,7 @@ class Finder:
 
     def __call__(self, image: np.ndarray, time: float) -> list[Detection]:
         """Returns the faces in a frame, uint8 [H, W, 3] in RGB, at `time` seconds."""
-        is_due = time - self._searched >= SEARCH_EVERY - _ROUNDING
+        is_due = time - self._searched >= SEARCH_EVERY - ROUNDING
         near = [] if is_due else [face.box for face in self._before]
         found = self._detect(image, near) if near else []
         if len(found) < max(1, len(near)):
@@ -134,7 +134,7 @@ def track(
         taken = set(pairs.values())
         chains += [{place: face} for f, face in enumerate(detected) if f not in taken]
     times_A = np.asarray(times, float)
-    least_hits = min(least_hits, _tenths(times_A))
+    least_hits = min(least_hits, tenths(times_A))
     kept = [_without_flicker(chain, times_A, least_hits) for chain in chains]
     tracks = [_bridged(chain, times_A) for chain in kept if chain]
     return sorted(tracks, key=lambda track: track.size, reverse=True)
@@ -171,9 +171,9 @@ def matched(
     return found
 
 
-def _tenths(times_n: np.ndarray) -> int:
+def tenths(times_n: np.ndarray) -> int:
     """Returns in how many tenths of a second there is one of the times."""
-    return len(np.unique(np.floor((times_n + _ROUNDING) / HIT)))
+    return len(np.unique(np.floor((times_n + ROUNDING) / HIT)))
 
 
 def _without_flicker(
@@ -181,7 +181,7 @@ def _without_flicker(
 ) -> dict[int, Detection]:
     """Drops what has too few others of its track within a second on either side."""
     seen = times_A[sorted(chain)]
-    near = {place: _tenths(seen[np.abs(seen - times_A[place]) <= 1.0]) for place in chain}
+    near = {place: tenths(seen[np.abs(seen - times_A[place]) <= 1.0]) for place in chain}
     return {place: face for place, face in chain.items() if near[place] >= least_hits}
 
 
@@ -211,7 +211,7 @@ def _smooth(rows_AD: np.ndarray, times_A: np.ndarray) -> np.ndarray:
     for run in runs_of_true(~np.isnan(rows_AD[:, 0]), times_A):
         times = times_A[run]
         for place, time in zip(run.tolist(), times.tolist(), strict=True):
-            reach = min(SMOOTH, time - times[0], times[-1] - time) + _ROUNDING
+            reach = min(SMOOTH, time - times[0], times[-1] - time) + ROUNDING
             first, end = np.searchsorted(times, (time - reach, time + reach))
             smooth[place] = rows_AD[run[first:end]].mean(axis=0)
     return smooth

@@ -45,15 +45,10 @@ def export(
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output={output}: a file; give a folder")
     predictor = Predictor(run, checkpoint, settings)
+    network = predictor.network
     return exporter.write(
-        predictor.network.function(), shape(predictor), card(predictor), output, formats, quantize
+        network.function(), network.shape, card(predictor), output, formats, quantize
     )
-
-
-def shape(predictor: Predictor) -> tuple[int, int, int, int]:
-    """Returns the shape of a window: frames, height, width and colors."""
-    data = predictor.config.data
-    return data.frames, data.image_size, data.image_size, 3
 
 
 def card(predictor: Predictor) -> dict[str, Any]:

@@ -207,8 +207,7 @@ def _opened(place: str) -> Iterator[Frame]:
 
 def _warm_up(predictor: Predictor) -> None:
     """Compiles before the first frame comes in."""
-    data = predictor.config.data
-    blank = np.zeros((1, data.frames, data.image_size, data.image_size, 3), np.uint8)
+    blank = np.zeros((1, *predictor.network.shape), np.uint8)
     predictor.network.predict(blank, np.ones(1, bool), mirror=predictor.settings.mirror)
 
 

@@ -44,10 +44,8 @@ def of(network: Trained) -> Trained:
         os.utime(path)  # used now
     except Exception as error:  # not there, or damaged: onnxruntime has no base class of its errors
         log.debug("%s: not used: %s", path, error)
-        data = network.config.data
-        shape = (data.frames, data.image_size, data.image_size, 3)
         log.info("exporting the network for ONNX Runtime, once")
-        content = exporter.checked_onnx(network.function(), shape)[0].SerializeToString()
+        content = exporter.checked_onnx(network.function(), network.shape)[0].SerializeToString()
         session = runtime.Session(content)
         try:
             runtime.keep(path, content, MOST_MODELS)

@@ -53,6 +53,12 @@ class Trained:
     _read: Read
     runtime: str = "jax"
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of a window: frames, height, width and colors."""
+        data = self.config.data
+        return data.frames, data.image_size, data.image_size, 3
+
     def function(self) -> Callable[[jax.Array], dict[str, jax.Array]]:
         """Returns the network as a pure function of the frames, for export.
 

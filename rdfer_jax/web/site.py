@@ -72,7 +72,7 @@ def export(
     place = pathlib.Path(folder)
     _check(place)
     reader = predictor.Predictor(run, checkpoint, settings)
-    model, _ = exporter.checked_onnx(reader.network.function(), exported.shape(reader))
+    model, _ = exporter.checked_onnx(reader.network.function(), reader.network.shape)
     if quantize == "int8":
         model = quantize_lib.int8_weights(model)
     return write(place, model.SerializeToString(), exported.card(reader), engine)
