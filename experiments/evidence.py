@@ -35,8 +35,8 @@ KINDS = ("clean, easy", "clean, hard", "flipped")
 CALLS = ("clean", "hard", "noisy")
 #: Bins of the histogram of agreement, from 0 to 1.
 BINS = 50
-#: Views whose scores are compared.
-VIEWS = ("K clips", "one clip", "video", "memory")
+#: The memory of a video's first clips alone; the very first spans the video.
+FIRST_CLIPS = "memory of {} of the clips"
 
 
 def wrong_posterior(evidence: Evidence) -> Vector:
@@ -88,7 +88,8 @@ def collect(
         past_B = np.asarray(remembered_agreement(memory, config.agreement.remember), np.float64)
         found["agreement"]["memory"] = histogram(past_B, kind_B)
     found["calls"] = calls(train, memory, state.class_prior, config, kind_B)
-    flipped, hard = scores(train, memory, config)
+    clips = None if memory is None else state.clip_memory
+    flipped, hard = scores(train, memory, config, clips)
     doubtful_B = flipped_B | hard_B
     found["detection"] = {
         "flipped, among all": aurocs(flipped, flipped_B, np.ones_like(flipped_B)),
@@ -136,9 +137,16 @@ def calls(
 
 
 def scores(
-    train: Predictions, memory: Memory | None, config: Config
+    train: Predictions, memory: Memory | None, config: Config, clip_memory_BKN: Any = None
 ) -> tuple[dict[str, Vector], dict[str, Vector]]:
-    """Returns the scores of wrong labels and of hard videos, float64 [B] by name and view."""
+    """Returns the scores of wrong labels and of hard videos, float64 [B] by name and view.
+
+    Args:
+      train: predictions of the training split.
+      memory: of all videos; None if there is none.
+      config: all settings.
+      clip_memory_BKN: state.clip_memory, for what the memory would hold of fewer clips.
+    """
     label_B, logits_BN = train["label"], train["logits"]
     clips_BKN = train["clip_logits"]
     views = {
@@ -147,8 +155,16 @@ def scores(
         "video": Evidence.of(logits_BN, logits_BN[:, None], label_B),
     }
     if memory is not None:
-        log_BN = np.log(np.maximum(np.asarray(remembered(memory), np.float64), 1e-12))
-        views["memory"] = Evidence.of(log_BN, log_BN[:, None], label_B)
+        held = {"memory": np.asarray(remembered(memory), np.float64)}
+        if clip_memory_BKN is not None:
+            clip_memory_BKN = np.asarray(clip_memory_BKN, np.float64)
+            for number in range(1, clip_memory_BKN.shape[1]):
+                mean_BN = clip_memory_BKN[:, :number].mean(axis=1)
+                mean_BN /= mean_BN.sum(axis=1, keepdims=True)
+                held[FIRST_CLIPS.format(number)] = mean_BN
+        for name, probs_BN in held.items():
+            log_BN = np.log(np.maximum(probs_BN, 1e-12))
+            views[name] = Evidence.of(log_BN, log_BN[:, None], label_B)
     flipped = {
         f"{name}, {view}": function(evidence)
         for name, function in FLIPPED.items()

@@ -206,10 +206,12 @@ def report_cells(
     chosen: Mapping[str, Settings], kinds: Sequence[str], epochs: int, seeds: Iterable[int] = REPORT
 ) -> list[Cell]:
     """Returns the cells of the report: chosen settings by method, each condition and data set."""
+    # What the memory holds of fewer clips is measured, not used.
+    more = {"agreement.remember_clips": True}
     return [
         _cell(
             f"report-{method}-{condition}-b{build_seed}-e{epochs}",
-            (method, settings), condition, epochs, build_seed, build_seed,
+            (method, {**settings, **more}), condition, epochs, build_seed, build_seed,
         )
         for build_seed in seeds
         for condition in kinds

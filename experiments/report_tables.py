@@ -141,8 +141,9 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
     """Returns the AUROC of the score that the choice named, and its differences to other scores.
 
     Compared with the same score of one clip, with the best score of one clip (named by the choice, too),
-    and with the loss of the video. If it is remembered over the epochs, a second row has the same score of
-    the last epoch's clips, because all scores of one clip are of the last epoch.
+    and with the loss of the video. If it is remembered over the epochs, it is also compared with the same
+    score of what would be remembered of the first clip alone, where that was measured, and a second row has
+    the same score of the last epoch's clips, because all other scores of one clip are of the last epoch.
     """
     rows = []
     for (epochs, condition, method), cells in groups.items():
@@ -156,23 +157,37 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
         for task in (TASK, "flipped, among all"):
             found = {"epochs": epochs, "condition": condition, "method": method, "task": task}
             for score in dict.fromkeys((clips, f"{name}, K clips")):
-                if measured := _auroc_row(cells, task, score, others):
+                if measured := _auroc_row(cells, task, score, _with_memory(score, others)):
                     rows.append(found | measured)
-        agreement, softmax = "1 - agreement, K clips", "1 - max softmax, one clip"
-        if measured := _auroc_row(cells, HARD_TASK, agreement, {"single": softmax}):
-            found = {"epochs": epochs, "condition": condition, "method": method}
-            rows.append(found | {"task": HARD_TASK} | measured)
+        found = {"epochs": epochs, "condition": condition, "method": method, "task": HARD_TASK}
+        for score in ("1 - agreement, K clips", "1 - agreement, memory"):
+            others = _with_memory(score, {"single": "1 - max softmax, one clip"})
+            if measured := _auroc_row(cells, HARD_TASK, score, others):
+                rows.append(found | measured)
     return rows
+
+
+def _with_memory(score: str, others: Mapping[str, str]) -> dict[str, str]:
+    """Returns the scores to compare with, and for a remembered one that of the first clip's memory."""
+    if not score.endswith(", memory"):
+        return dict(others)
+    name = score.removesuffix(", memory").replace("1 - agreement", "1 - max softmax")
+    return {**others, "remembered": f"{name}, {evidence.FIRST_CLIPS.format(1)}"}
 
 
 def _auroc_row(
     cells: Sequence[Mapping[str, Any]], task: str, score: str, others: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """Returns the AUROC of a score and its differences to others; None if it was not measured."""
+    """Returns the AUROC of a score and its differences to the others that were measured, too.
+
+    None if the score was not measured in all cells.
+    """
     tables = [cell["evidence"].get("detection", {}).get(task) for cell in cells]
-    wanted = [score, *others.values()]
-    if not all(table and set(wanted) <= set(table["scores"]) for table in tables):
+    known = set.intersection(*(set(table["scores"] if table else ()) for table in tables))
+    if score not in known:
         return None
+    others = {short: name for short, name in others.items() if name in known}
+    wanted = [score, *others.values()]
     places = [[table["scores"].index(name) for name in wanted] for table in tables if table]
     auroc = [np.array(t["auroc"])[p] for t, p in zip(tables, places, strict=True) if t]
     covariance = [

@@ -100,11 +100,8 @@ def update(
     # The label, too, is added and divided: setting it would gather the batch from all devices.
     columns = (agreement_B, peak_B, label_B.astype(jnp.float32))
     values_BX = jnp.concatenate([probs_BN, jnp.stack(columns, axis=-1)], axis=-1)
-    total_MX = jnp.zeros((len(memory.label), values_BX.shape[-1])).at[index_B].add(values_BX)
-    count_M1 = jnp.zeros((len(memory.label), 1)).at[index_B].add(1)
-    mean_MX = total_MX / jnp.maximum(count_M1, 1)
+    mean_MX, seen_M = _means(values_BX, index_B, len(memory.label))
     probs_MN, (agreement_M, peak_M, label_M) = mean_MX[:, :-3], mean_MX[:, -3:].T
-    seen_M = count_M1[:, 0] > 0
 
     def moved(old_M: jax.Array, new_M: jax.Array, keep: float) -> jax.Array:
         seen = seen_M.reshape(-1, *[1] * (old_M.ndim - 1))
@@ -132,6 +129,30 @@ def update_features(memory: Memory, index_B: jax.Array, features_BD: jax.Array) 
     seen_M1 = jnp.zeros((len(memory.label), 1)).at[index_B].add(1) > 0
     features_MD = jnp.where(seen_M1, _unit(total_MD), memory.features)
     return dataclasses.replace(memory, features=features_MD)
+
+
+def update_clips(
+    remembered_MKN: jax.Array, index_B: jax.Array, probs_BKN: jax.Array, decay: float
+) -> jax.Array:
+    """Returns the memory of each clip by itself after a visit of some videos, averaged as in `update`.
+
+    Args:
+      remembered_MKN: float32 [M, K, N], from zero; the sum of a row is 1 - decay^v after v visits.
+      index_B: int [B], the rows of these videos.
+      probs_BKN: float32 [B, K, N], the distributions of the clips.
+      decay: of the moving average.
+    """
+    videos = len(remembered_MKN)
+    mean_MX, seen_M = _means(probs_BKN.reshape(len(index_B), -1), index_B, videos)
+    moved_MKN = decay * remembered_MKN + (1 - decay) * mean_MX.reshape(remembered_MKN.shape)
+    return jnp.where(seen_M[:, None, None], moved_MKN, remembered_MKN)
+
+
+def _means(values_BX: jax.Array, index_B: jax.Array, videos: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean of the values with each index, [M, X], and whether there are any, bool [M]."""
+    total_MX = jnp.zeros((videos, values_BX.shape[-1])).at[index_B].add(values_BX)
+    count_M = jnp.zeros(videos).at[index_B].add(1)
+    return total_MX / jnp.maximum(count_M, 1)[:, None], count_M > 0
 
 
 def _unit(features_D: jax.Array) -> jax.Array:

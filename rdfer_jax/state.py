@@ -33,6 +33,8 @@ class TrainState:
         not what is evaluated.
       class_prior: float32 [N], the share of each class among the training labels, which is not a constant
         of the compiled step, as with the seed; None if no setting needs it.
+      clip_memory: float32 [M, K, N], memory of each clip by itself, see `memory.update_clips`; None unless
+        asked for.
     """
 
     seed: jax.Array
@@ -44,6 +46,7 @@ class TrainState:
     memory: Memory | None
     average: Any = None
     class_prior: jax.Array | None = None
+    clip_memory: jax.Array | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -83,7 +86,9 @@ def create(
     average = None
     if config.optim.evaluate == "average":
         average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
-    memory = None
+    memory = clip_memory = None
+    if config.agreement.remember_clips:
+        clip_memory = jnp.zeros((num_train, config.clips.number, num_classes), jnp.float32)
     if config.agreement.memory_decay:
         num_features = _num_features(config, network, variables) if needs_features(config) else 0
         memory = memory_lib.create(num_train, num_classes, num_features)
@@ -101,6 +106,7 @@ def create(
         memory=memory,
         average=average,
         class_prior=class_prior,
+        clip_memory=clip_memory,
     )
 
 

@@ -64,6 +64,12 @@ def make_train_step(
         teacher = update_teacher(state, config.agreement.teacher_decay)
         average = update_average(state, average_from)
         state = dataclasses.replace(state, teacher=teacher, average=average)
+        if state.clip_memory is not None:
+            clip_memory = memory_lib.update_clips(
+                state.clip_memory, batch.index, jax.nn.softmax(aux["judged"]),
+                config.agreement.memory_decay,
+            )  # fmt: skip
+            state = dataclasses.replace(state, clip_memory=clip_memory)
         return state, _metrics(batch, aux, optax.tree.norm(grads))
 
     return train_step
@@ -74,8 +80,9 @@ def make_grad_fn(
 ) -> GradFn:
     """Returns a pure function: (state, batch, part=None) -> (gradients of the mean robust loss, aux).
 
-    aux is a dict of the outputs, the loss [B], the verdict, the partition, and the new batch_stats and
-    memory. `part` is the number of the batch within its step, if there are several.
+    aux is a dict of the outputs, the loss [B], the logits by which the videos are judged [B, K, N], the
+    verdict, the partition, and the new batch_stats and memory. `part` is the number of the batch within its
+    step, if there are several.
     """
     robust_from = config_lib.steps(
         config.loss.robust_from, steps_per_epoch=steps_per_epoch, total_steps=total_steps
@@ -151,6 +158,7 @@ def make_grad_fn(
             return jnp.mean(loss_B), {
                 "outputs": forward.outputs,
                 "loss": loss_B,
+                "judged": judged_BKN.astype(jnp.float32),
                 "verdict": verdict,
                 "partition": partition,
                 "batch_stats": forward.batch_stats,

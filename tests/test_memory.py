@@ -123,3 +123,17 @@ def test_the_rows_of_a_batch():
     )
     found = memory_lib.rows(memory, np.array([5, 0, 5]))
     assert found.label.tolist() == [2, -1, 2] and found.probs.shape == (3, N)
+
+
+@given(st.lists(st.integers(0, M - 1), min_size=5, max_size=5), st.integers(0, 10**6))
+def test_clips_by_themselves_are_remembered_as_their_mean_is(index, seed):
+    rng = np.random.default_rng(seed)
+    index, labels = np.array(index), np.zeros(5, np.int32)
+    memory, clips = memory_lib.create(M, N), np.zeros((M, 4, N), np.float32)
+    for _ in range(3):
+        probs = rng.dirichlet(np.ones(N), (5, 4)).astype(np.float32)
+        expected = slow_average(clips, index, probs, 0.6)
+        clips = np.asarray(memory_lib.update_clips(clips, index, probs, 0.6))
+        np.testing.assert_allclose(clips, expected, atol=1e-6)
+        memory = update(memory, index, labels, probs.mean(axis=1), labels * 1.0, 0.6, 0.0)
+    np.testing.assert_allclose(clips.mean(axis=1), memory.probs, atol=1e-6)

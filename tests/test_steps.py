@@ -423,6 +423,23 @@ def test_the_teacher_judges_where_there_is_one():
     assert aux["outputs"].key_instants[:, 0].tolist() == [2, 2]
 
 
+def test_a_step_remembers_each_clip_by_itself_where_asked():
+    config = tiny.config(agreement={"memory_decay": 0.5, "remember_clips": True})
+    network = stub(config)
+    clips = config.clips.number
+    state = state_lib.create(config, network, OPTIMIZER, num_classes=N, num_train=ROWS)
+    logits = np.random.default_rng(0).normal(size=(clips, N)).astype(np.float32)
+    optimizer = optax.set_to_zero()
+    state = dataclasses.replace(state, params={"logits": logits}, opt_state=optimizer.init(logits))
+    step = jax.jit(steps.make_train_step(config, network, optimizer, **LENGTHS))
+    batch = noise_batch()
+    state, _ = step(state, batch)
+    expected = np.zeros((ROWS, clips, N))
+    expected[batch.index] = 0.5 * softmax(logits)
+    np.testing.assert_allclose(state.clip_memory, expected, atol=1e-6)
+    np.testing.assert_allclose(state.clip_memory.mean(axis=1), state.memory.probs, atol=1e-6)
+
+
 def test_a_noisy_video_does_not_pull_towards_its_label():
     pull = {}
     for now in (True, False):

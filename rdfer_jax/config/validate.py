@@ -300,6 +300,11 @@ def _check_agreement(settings: Agreement) -> None:
             f"config.agreement.memory_decay: config.agreement.threshold_kind = {kind!r} needs the memory "
             "of earlier predictions; expected a value above 0, such as 0.6, got 0"
         )
+    if settings.remember_clips and not settings.memory_decay:
+        raise ValueError(
+            "config.agreement.remember_clips: expected False without a memory "
+            "(config.agreement.memory_decay 0), got True"
+        )
     if settings.score == "posterior" and not settings.memory_decay:
         raise ValueError(
             "config.agreement.memory_decay: config.agreement.score = 'posterior' needs the memory to "

@@ -32,10 +32,11 @@ def train():
     return Predictions("train", tuple("abcd"), arrays)
 
 
-def collect(train, memory=None, **settings):
+def collect(train, memory=None, clip_memory=None, **settings):
     state = TrainState(
-        seed=0, step=0, params={}, batch_stats={}, opt_state=(), teacher=None, memory=memory
-    )
+        seed=0, step=0, params={}, batch_stats={}, opt_state=(), teacher=None, memory=memory,
+        clip_memory=clip_memory,
+    )  # fmt: skip
     settings = {"threshold_kind": "fixed", "temperature": 1.0, "remember": 0.0} | settings
     every = config.resolve(config.default())
     chosen = dataclasses.replace(every.agreement, **settings)
@@ -111,3 +112,26 @@ def test_a_memory_that_saw_every_video_is_measured_too(train):
     )  # fmt: skip
     partial = collect(train, half, **settings)["detection"]["flipped, among all"]
     assert not any("memory" in name for name in partial["scores"])
+
+
+def test_the_memory_of_fewer_clips_is_measured_by_the_same_score(train):
+    probs = np.exp(train["clip_logits"].astype(np.float64))
+    probs /= probs.sum(-1, keepdims=True)
+    memory = memory_lib.update(
+        memory_lib.create(B, N), np.arange(B), train["label"], probs.mean(1), train["agreement"],
+        decay=0.6, agreement_decay=0.0, threshold_decay=0.9,
+    )  # fmt: skip
+    clips = memory_lib.update_clips(np.zeros((B, K, N), np.float32), np.arange(B), probs, 0.6)
+    table = collect(train, memory, clips)["detection"]["flipped, among all"]
+    auroc = dict(zip(table["scores"], table["auroc"], strict=True))
+    assert auroc["odds, memory of 1 of the clips"] == pytest.approx(
+        auroc["odds, one clip"], abs=1e-4
+    )
+    score = [
+        max(np.delete(row, y)) / row[y]
+        for row, y in zip(probs[:, :3].mean(1), train["label"], strict=True)
+    ]
+    assert auroc["odds, memory of 3 of the clips"] == pytest.approx(
+        sklearn_metrics.roc_auc_score(train["is_flipped"], score), abs=1e-4
+    )
+    assert f"odds, memory of {K} of the clips" not in auroc  # that is the memory itself

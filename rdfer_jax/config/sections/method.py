@@ -73,6 +73,11 @@ class Agreement(Section):
         low=0,
         high=0.999,
     )
+    remember_clips: bool = field(
+        False,
+        "also remember the predictions of each clip by itself; training does not read them, they measure "
+        "what several clips bring",
+    )
     running_decay: float = field(
         0.9,
         "m: decay of each video's running threshold, per visit, for threshold_kind = running",
