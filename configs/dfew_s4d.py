@@ -8,7 +8,7 @@ The build keeps frames of 160 pixels. The number after the colon is the test fol
 
 Expected result: unknown, not yet run on the real data. S4D reports WAR 76.68 and UAR 66.80. Differences:
 no mixture of experts and no joint training with AffectNet; two clips of each video in a step; no mixing of
-videos, no RandAugment.
+videos.
 """
 
 from ml_collections import ConfigDict

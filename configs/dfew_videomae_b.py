@@ -8,7 +8,7 @@ The build keeps frames of 224 pixels. The number after the colon is the test fol
 
 Expected result: unknown, not yet run on the real data. MAE-DFER, which has another network of this size,
 faces in its pretraining and nearly this recipe, reports WAR 74.43 and UAR 63.41. Differences from
-VideoMAE: two clips of each video in a step, no mixing of videos, no RandAugment.
+VideoMAE: two clips of each video in a step, no mixing of videos.
 """
 
 from ml_collections import ConfigDict
@@ -27,6 +27,9 @@ def get_config(fold: str = "1") -> ConfigDict:
     config.data.batch_size = 64
     config.data.eval_batch_size = 64
     config.augment.size = 224
+    config.augment.rand_layers = 4
+    for color in ("brightness", "contrast", "saturation", "hue"):
+        config.augment[color] = 0.0
     config.augment.erase = 0.25
     config.clips.number = 2
     config.loss.label_smoothing = 0.1

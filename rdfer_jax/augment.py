@@ -3,6 +3,7 @@
 All frames of a video, or of each of its clips, share one random transform: resized crop, flip, brightness,
 contrast, saturation and hue. Everything except the final clipping is linear. So the transform is two matrix
 products, one over the rows and one over columns and colors together, and a shift of the gray level.
+RandAugment, which is off by default, is in `randaugment`.
 
 Letters: B videos, F frames, K clips of T frames, H W C of the input (C = 3, RGB), h w = options.size of the
 output.
@@ -14,7 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdfer_jax import config
+from rdfer_jax import config, randaugment
+
+#: Number of the random stream of RandAugment, derived from that of a video.
+_RAND = 1002
 
 # ITU-R BT.601 luma, the grayscale of PIL and torchvision.
 _GRAY_C = np.array([0.299, 0.587, 0.114])
@@ -55,7 +59,7 @@ def train_augment(
     mean gray of the video, not of each frame; hue rotates in YIQ, which is linear, not in HSV; and values
     are clipped to [0, 1] once, at the end, not after each operation. Without clipping in between, the
     operations commute (each keeps the gray of a pixel, or maps all grays by one linear function), so their
-    order need not be random.
+    order need not be random. RandAugment, if it is on, comes first.
 
     Args:
       frames_BFHWC: uint8, RGB.
@@ -76,7 +80,12 @@ def train_augment(
         raise ValueError(f"expected one key per video, got {keys_B.shape} for {frames_BFHWC.shape}")
     height, width = frames_BFHWC.shape[2:4]
 
+    fill = tuple(round(255 * mean) for mean in options.mean)
+
     def augment(frames_FHWC, key):
+        if options.rand_layers:
+            draw = randaugment.sample(jax.random.fold_in(key, _RAND), options)
+            frames_FHWC = randaugment.apply(frames_FHWC, draw, fill)
         transform = sample_transform(key, height, width, options)
         rows_hH = resize_matrix(height, options.size, transform.top, transform.height)
         columns_wW = resize_matrix(width, options.size, transform.left, transform.width)

@@ -140,6 +140,16 @@ class Augment(Section):
         "convert frames to gray, in training and prediction, as for a network of gray pictures",
         auto=True,
     )
+    rand_layers: int = field(
+        0,
+        "RandAugment: operations drawn for a video, or clip, before the crop; VideoMAE's recipe has 4, "
+        "instead of brightness, contrast, saturation and hue; 0: none",
+        low=0,
+    )
+    rand_magnitude: float = field(7.0, "RandAugment: mean magnitude", low=0, high=10)
+    rand_deviation: float = field(
+        0.5, "RandAugment: standard deviation of the magnitude", low=0, high=10
+    )
     erase: float = field(
         0.0, "random erasing: probability that a box of a video, or clip, is noise", low=0, high=1
     )
