@@ -174,6 +174,33 @@ def loss_per_example(logits_NC: ArrayLike, labels_N: ArrayLike) -> NDArray[np.fl
     return -np.take_along_axis(log_probs_NC, labels_N[:, None], axis=1)[:, 0]
 
 
+def divergence_from_votes(logits_NC: ArrayLike, votes_NC: ArrayLike) -> NDArray[np.float64]:
+    """Returns KL(votes || prediction) of each example, in nats: how far a prediction is from the voters.
+
+    Args:
+      logits_NC: unnormalized log-probabilities.
+      votes_NC: how many annotators, or which share of them, voted for each class; not negative.
+
+    Returns:
+      float64 [N], not negative; NaN for an example without votes.
+
+    Raises:
+      ValueError: the shapes differ or are not [N, C], or a vote is negative or not finite.
+    """
+    logits_NC, votes_NC = np.asarray(logits_NC, np.float64), np.asarray(votes_NC, np.float64)
+    if logits_NC.ndim != 2 or votes_NC.shape != logits_NC.shape:
+        raise ValueError(
+            f"expected logits and votes [N, C], got {logits_NC.shape} and {votes_NC.shape}"
+        )
+    if not (np.isfinite(votes_NC) & (votes_NC >= 0)).all():
+        raise ValueError("votes: expected finite numbers of at least 0")
+    total_N1 = votes_NC.sum(axis=1, keepdims=True)
+    share_NC = np.full(votes_NC.shape, np.nan)
+    np.divide(votes_NC, total_N1, out=share_NC, where=total_N1 > 0)
+    log_probs_NC = special.log_softmax(logits_NC, axis=1)
+    return (special.xlogy(share_NC, share_NC) - share_NC * log_probs_NC).sum(axis=1)
+
+
 class RiskCoverage(NamedTuple):
     """The error rate of the i most confident examples, for i from 1 to N.
 

@@ -358,6 +358,27 @@ def test_a_whole_number_does_for_a_float_and_a_list_for_a_tuple():
             {"data": {"snippet": 2}, "model": {"trunk": "r3d_18"}},
             "config.data.snippet: expected 1 or a multiple of 4.*'r3d_18'.*, got 2",
         ),
+        ({"data": {"stride": 4}}, "config.data.stride: expected 1 for .*snippet = 1.*, got 4"),
+        (
+            {"clips": {"kind": "snippets"}},
+            "config.clips.kind = 'snippets': .*key.enabled to False",
+        ),
+        (
+            {
+                "data": {"snippet": 8},
+                "clips": {"kind": "snippets", "frames": 16},
+                "key": {"enabled": False},
+            },
+            "config.clips.frames: expected config.data.snippet = 8 for .*, got 16",
+        ),
+        (
+            {
+                "data": {"snippet": 16},
+                "clips": {"kind": "snippets", "number": 2, "eval_number": 5},
+                "key": {"enabled": False},
+            },
+            "config.clips.eval_number: expected at most .* = 4 for .*, got 5",
+        ),
         ({"predict": {"fps": 0.1}}, "config.predict.fps: expected 0 or a value in"),
         ({"train": {"record_every": "0 steps"}}, "config.train.record_every: expected a positive"),
     ],
@@ -374,6 +395,11 @@ def test_contradictions_are_errors(settings, message):
         {"model": {"streams": "short"}, "key": {"enabled": False}},
         {"model": {"streams": "long"}, "key": {"enabled": False}},
         {"clips": {"kind": "windows"}, "key": {"enabled": False}},
+        {
+            "data": {"snippet": 16, "stride": 4},
+            "clips": {"kind": "snippets", "number": 2, "eval_number": 4},
+            "key": {"enabled": False},
+        },
     ],
 )
 def test_what_an_error_advises_helps(settings):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 from hypothesis import strategies as st
 
@@ -309,3 +310,20 @@ def test_train_metrics_refuse_wrong_shapes(change, message):
     outputs = _outputs(np.random.default_rng(3), 4) | change
     with pytest.raises(ValueError, match=message):
         metrics.TrainMetrics.of_step(**outputs)
+
+
+def test_divergence_from_votes_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    logits, votes = rng.normal(size=(50, 7)) * 9, rng.integers(0, 4, (50, 7)).astype(float)
+    votes[3], votes[4] = 0, np.eye(7)[2] * 10
+    found = metrics.divergence_from_votes(logits, votes)
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for i in range(50):
+        expected = np.nan if i == 3 else scipy.stats.entropy(votes[i], probs[i])
+        assert found[i] == pytest.approx(expected, rel=1e-9, nan_ok=True)
+    agreeing = np.log(votes[4] / 10 + 1e-300)
+    assert metrics.divergence_from_votes([agreeing], [votes[4]])[0] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match=r"expected logits and votes \[N, C\]"):
+        metrics.divergence_from_votes(logits, votes[:, :6])
+    with pytest.raises(ValueError, match="votes: expected finite numbers of at least 0"):
+        metrics.divergence_from_votes(logits, votes - 1)

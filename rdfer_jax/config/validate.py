@@ -10,6 +10,7 @@ from ml_collections import config_dict
 
 from rdfer_jax import hints, paths
 from rdfer_jax.config.sections.base import Section
+from rdfer_jax.config.sections.data import Clips
 from rdfer_jax.config.sections.method import Agreement
 from rdfer_jax.config.sections.network import CLIP_TRUNKS, VITS
 from rdfer_jax.config.sections.whole import Config
@@ -218,10 +219,10 @@ def _check_network(config: Config) -> None:
             f"config.model.streams = {model.streams!r}: re-sampling needs both streams; set "
             "config.key.enabled to False"
         )
-    if uses_key and key.enabled and clips.kind == "windows":
+    if uses_key and key.enabled and clips.kind != "views":
         raise ValueError(
-            "config.clips.kind = 'windows': re-sampling uses the long-term features of the first clip, "
-            "and only views cover the whole video; set config.key.enabled to False"
+            f"config.clips.kind = {clips.kind!r}: re-sampling uses the long-term features of the first "
+            "clip, and only views cover the whole video; set config.key.enabled to False"
         )
 
 
@@ -263,7 +264,7 @@ def _check_frames(config: Config) -> None:
     )
     together = CLIP_TRUNKS.get(model.trunk, 1)
     frames = {"clips": clips.frames}
-    if model.name == "rdfer":
+    if model.name == "rdfer" and config.key.enabled:
         frames["key"] = config.key.frames
     for section, count in frames.items():
         if count > buffer:
@@ -280,6 +281,8 @@ def _check_frames(config: Config) -> None:
                 f"config.{section}.frames: expected a multiple of {together}, because config.model.trunk = "
                 f"{model.trunk!r} reads {together} frames at a time, got {count}"
             )
+    if clips.kind == "snippets":
+        _check_snippets(clips, buffer // snippet, snippet)
     if snippet > 1 and snippet % together:
         raise ValueError(
             f"config.data.snippet: expected 1 or a multiple of {together}, because config.model.trunk = "
@@ -290,6 +293,21 @@ def _check_frames(config: Config) -> None:
             "config.clips.frames: expected at least 8, because config.model.name = 'm3dfel' compares "
             f"instances of 4 frames, got {clips.frames}"
         )
+
+
+def _check_snippets(clips: Clips, snippets: int, frames: int) -> None:
+    """Raises a ValueError if the snippets of a buffer cannot be its clips."""
+    if clips.frames != frames:
+        raise ValueError(
+            f"config.clips.frames: expected config.data.snippet = {frames} for config.clips.kind = "
+            f"'snippets', got {clips.frames}"
+        )
+    for name in ("number", "eval_number"):
+        if getattr(clips, name) > snippets:
+            raise ValueError(
+                f"config.clips.{name}: expected at most config.data.frames / config.data.snippet = "
+                f"{snippets} for config.clips.kind = 'snippets', got {getattr(clips, name)}"
+            )
 
 
 def _check_agreement(settings: Agreement) -> None:

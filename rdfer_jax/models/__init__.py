@@ -140,4 +140,5 @@ def _module(config: Config, num_classes: int, dtype: jnp.dtype) -> nn.Module:
         return M3DFEL(num_classes, trunk, dtype)
     if model.name == "resnet_lstm":
         return ResNetLSTM(num_classes, trunk, model.width, model.dropout, dtype)
-    return RDFER(num_classes, trunk, model, config.key, dtype, config.data.snippet)
+    two_rates = config.clips.kind != "snippets"
+    return RDFER(num_classes, trunk, model, config.key, dtype, config.data.snippet, two_rates)

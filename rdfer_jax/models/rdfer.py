@@ -44,6 +44,8 @@ class RDFER(nn.Module):
         the long-term stream and the instants read the middle of each snippet: two rates, as the pathways
         of SlowFast networks (Feichtenhofer et al. 2019, arXiv 1812.03982). A video transformer attends over
         all snippets of a clip.
+      two_rates: False if each clip is a single snippet, which both streams and the instants read frame by
+        frame.
     """
 
     num_classes: int
@@ -52,6 +54,7 @@ class RDFER(nn.Module):
     key: config.KeyClips
     dtype: jnp.dtype
     snippet: int = 1
+    two_rates: bool = True
 
     @property
     def has_key(self) -> bool:
@@ -61,7 +64,7 @@ class RDFER(nn.Module):
     def setup(self):
         """Creates the submodules."""
         model = self.model
-        together = self._per_snippet if self.snippet > 1 else 0
+        together = self._per_snippet if self.snippet > 1 and self.two_rates else 0
         self.short = ShortTerm(
             model.width, model.short_layers, model.short_kernel, self.dtype, together
         )
@@ -178,8 +181,8 @@ class RDFER(nn.Module):
 
     @property
     def _per_snippet(self) -> int:
-        """The features of a snippet."""
-        return max(self.snippet // self.trunk.frames_per_feature, 1)
+        """The features of a snippet, of which the long-term stream reads one."""
+        return max(self.snippet // self.trunk.frames_per_feature, 1) if self.two_rates else 1
 
     @property
     def _middles(self) -> slice:

@@ -21,8 +21,11 @@ EVAL_VIEWS = ((0.0, 1.0), (0.0, 0.5), (0.5, 0.5), (0.25, 0.5), (0.0, 0.75), (0.2
 
 def eval_clips(settings: config.Clips, buffer_frames: int, snippet: int = 1) -> np.ndarray:
     """Returns the clips of a video in evaluation, int32 [K, T]. None is longer than the first."""
-    start_K, span_K = _eval_intervals(settings, buffer_frames)
     frames, places = settings.frames // snippet, buffer_frames // snippet
+    if settings.kind == "snippets":
+        number = settings.eval_number or settings.number
+        return np.asarray(whole(_chosen_snippets(np, np.full(number, 0.5), places), snippet))
+    start_K, span_K = _eval_intervals(settings, buffer_frames)
     return np.asarray(whole(_positions(np, start_K, span_K, 0.5, frames, places), snippet))
 
 
@@ -33,7 +36,7 @@ def train_clips(
 
     Views: the first is the whole video; the others are random sub-intervals, with their length uniform in
     [min_span, 1] and their start uniform over the video. Windows: one in each of K equal parts of the
-    possible starts.
+    possible starts. Snippets: one of each of K equal parts of the buffer's snippets.
 
     Args:
       keys_B: PRNG keys, one for each video.
@@ -50,6 +53,8 @@ def train_clips(
     def sample(key: jax.Array) -> jax.Array:
         key_span, key_start, key_frame = jax.random.split(key, 3)
         u_K = jax.random.uniform(key_start, (clips,))
+        if settings.kind == "snippets":
+            return whole(_chosen_snippets(jnp, u_K, places), snippet)
         if settings.kind == "views":
             span_K = jax.random.uniform(key_span, (clips,), minval=settings.min_span, maxval=1.0)
             span_K = span_K.at[0].set(1.0)
@@ -77,6 +82,13 @@ def _eval_intervals(settings: config.Clips, buffer_frames: int) -> tuple[np.ndar
     views += [((i + 0.5) / max(more, 1) * (1 - span), span) for i in range(more)]
     start_K, span_K = np.array(views).T
     return np.minimum(start_K, 1 - span_K), span_K
+
+
+def _chosen_snippets(xp, u_K, snippets):
+    """Returns floor((k + u) / K G) of G snippets, the place of the one that clip k is; int32 [K, 1]."""
+    share_K = (xp.arange(len(u_K)) + u_K) / len(u_K)
+    place_K = xp.floor(share_K * snippets).astype(np.int32)
+    return xp.minimum(place_K, snippets - 1)[:, None]
 
 
 def _positions(xp, start_K, span_K, shift, frames, buffer_frames):

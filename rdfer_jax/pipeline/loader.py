@@ -19,7 +19,7 @@ from rdfer_jax.pipeline import workers
 from rdfer_jax.pipeline.balanced import BalancedOrder, Reordered
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.frame_cache import CachedFrames
-from rdfer_jax.pipeline.sampling import frame_indices
+from rdfer_jax.pipeline.sampling import chosen_frames
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class ToElement:
         clip_id = clip_id.decode() if isinstance(clip_id, bytes) else str(clip_id)
         stored = record["frames"]
         try:
-            indices_F = frame_indices(len(stored), self.data.frames, generator, self.data.snippet)
+            indices_F = chosen_frames(len(stored), self.data, generator)
             if isinstance(stored, CachedFrames):
                 frames = stored.take(indices_F)
             else:

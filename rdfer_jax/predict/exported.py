@@ -65,10 +65,11 @@ def card(predictor: Predictor) -> dict[str, Any]:
         "frames": config.data.frames,
         "side": config.data.image_size,
         "snippet": config.data.snippet,
+        "snippet_stride": config.data.stride,
         "frame_choice": (
-            "of the n frames of a window, with G = frames / snippet: snippet g starts at "
-            "floor((g + 0.5) n / G - 0.5 (snippet - 1)), clipped to [0, n - snippet], and has the frames "
-            "that follow; none is above n - 1"
+            "of the n frames of a window, with G = frames / snippet and e = (snippet - 1) snippet_stride: "
+            "snippet g starts at floor((g + 0.5) n / G - 0.5 e), clipped to [0, n - e - 1], and has the "
+            "frames that follow at distances of snippet_stride; none is above n - 1"
         ),
         "fps": predictor.fps,
         "window": settings.window,

@@ -26,7 +26,7 @@ from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS, Frame
-from rdfer_jax.pipeline.sampling import frame_indices
+from rdfer_jax.pipeline.sampling import chosen_frames
 from rdfer_jax.predict import annotate, files, onnx_network, resume
 from rdfer_jax.predict import trained as trained_lib
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
@@ -242,13 +242,7 @@ class Predictor:
                     crops[face][place] = self.cut.crop(frame.image, tracks[face], place, size)
                 while queue and place >= queue[0].places[-1]:
                     plan = queue.pop(0)
-                    places = plan.places[
-                        frame_indices(
-                            len(plan.places),
-                            self.config.data.frames,
-                            snippet=self.config.data.snippet,
-                        )
-                    ]
+                    places = plan.places[chosen_frames(len(plan.places), self.config.data)]
                     yield Clip(plan, places, np.stack([crops[face][p] for p in places.tolist()]))
                     first = queue[0].places[0] if queue else np.inf
                     crops[face] = {p: c for p, c in crops[face].items() if p >= first}

@@ -18,7 +18,7 @@ from rdfer_jax.faces.cut import Cut
 from rdfer_jax.faces.detect import Detector
 from rdfer_jax.faces.follow import Follower, Seen
 from rdfer_jax.media.video import Frame, Thinner
-from rdfer_jax.pipeline.sampling import frame_indices
+from rdfer_jax.pipeline.sampling import chosen_frames
 from rdfer_jax.predict.result import UNSURE
 from rdfer_jax.predict.trained import Trained
 
@@ -109,7 +109,7 @@ class Stream:
     def _predicted(self, face: Seen) -> LiveFace:
         """Reads the last window of a face; one at a time, so that one shape is compiled."""
         kept, data = self._crops[face.number], self._network.config.data
-        places = frame_indices(len(kept), data.frames, snippet=data.snippet)
+        places = chosen_frames(len(kept), data)
         crops = np.stack([kept[place][1] for place in places.tolist()])[None]
         found = self._network.predict(crops, np.ones(1, bool), mirror=self._settings.mirror)
         probs_N = special.softmax(found.logits[0].astype(np.float64) / self._temperature)

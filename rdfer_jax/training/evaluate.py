@@ -98,6 +98,7 @@ class Evaluator:
         outputs.append(_on_host(pending))
         rows = _by_index(_stack(outputs), len(split))
         rows |= _by_index(_gather(_stack(known)), len(split))
+        self._tell_short(rows["num_frames"], split)
         if "key_instants" in rows:
             rows["key_frames"] = self._frames(rows["num_frames"], rows["key_instants"])
         return Predictions(split.title, split.classes, rows)
@@ -126,11 +127,23 @@ class Evaluator:
             rounds=rounds,
         )
 
+    def _tell_short(self, num_frames_N: np.ndarray, split: source.Split) -> None:
+        """Logs how many videos are shorter than a snippet, which repeats their last frame."""
+        data = self._config.data
+        least = (data.snippet - 1) * data.stride + 1
+        short = int((num_frames_N < least).sum())
+        if short:
+            log.warning(
+                "%d of %d videos of split %s have fewer than the %d frames over which a snippet extends "
+                "(config.data.snippet = %d, config.data.stride = %d): their last frame is repeated",
+                short, len(num_frames_N), split.title, least, data.snippet, data.stride,
+            )  # fmt: skip
+
     def _frames(self, num_frames_N: np.ndarray, positions_NM: np.ndarray) -> np.ndarray:
         """Converts positions in the frame buffer to frame numbers of the video."""
         data = self._config.data
         frames = [
-            sampling.frame_indices(int(num_frames), data.frames, snippet=data.snippet)[positions_M]
+            sampling.chosen_frames(int(num_frames), data)[positions_M]
             for num_frames, positions_M in zip(num_frames_N, positions_NM, strict=True)
         ]
         return np.array(frames, np.int32)
@@ -197,15 +210,22 @@ def evaluate_and_save(
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """Returns WAR, UAR, recalls and confusion matrix; where the truth is known, more.
+    """Returns WAR, UAR, recalls and confusion matrix; where the truth or votes are known, more.
 
     Scores are measured against the given labels, which are the true ones in a clean test split. Where it
     is known which clips are hard, WAR is also given for easy and for hard clips; where the key segment is
-    known, also the share of key frames inside of it.
+    known, also the share of key frames inside of it. Where clips have annotators' votes, also the mean of
+    KL(votes || prediction) over these clips, and their number.
     """
     label, best = predictions["label"], predictions["logits"].argmax(-1)
     confusion = metrics.confusion_matrix(label, best, len(predictions.classes))
     scores = {"split": predictions.split} | metrics.summarize(confusion, predictions.classes)
+    if "votes" in predictions:
+        divergence = metrics.divergence_from_votes(predictions["logits"], predictions["votes"])
+        has_votes = ~np.isnan(divergence)
+        if has_votes.any():
+            scores["kl_votes"] = float(divergence[has_votes].mean())
+            scores["clips_with_votes"] = int(has_votes.sum())
     if "is_hard" in predictions:
         hard = predictions["is_hard"].astype(bool)
         for name, part in (("easy", ~hard), ("hard", hard)):
@@ -271,6 +291,11 @@ def describe(results: dict[str, Any]) -> str:
     if results.get("war_hard") is not None:
         lines.append(
             f"easy clips WAR {results['war_easy']:.4f}, hard clips {results['war_hard']:.4f}"
+        )
+    if "kl_votes" in results:
+        lines.append(
+            f"KL(votes || prediction) {results['kl_votes']:.4f} nats, mean of the "
+            f"{results['clips_with_votes']} clips with votes"
         )
     recalls = results["recall_per_class"].items()
     lines.append(

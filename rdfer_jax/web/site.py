@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 #: What the page takes from the card of an exported network.
 _OF_CARD = (
-    "classes", "frames", "snippet", "side", "instants_share", "fps", "window", "stride", "smooth",
-    "mirror", "temperature", "min_confidence",
+    "classes", "frames", "snippet", "snippet_stride", "side", "instants_share", "fps", "window", "stride",
+    "smooth", "mirror", "temperature", "min_confidence",
 )  # fmt: skip
 LICENSES = "LICENSES.txt"
 NETWORK, DETECTOR, BINARY = "network.onnx.gz", "blazeface.onnx.gz", "ort.wasm.gz"

@@ -41,8 +41,8 @@ class ToyTrunk(nn.Module):
         return nn.tanh(nn.Dense(8)(x))
 
 
-def rdfer(model=MODEL, key=KEY, frames_per_feature=1, dtype=jnp.float32, snippet=1):
-    return RDFER(N, ToyTrunk(frames_per_feature), model, key, dtype, snippet)
+def rdfer(model=MODEL, key=KEY, frames_per_feature=1, dtype=jnp.float32, snippet=1, **more):
+    return RDFER(N, ToyTrunk(frames_per_feature), model, key, dtype, snippet, **more)
 
 
 def inputs(clip_frames=T, seed=0):
@@ -229,6 +229,22 @@ def test_with_snippets_the_short_term_stream_ignores_their_order_but_not_that_of
     one, shuffled, backward = np.moveaxis(apply(variables(1, model)), 1, 0)
     np.testing.assert_allclose(shuffled, one, rtol=1e-4, atol=1e-5)
     assert np.abs(backward - one).max() > 0.01
+
+
+@pytest.mark.parametrize("frames_per_feature", [1, 2])
+def test_clips_that_are_single_snippets_are_read_at_one_rate(frames_per_feature):
+    key = dataclasses.replace(KEY, enabled=False)
+    frames, clips = inputs()[0], np.int32([[[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]] * B)
+    params = variables(frames_per_feature)
+    plain = rdfer(key=key, frames_per_feature=frames_per_feature)
+    expected = forward(plain, params, frames, clips, key_class=3)
+    # The trunk of this test reads each frame, or pair of frames, by itself.
+    found = forward(plain.clone(snippet=2, two_rates=False), params, frames, clips, key_class=3)
+    jax.tree.map(close, found, expected)
+    assert found.instant_logits.shape[1] == (F if frames_per_feature == 1 else 3)
+    slow = forward(plain.clone(snippet=2), params, frames, clips, key_class=3)
+    if frames_per_feature == 1:
+        assert slow.instant_logits.shape[1] == F // 2
 
 
 def test_the_chosen_class_decides_where_the_video_is_sampled_again():

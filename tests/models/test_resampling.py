@@ -108,6 +108,22 @@ def test_a_videos_clips_do_not_depend_on_its_place_in_the_batch(settings):
     assert not np.array_equal(one[0], two[0])
 
 
+def test_each_clip_is_a_snippet_of_its_own_part():
+    settings = config_lib.Clips(kind="snippets", number=2, eval_number=4, frames=4)
+    evaluated = resampling.eval_clips(settings, 16, 4)
+    np.testing.assert_array_equal(evaluated, np.arange(16).reshape(4, 4))
+    found = np.asarray(resampling.train_clips(keys(*range(64)), settings, 16, 4))
+    assert found.shape == (64, 2, 4) and found.dtype == np.int32
+    np.testing.assert_array_equal(
+        found - found[..., :1], np.broadcast_to(np.arange(4), found.shape)
+    )
+    for k, starts in enumerate(({0, 4}, {8, 12})):
+        assert set(found[:, k, 0].tolist()) == starts
+    both = dataclasses.replace(settings, number=4)  # as many clips as snippets: each of them once
+    found = np.asarray(resampling.train_clips(keys(1, 2), both, 16, 4))
+    np.testing.assert_array_equal(found, np.broadcast_to(evaluated, found.shape))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["views", "windows"])
 @pytest.mark.parametrize("snippet", [2, 4])

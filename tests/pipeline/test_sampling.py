@@ -56,14 +56,14 @@ def test_the_largest_draw_stays_inside_the_video():
         assert frame_indices(n, 64, Largest()).max() == n - 1
 
 
-def slow_snippets(n, buffer, snippet, u):
+def slow_snippets(n, buffer, snippet, u, stride=1):
     """The formula, in exact arithmetic."""
-    parts = buffer // snippet
+    parts, last = buffer // snippet, (snippet - 1) * stride
     starts = []
     for g in range(parts):
-        start = math.floor((g + Fraction(u[g])) * n / parts - Fraction(u[g]) * (snippet - 1))
-        starts.append(min(max(start, 0), max(n - snippet, 0)))
-    return [[min(start + j, n - 1) for j in range(snippet)] for start in sorted(starts)]
+        start = math.floor((g + Fraction(u[g])) * n / parts - Fraction(u[g]) * last)
+        starts.append(min(max(start, 0), max(n - last - 1, 0)))
+    return [[min(start + j * stride, n - 1) for j in range(snippet)] for start in sorted(starts)]
 
 
 def test_evaluation_takes_the_snippet_in_the_middle_of_each_part():
@@ -93,6 +93,28 @@ def test_training_draws_one_snippet_of_each_part(n, parts, snippet, seed):
     if n >= buffer:
         assert (found[:, 0] >= np.floor(np.arange(parts) * n / parts)).all()
         assert (found[:, -1] < np.ceil((np.arange(parts) + 1) * n / parts)).all()
+
+
+@given(st.integers(1, 300), st.integers(1, 5), st.integers(2, 16), st.integers(2, 4), st.booleans())
+def test_frames_of_a_snippet_lie_a_stride_apart(n, parts, snippet, stride, draws):
+    buffer = parts * snippet
+    rng = np.random.default_rng(3) if draws else None
+    found = frame_indices(n, buffer, rng, snippet, stride).reshape(parts, snippet)
+    u = np.random.default_rng(3).random(parts) if draws else [Fraction(1, 2)] * parts
+    np.testing.assert_array_equal(found, slow_snippets(n, buffer, snippet, u, stride))
+    if n > (snippet - 1) * stride:
+        assert (np.diff(found, axis=1) == stride).all()
+
+
+def test_one_snippet_starts_anywhere_with_equal_chances():
+    """VideoMAE's training clip: 16 frames, 4 apart, from a random start."""
+    rng, extent = np.random.default_rng(0), 61
+    starts = [frame_indices(70, 16, rng, 16, 4)[0] for _ in range(3000)]
+    counts = np.bincount(starts, minlength=10)
+    assert len(counts) == 70 - extent + 1 and abs(counts / 3000 - 0.1).max() < 0.02
+    # At test, several are spread evenly; DFEW's videos of 16 frames show their last one from the fifth on.
+    assert frame_indices(244, 64, None, 16, 4)[::16].tolist() == [0, 61, 122, 183]
+    assert frame_indices(16, 16, None, 16, 4).tolist() == [0, 4, 8, 12] + [15] * 12
 
 
 def test_every_snippet_of_a_part_is_drawn():

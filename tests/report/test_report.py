@@ -119,8 +119,14 @@ def test_war_and_uar_with_their_intervals(run):
     assert [float(v) / 100 for v in shown] == pytest.approx(
         np.quantile(uars, [0.025, 0.975]), abs=0.006
     )
+    assert "KL(votes" not in text_of(page)
     for fact in ("Clips 400", "Checkpoint last", "Training step 1,240", "Split test"):
         assert fact in text_of(page)
+
+
+def test_the_divergence_from_the_votes(tmp_path):
+    page = written(write_run(tmp_path / "voted", kl_votes=0.54321, clips_with_votes=1234))
+    assert "KL(votes || prediction), nats, mean of 1,234 clips 0.543" in text_of(page)
 
 
 def test_recalls_and_confusions(run):

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+import scipy.stats
 import tiny
 
 from rdfer_jax import models, sharding
@@ -62,6 +64,12 @@ def test_networks_with_and_without_key_instants_are_evaluated(tiny_data, with_ke
             frames = sampling.frame_indices(len(split[i]["frames"]), 6, snippet=snippet)
             np.testing.assert_array_equal(found["key_frames"][i], frames[[1, 3]])
     summary = evaluate.summary(found)
+    votes, probs = found["votes"], scipy.special.softmax(found["logits"].astype(float), axis=1)
+    assert summary["clips_with_votes"] == len(split)
+    assert summary["kl_votes"] == pytest.approx(scipy.stats.entropy(votes, probs, axis=1).mean())
+    assert f"KL(votes || prediction) {summary['kl_votes']:.4f} nats, mean of the 5 clips" in (
+        evaluate.describe(summary | {"checkpoint": "last", "step": 1})
+    )
     assert ("key_frames_inside" in summary) == with_key
     assert {"war", "war_easy", "war_hard"} <= set(summary)
 
@@ -139,6 +147,29 @@ def test_hard_clips_are_detected_by_disagreement_among_clips_with_true_labels():
     assert "hard_auroc_agreement" not in evaluate.noise_detection(predictions())
     nobody = evaluate.noise_detection(predictions(is_hard=np.zeros(5, bool)))
     assert nobody["hard_auroc_agreement"] is None
+
+
+def test_clips_without_votes_do_not_count_in_the_divergence_from_them():
+    votes = np.array([[3, 1], [0, 0], [2, 2], [0, 0], [4, 0]])
+    found = evaluate.summary(predictions(votes=votes))
+    probs = np.exp(predictions()["logits"])
+    expected = [scipy.stats.entropy(votes[i], probs[i]) for i in (0, 2, 4)]
+    assert (found["clips_with_votes"], found["kl_votes"]) == (3, pytest.approx(np.mean(expected)))
+    for nobody in ({}, {"votes": np.zeros((5, 2))}):
+        assert "kl_votes" not in evaluate.summary(predictions(**nobody))
+
+
+def test_clips_shorter_than_a_snippet_are_counted(evaluator_of_a_split, tiny_data, caplog):
+    evaluator, state, split = evaluator_of_a_split  # of 4, 6, 11, 1 and 6 frames
+    evaluator(state, split)
+    assert "fewer than" not in caplog.text
+    data = {"dir": tiny_data.dir, "eval_batch_size": 4, "snippet": 2, "stride": 5}
+    config = tiny.config(
+        data=data, augment={"size": 16, "crop_area": (1, 1)}, key={"enabled": False}
+    )
+    network = stub(config.clips.number, with_key=False)
+    evaluate.Evaluator(config, network, sharding.make_mesh(jax.devices()[:1]))(state, split)
+    assert "2 of 5 videos of split test have fewer than the 6 frames over which" in caplog.text
 
 
 def wilson(share, number, z=1.959964):

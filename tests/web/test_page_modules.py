@@ -226,14 +226,15 @@ def test_live_windows_are_the_last_seconds_from_the_first_frames_on(call):
     assert found[:2] == [[0, 2], [0, 7]] and found[-1] == [27, 57] and len(found) == 12
 
 
-@pytest.mark.parametrize("snippet", [1, 4])
-def test_the_network_reads_the_same_frames(call, snippet):
+@pytest.mark.parametrize(("snippet", "stride"), [(1, 1), (4, 1), (8, 3)])
+def test_the_network_reads_the_same_frames(call, snippet, stride):
     counts = [1, 3, 16, 17, 30, 31, 100]
     found = call(
-        "return JSON.stringify(given.counts.map((n) => windows.frameIndices(n, 16, given.snippet)));",
-        counts=counts, snippet=snippet,
+        "return JSON.stringify(given.counts.map((n) => windows.frameIndices(n, 16, given.snippet, "
+        "given.stride)));",
+        counts=counts, snippet=snippet, stride=stride,
     )  # fmt: skip
-    assert found == [frame_indices(n, 16, snippet=snippet).tolist() for n in counts]
+    assert found == [frame_indices(n, 16, None, snippet, stride).tolist() for n in counts]
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.5])

@@ -58,6 +58,12 @@ class Data(Section):
         "video's own rate are spread over the video; 1: single frames",
         low=1,
     )
+    stride: int = field(
+        1,
+        "s, frames of the video from one frame of a snippet to the next; VideoMAE's recipe has snippets of "
+        "16 frames, 4 apart",
+        low=1,
+    )
     image_size: int = field(128, "height and width of a decoded frame, pixels", low=8, auto=True)
     fit: Literal["crop", "stretch"] = field(
         "crop", "how to make a frame square: center-crop or stretch it"
@@ -91,11 +97,16 @@ class Data(Section):
     )
 
     def check(self) -> None:
-        """Checks `fold`, `frame_cache` and `snippet`; see Section."""
+        """Checks `fold`, `frame_cache`, `snippet` and `stride`; see Section."""
         if self.frames % self.snippet:
             raise ValueError(
                 f"config.data.frames: expected a multiple of config.data.snippet = {self.snippet}, got "
                 f"{self.frames}"
+            )
+        if self.stride > 1 and self.snippet == 1:
+            raise ValueError(
+                "config.data.stride: expected 1 for config.data.snippet = 1, because single frames are "
+                f"spread over the video, got {self.stride}"
             )
         if self.validation_split and self.validation_percent:
             raise ValueError(
@@ -211,9 +222,10 @@ class Augment(Section):
 class Clips(Section):
     """The clips sampled from each video, whose agreement is measured."""
 
-    kind: Literal["views", "windows"] = field(
+    kind: Literal["views", "windows", "snippets"] = field(
         "views",
-        "views: sub-intervals that cover at least min_span of the video; windows: consecutive frames",
+        "views: sub-intervals that cover at least min_span of the video; windows: consecutive frames of "
+        "the buffer; snippets: each clip is one snippet (data.snippet, data.stride), as VideoMAE samples",
     )
     number: int = field(5, "K, clips per video", low=1)
     eval_number: int = field(

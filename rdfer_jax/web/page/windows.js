@@ -63,13 +63,14 @@ export class Planner {
 }
 
 // Returns which of n frames fill the network's buffer, see pipeline/sampling.py.
-export function frameIndices(n, frames, snippet) {
+export function frameIndices(n, frames, snippet, stride) {
+  const last = (snippet - 1) * stride;
   const parts = frames / snippet;
   const result = [];
   for (let g = 0; g < parts; g++) {
-    const start = Math.floor(((g + 0.5) * n) / parts - 0.5 * (snippet - 1));
-    const first = Math.min(Math.max(start, 0), Math.max(n - snippet, 0));
-    for (let i = 0; i < snippet; i++) result.push(Math.min(first + i, n - 1));
+    const start = Math.floor(((g + 0.5) * n) / parts - 0.5 * last);
+    const first = Math.min(Math.max(start, 0), Math.max(n - last - 1, 0));
+    for (let i = 0; i < snippet; i++) result.push(Math.min(first + i * stride, n - 1));
   }
   return result;
 }

@@ -117,8 +117,8 @@ class Stream {
 
   // Predicts a window, and tells what that changes.
   async predict(window) {
-    const { frames, snippet, smooth } = settings;
-    const chosen = frameIndices(window.length, frames, snippet).map((i) => window[i]);
+    const { frames, snippet, snippet_stride: stride, smooth } = settings;
+    const chosen = frameIndices(window.length, frames, snippet, stride).map((i) => window[i]);
     const found = await network.ask({ kind: "predict", crops: chosen.map((frame) => frame.crop) });
     const places = window.map((frame) => frame.place);
     this.course.addWindow(places, found.probs);
