@@ -7,7 +7,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 XDIST := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo web-runtime test test-fast test-torch test-browser test-real \
+.PHONY: help install install-dev demo web-runtime test test-fast test-torch test-browser test-benchmarks test-real \
   test-robustness lint docs format clean
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-fast        no tests that compile a network, train, or start the program"
 	@echo "make test-torch       tests that compare with PyTorch; installs torch, timm, transformers and open_clip"
 	@echo "make test-browser     tests of the HTML pages in Chromium; installs playwright"
+	@echo "make test-benchmarks  runs all benchmarks for GPUs and TPUs on this machine, with tiny sizes"
 	@echo "make test-real REAL_VIDEOS=dir   training on your videos, at least four .mp4 or .mov files"
 	@echo "make test-robustness  fuzzing and mutation testing; installs atheris and cosmic-ray"
 	@echo "make web-runtime      ONNX Runtime Web for rdfer export --web, into your cache folder; needs npm"
@@ -75,6 +76,10 @@ test-torch: install-dev
 test-browser: install-dev
 	$(PIP_INSTALL) -e '.[dev,browser]'
 	$(BIN)/python -m pytest -m browser
+
+test-benchmarks: install-dev
+	$(BIN)/python -m benchmarks.all_gpu --tiny --output=runs/all_gpu_tiny
+	$(BIN)/python -m benchmarks.all_tpu --tiny --output=runs/all_tpu_tiny
 
 test-real: install-dev
 	@test -d "$(REAL_VIDEOS)" || { echo "usage: make test-real REAL_VIDEOS=folder_of_videos"; exit 1; }

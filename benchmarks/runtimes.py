@@ -39,8 +39,8 @@ def measure(network: trained.Trained, batch: int, repeats: int) -> tuple[list[fl
     frames = np.random.default_rng(0).integers(0, 256, (batch, *network.shape), dtype=np.uint8)
     with_jax, with_onnx = [], []
     for _ in range(repeats + 1):
-        with_jax.append(_seconds(lambda: jax.device_get(compiled(frames))))
-        with_onnx.append(_seconds(lambda: session(frames)))
+        with_jax.append(seconds(lambda: jax.device_get(compiled(frames))))
+        with_onnx.append(seconds(lambda: session(frames)))
     return with_jax[1:], with_onnx[1:]  # the first ones compile
 
 
@@ -55,7 +55,8 @@ def untrained(path: str) -> trained.Trained:
     return trained.of_state(config, tuple("abcdefg"), {}, {"run": path}, state)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], Any]) -> float:
+    """Returns how long a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

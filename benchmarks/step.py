@@ -1,12 +1,15 @@
-"""Throughput of the train and predict steps, compared with M3DFEL in PyTorch and with the device's peak.
+"""Throughput of the train and predict steps, compared with PyTorch and with the device's peak.
 
     python -m benchmarks.step                                  # small batches, on a CPU
     python -m benchmarks.step --batch=128 --rounds=10          # on a GPU
+    python -m benchmarks.step --family=videomae --frames=16 --batch=32
 
-Each contestant trains and predicts videos of 16 and of 64 frames at 112 pixels. Contestants take turns, so
-that other load on the machine affects all of them. FLOPs are those of the compiled predict step; a train
-step counts as three of them. Utilization is relative to a large matrix product, measured in the same run.
-PyTorch is left out if it is not installed. Prints a table and writes step.json.
+Each contestant of a family trains and predicts videos of 16 and of 64 frames: `paper` is the default
+network and M3DFEL beside M3DFEL in PyTorch, at 112 pixels; `videomae` is a VideoMAE-B that reads one clip,
+beside the same in PyTorch, at 224. Contestants take turns, so that other load on the machine affects all of
+them. FLOPs are those of the compiled predict step; a train step counts as three of them. Utilization is
+relative to a large matrix product, measured in the same run. PyTorch is left out if it is not installed.
+Prints a table and writes step.json.
 """
 
 import statistics
@@ -22,7 +25,7 @@ from absl import logging as absl_logging
 from etils import epath
 
 from benchmarks import harness
-from configs import dfew, dfew_m3dfel
+from configs import dfew, dfew_m3dfel, dfew_videomae_b
 from rdfer_jax import config as config_lib
 from rdfer_jax import paths, sharding
 from rdfer_jax.config import Config
@@ -30,10 +33,38 @@ from rdfer_jax.steps import make_predict_step
 from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.types import Batch
 
-SIZE = 112
 NUM_CLASSES = 7
 #: Sides of the square matrices whose product is the limit, by platform.
 MATMUL = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
+
+
+class Entry(NamedTuple):
+    """A network of ours in a family: title in the table, config, and whether to recompute its blocks."""
+
+    title: str
+    config: Any
+    remat: bool = False
+
+
+M3DFEL = Entry("M3DFEL, rdfer_jax", dfew_m3dfel)
+#: Family -> its networks, and the height and width of the frames. The PyTorch one is in `theirs`.
+FAMILIES: dict[str, tuple[tuple[Entry, ...], int]] = {
+    "paper": (
+        (
+            Entry("rdfer_jax", dfew),
+            Entry("rdfer_jax, remat", dfew, remat=True),
+            M3DFEL,
+        ),
+        112,
+    ),
+    "videomae": (
+        (
+            Entry("VideoMAE-B, rdfer_jax", dfew_videomae_b),
+            Entry("VideoMAE-B, rdfer_jax, remat", dfew_videomae_b, remat=True),
+        ),
+        224,
+    ),
+}
 
 
 class Contestant(NamedTuple):
@@ -55,12 +86,19 @@ class Contestant(NamedTuple):
     memory: int | None = None
 
 
-def paper_scale(name: str, frames: int, batch: int, remat: bool = False) -> Config:
-    """Returns the settings of our default network, or of M3DFEL, for videos of that length."""
-    settings = (dfew_m3dfel if name == "m3dfel" else dfew).get_config()
+def paper_scale(entry: Entry, frames: int, batch: int, size: int) -> Config:
+    """Returns the settings of one of our networks for videos of that length.
+
+    The default network reads its clips; the others read the video once, as their PyTorch twins do.
+    """
+    settings = entry.config.get_config()
     settings.data.frames, settings.data.batch_size = frames, batch
-    settings.augment.size, settings.model.remat = SIZE, remat
-    settings.clips.frames = min(settings.clips.frames, frames) if name != "m3dfel" else frames
+    settings.data.image_size = max(size, settings.data.image_size)
+    settings.augment.size, settings.model.remat = size, entry.remat
+    settings.clips.frames = min(settings.clips.frames, frames)
+    if entry.config is not dfew:
+        settings.clips.number, settings.clips.frames = 1, frames
+        settings.key.enabled = False
     return config_lib.resolve(settings)
 
 
@@ -97,15 +135,19 @@ def ours(name: str, config: Config) -> Contestant:
     return Contestant(name, frames, train_once, predict_once, cost["flops"] / batch_size, used)
 
 
-def theirs(frames: int, batch: int) -> Iterator[Contestant]:
-    """Yields M3DFEL in PyTorch (compiled on a GPU), if PyTorch is installed."""
+def theirs(family: str, frames: int, batch: int, size: int) -> Iterator[Contestant]:
+    """Yields the network of a family in PyTorch (compiled on a GPU), if PyTorch is installed."""
     if not harness.has_torch():
         return
-    from benchmarks import torch_m3dfel
+    from benchmarks import torch_m3dfel, torch_steps, torch_vit
 
+    name, model = {
+        "paper": ("M3DFEL", lambda: torch_m3dfel.M3DFEL(NUM_CLASSES, frames)),
+        "videomae": ("VideoMAE-B", lambda: torch_vit.VideoMAE(NUM_CLASSES, frames, size)),
+    }[family]
     on_gpu = jax.devices()[0].platform == "gpu"
-    train_once, predict_once = torch_m3dfel.steps(batch, frames, SIZE, compiled=on_gpu)
-    yield Contestant("M3DFEL, PyTorch", frames, train_once, predict_once)
+    steps = torch_steps.steps(model(), batch, frames, size, compiled=on_gpu)
+    yield Contestant(f"{name}, PyTorch", frames, *steps)
 
 
 def matmul_rate() -> float:
@@ -208,16 +250,13 @@ def main(argv: Sequence[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     options = flags.FLAGS
     rows = []
+    entries, size = FAMILIES[options.family]
+    size = options.size or size
     for frames in map(int, options.frames):
         contestants = [
-            ours(title, paper_scale(name, frames, options.batch, remat))
-            for name, title, remat in (
-                ("rdfer", "rdfer_jax", False),
-                ("rdfer", "rdfer_jax, remat", True),
-                ("m3dfel", "M3DFEL, rdfer_jax", False),
-            )
+            ours(entry.title, paper_scale(entry, frames, options.batch, size)) for entry in entries
         ]
-        contestants += theirs(frames, options.batch)
+        contestants += theirs(options.family, frames, options.batch, size)
         rows += measure(contestants, options.batch, options.rounds)
     rate = matmul_rate()
     rows = compare(rows, rate)
@@ -234,7 +273,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("family", "paper", list(FAMILIES), "Networks to compare.")
     flags.DEFINE_integer("batch", 2, "Videos per step.", lower_bound=1)
+    flags.DEFINE_integer("size", 0, "Height and width of the frames; 0: the family's.")
     flags.DEFINE_list("frames", "16,64", "Frames of a video, multiples of 4.")
     flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
     paths.DEFINE_path("output", "runs/step.json", "File to write.")

@@ -26,7 +26,7 @@ const Clips = {
 
   /** Returns the matching clips in order; ties stay in the order of the page. */
   select(clips, wanted, decisions) {
-    const matches = clips.filter(
+    return Clips.ordered(clips, wanted.sort, wanted.descending).filter(
       (clip) =>
         (wanted.sample ? clip.sample : wanted.kinds.has(clip.kind)) &&
         (!wanted.text || clip.text.includes(wanted.text)) &&
@@ -36,12 +36,19 @@ const Clips = {
         clip.scores[wanted.score] <= wanted.high &&
         (!wanted.state || Clips.state(clip, decisions) === wanted.state),
     );
-    const sign = wanted.descending ? -1 : 1;
-    const value = wanted.sort === "" ? (clip) => clip.text : (clip) => clip.scores[wanted.sort];
-    return matches.sort((one, other) => {
-      const [a, b] = [value(one), value(other)];
-      return a < b ? -sign : a > b ? sign : 0;
-    });
+  },
+
+  /** Returns all clips in order; the newest order is kept, as most changes of the filters leave it. */
+  ordered(clips, sort, descending) {
+    const last = Clips.order;
+    if (last?.clips === clips && last.sort === sort && last.descending === descending) return last.found;
+    const sign = descending ? -1 : 1;
+    const value = sort === "" ? (clip) => clip.text : (clip) => clip.scores[sort];
+    const pairs = clips.map((clip) => [value(clip), clip]);
+    pairs.sort(([a], [b]) => (a < b ? -sign : a > b ? sign : 0));
+    const found = pairs.map(([, clip]) => clip);
+    Clips.order = { clips, sort, descending, found };
+    return found;
   },
 
   /** Returns undecided, kept or relabeled. */

@@ -15,7 +15,7 @@ def test_both_runtimes_are_timed_in_turn(monkeypatch):
         calls.append(work())
         return float(len(calls))
 
-    monkeypatch.setattr(runtimes, "_seconds", seconds)
+    monkeypatch.setattr(runtimes, "seconds", seconds)
     with_jax, with_onnx = runtimes.measure(trained.from_package("faces"), 1, 2)
     assert (with_jax, with_onnx) == ([3.0, 5.0], [4.0, 6.0])
     for one, two in zip(calls[::2], calls[1::2], strict=True):

@@ -1,11 +1,14 @@
 """The step benchmark: its ratios, a configured network, and that the PyTorch twin is the same network."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
 
 from benchmarks import step
+from rdfer_jax import config as config_lib
 from rdfer_jax import models
 from rdfer_jax.models import pretrained
 
@@ -44,14 +47,20 @@ def test_a_configured_network_trains_and_predicts():
     assert found.frames == 6 and found.flops > 1e5 and found.memory > 1e5
 
 
-@pytest.mark.parametrize("name", ["rdfer", "m3dfel"])
-def test_settings_are_those_of_the_paper_at_the_asked_length(name):
-    for frames in (16, 64):
-        config = step.paper_scale(name, frames, 3)
-        assert config.model.name == name and config.augment.size == 112
-        assert config.data.frames == frames and config.data.batch_size == 3
-        if name == "m3dfel":
-            assert (config.clips.number, config.clips.frames) == (1, frames)
+@pytest.mark.parametrize("family", step.FAMILIES)
+def test_settings_are_those_of_the_paper_at_the_asked_length(family):
+    entries, size = step.FAMILIES[family]
+    for entry in entries:
+        for frames in (16, 64):
+            config = step.paper_scale(entry, frames, 3, size)
+            own = config_lib.resolve(entry.config.get_config())
+            assert config.model == dataclasses.replace(own.model, remat=entry.remat)
+            assert config.data.frames == frames and config.data.batch_size == 3
+            assert config.augment.size == size <= config.data.image_size
+            if entry.title.startswith("rdfer_jax"):
+                assert config.clips == own.clips and config.key.enabled
+            else:  # as in PyTorch
+                assert (config.clips.number, config.clips.frames) == (1, frames)
 
 
 @pytest.mark.torch
@@ -73,7 +82,7 @@ def test_the_pytorch_twin_is_the_same_network(tmp_path):
     with torch.no_grad():
         expected = twin(torch.tensor(frames)).numpy()
 
-    config = step.paper_scale("m3dfel", 16, 2)
+    config = step.paper_scale(step.M3DFEL, 16, 2, 112)
     network = models.create(config, 7, "cpu")
     trunk = {k.removeprefix("trunk."): v for k, v in twin.state_dict().items() if "trunk" in k}
     save_file(

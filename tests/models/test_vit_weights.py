@@ -302,6 +302,15 @@ def network(kind):
     if kind in ("videomae", "marlin"):
         options = {"norm": "norm", "epsilon": 1e-5} if kind == "marlin" else {}
         return *of_videomae(torch, **options), f"{kind}_s16", 32
+    if kind == "benchmark":  # what benchmarks.step measures beside ours
+        from benchmarks import torch_vit
+
+        model = torch_vit.VideoMAE(7, FRAMES, 32, WIDTH, DEPTH, HEADS)
+
+        def read_tubes(net, x):
+            return net.fc_norm(net.tokens(x).reshape(len(x), FRAMES // 2, -1, WIDTH).mean(2))
+
+        return model, read_tubes, "videomae_s16", 32
     if kind.startswith("timm"):
         timm = pytest.importorskip("timm")
         options, trunk, size = {
@@ -356,7 +365,7 @@ VERSION_4 = {
     },
 }
 KINDS = (
-    "videomae", "marlin", "timm vit", "timm mae", "timm dinov2", "open_clip",
+    "videomae", "marlin", "benchmark", "timm vit", "timm mae", "timm dinov2", "open_clip",
     "transformers videomae", "transformers clip", "transformers dinov2", "transformers vit",
 )  # fmt: skip
 
