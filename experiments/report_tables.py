@@ -157,12 +157,12 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
         for task in (TASK, "flipped, among all"):
             found = {"epochs": epochs, "condition": condition, "method": method, "task": task}
             for score in dict.fromkeys((clips, f"{name}, K clips")):
-                if measured := _auroc_row(cells, task, score, _with_memory(score, others)):
+                if measured := auroc_row(cells, task, score, _with_memory(score, others)):
                     rows.append(found | measured)
         found = {"epochs": epochs, "condition": condition, "method": method, "task": HARD_TASK}
         for score in ("1 - agreement, K clips", "1 - agreement, memory"):
             others = _with_memory(score, {"single": "1 - max softmax, one clip"})
-            if measured := _auroc_row(cells, HARD_TASK, score, others):
+            if measured := auroc_row(cells, HARD_TASK, score, others):
                 rows.append(found | measured)
     return rows
 
@@ -175,7 +175,7 @@ def _with_memory(score: str, others: Mapping[str, str]) -> dict[str, str]:
     return {**others, "remembered": f"{name}, {evidence.FIRST_CLIPS.format(1)}"}
 
 
-def _auroc_row(
+def auroc_row(
     cells: Sequence[Mapping[str, Any]], task: str, score: str, others: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """Returns the AUROC of a score and its differences to the others that were measured, too.
