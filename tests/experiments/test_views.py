@@ -1,4 +1,4 @@
-"""What several clips bring: every way to draw them is a setting of its own, and the table tells the gain."""
+"""What several clips bring: every way to draw them is a setting of its own; the table tells the gain."""
 
 import numpy as np
 import pytest
