@@ -88,6 +88,10 @@ def _output(text: str, required: bool = False) -> Flag:
 
 COMMANDS = {
     "train": Command("train on a data set, then evaluate", (_CONFIG, _WORKDIR, *_CLUSTER)),
+    "pretrain": Command(
+        "pretrain a video transformer on the faces of a data set, without its labels",
+        (_CONFIG, _WORKDIR, *_CLUSTER),
+    ),
     "eval": Command(
         "evaluate a checkpoint of a run on the test split",
         (_CONFIG, _WORKDIR, _CHECKPOINT, *_CLUSTER),

@@ -28,6 +28,7 @@ from rdfer_jax.report import check_page
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
 from rdfer_jax.training import evaluate
+from rdfer_jax.training import pretrain as pretrain_lib
 from rdfer_jax.training import train as train_lib
 from rdfer_jax.training.loop import NonFiniteLossError
 from rdfer_jax.training.preemption import PreemptedError, is_peer_failure
@@ -85,6 +86,18 @@ def train(flags: SimpleNamespace) -> None:
     """Trains and evaluates a run."""
     config = _start(flags)
     _print_results(train_lib.train(config, flags.workdir), flags.workdir)
+
+
+def pretrain(flags: SimpleNamespace) -> None:
+    """Pretrains a trunk without labels."""
+    config = _start(flags)
+    loss = pretrain_lib.pretrain(config, flags.workdir)
+    if jax.process_index() == 0:
+        path = epath.Path(flags.workdir) / pretrain_lib.WEIGHTS
+        print(
+            f"loss {loss:.3f}; weights in {path}. To train from them: rdfer train "
+            f"--config.init_from={path} --config.model.trunk={config.model.trunk}"
+        )
 
 
 def evaluate_run(flags: SimpleNamespace) -> None:
@@ -220,6 +233,7 @@ def inject(flags: SimpleNamespace) -> None:
 
 COMMANDS: dict[str, Callable[[SimpleNamespace], None]] = {
     "train": train,
+    "pretrain": pretrain,
     "eval": evaluate_run,
     "crossval": crossval,
     "check": check,

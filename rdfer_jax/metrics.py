@@ -1,4 +1,4 @@
-"""Metrics: scores of an evaluation on the host, and `TrainMetrics` in the training step.
+"""Metrics: scores of an evaluation on the host, and `StepMetrics` in the training step.
 
 The host functions take plain arrays and compute in NumPy and float64: WAR, UAR, recall per class, confusion
 matrix, AUROC, risk and coverage.
@@ -9,7 +9,7 @@ Shape letters: N examples, C classes, T distinct confidences.
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax
 import jax
@@ -313,34 +313,24 @@ def finite_or_none(value: float) -> float | None:
 
 
 @flax.struct.dataclass
-class TrainMetrics:
-    """Metrics of training steps, as sums and counts that stay on the devices.
+class StepMetrics:
+    """Metrics of steps, as sums and counts that stay on the devices.
 
     Under `jit`, with a batch sharded over the devices, the sums are over the whole batch. A NaN loss of a
     single example makes the mean loss NaN, so that the training loop notices.
 
     Attributes:
-      loss: mean over examples, as all others unless noted.
-      accuracy: share of correct predictions of the given label.
-      agreement: in [0, 1].
-      clean: share of clean examples; clean, noisy and hard sum to 1.
-      noisy: share of noisy examples.
-      hard: share of hard examples.
+      loss: mean over examples.
       grad_norm: norm of the gradient, mean over steps.
     """
 
     loss: clu_metrics.Average
-    accuracy: clu_metrics.Average
-    agreement: clu_metrics.Average
-    clean: clu_metrics.Average
-    noisy: clu_metrics.Average
-    hard: clu_metrics.Average
     grad_norm: clu_metrics.Average
 
     @classmethod
     def of_step(
         cls, *, grad_norm: jax.Array, mask: jax.Array | None = None, **values: jax.Array
-    ) -> "TrainMetrics":
+    ) -> Self:
         """Returns the metrics of one step, summed in float32.
 
         Args:
@@ -356,13 +346,32 @@ class TrainMetrics:
             **{name: _average(name, values_N, 1, mask) for name, values_N in values.items()},
         )
 
-    def merge(self, other: "TrainMetrics") -> "TrainMetrics":
+    def merge(self, other: Self) -> Self:
         """Returns the metrics of the steps of both."""
         return jax.tree.map(operator.add, self, other)
 
     def compute(self) -> dict[str, jax.Array]:
         """Returns the means, by name."""
         return {f.name: getattr(self, f.name).compute() for f in dataclasses.fields(self)}
+
+
+@flax.struct.dataclass
+class TrainMetrics(StepMetrics):
+    """Metrics of training steps with labels.
+
+    Attributes:
+      accuracy: mean over examples, as all others: share of correct predictions of the given label.
+      agreement: in [0, 1].
+      clean: share of clean examples; clean, noisy and hard sum to 1.
+      noisy: share of noisy examples.
+      hard: share of hard examples.
+    """
+
+    accuracy: clu_metrics.Average
+    agreement: clu_metrics.Average
+    clean: clu_metrics.Average
+    noisy: clu_metrics.Average
+    hard: clu_metrics.Average
 
 
 def _average(

@@ -15,7 +15,7 @@ from rdfer_jax.agreement import Partition, Verdict
 from rdfer_jax.config import Config
 from rdfer_jax.losses import limit
 from rdfer_jax.memory import Memory
-from rdfer_jax.metrics import TrainMetrics
+from rdfer_jax.metrics import StepMetrics, TrainMetrics
 from rdfer_jax.models import Forward, Network, resampling
 from rdfer_jax.state import TrainState, evaluated, update_average, update_teacher
 from rdfer_jax.types import Batch, Outputs, Prediction
@@ -23,7 +23,7 @@ from rdfer_jax.types import Batch, Outputs, Prediction
 #: Numbers of the random streams that are derived from another one.
 _MIX, _ERASE = 1000, 1001
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, TrainMetrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 PredictStep = Callable[[TrainState, Batch], Prediction]
 GradFn = Callable[..., tuple[Any, dict[str, Any]]]
 
@@ -41,16 +41,37 @@ def make_train_step(
     The augmentation and the sampled clips of a video depend only on the seed, the step and the video's
     index, not on its position in the batch or on the number of devices.
     """
-    grad_fn = make_grad_fn(
-        config, network, total_steps=total_steps, steps_per_epoch=steps_per_epoch
-    )
+    lengths = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    grad_fn = make_grad_fn(config, network, **lengths)
+    return make_update_step(config, grad_fn, _metrics, optimizer, **lengths)
+
+
+def make_update_step(
+    config: Config,
+    grad_fn: GradFn,
+    metrics: Callable[[Batch, dict[str, Any], jax.Array], StepMetrics],
+    optimizer: optax.GradientTransformation,
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> TrainStep:
+    """Returns the step that updates a state by gradients: pure, (state, batch) -> (new state, metrics).
+
+    Args:
+      config: all settings.
+      grad_fn: (state, batch, part=None) -> (gradients, aux), see `make_grad_fn`.
+      metrics: (batch, aux, norm of the gradients) -> metrics of the step.
+      optimizer: of the parameters.
+      total_steps: of the run.
+      steps_per_epoch: of an epoch.
+    """
     if config.optim.accumulate > 1:
         grad_fn = accumulated(grad_fn, config.optim.accumulate)
     average_from = config_lib.steps(
         config.optim.average_from, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, TrainMetrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         grads, aux = grad_fn(state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         state = dataclasses.replace(
@@ -70,7 +91,7 @@ def make_train_step(
                 config.agreement.memory_decay,
             )  # fmt: skip
             state = dataclasses.replace(state, clip_memory=clip_memory)
-        return state, _metrics(batch, aux, optax.tree.norm(grads))
+        return state, metrics(batch, aux, optax.tree.norm(grads))
 
     return train_step
 
@@ -96,14 +117,21 @@ def make_grad_fn(
         if part is not None:
             rng_dropout = jax.random.fold_in(rng_dropout, part)
         clips_BKT = resampling.train_clips(
-            _keys(rng_clips, batch.index), config.clips, config.data.frames, config.data.snippet
+            video_keys(rng_clips, batch.index),
+            config.clips,
+            config.data.frames,
+            config.data.snippet,
         )
         frames, own = augment.train_frames(
-            batch.frames, clips_BKT, _keys(rng_augment, batch.index), config.augment, network.dtype
+            batch.frames,
+            clips_BKT,
+            video_keys(rng_augment, batch.index),
+            config.augment,
+            network.dtype,
         )
         if config.augment.erase:
             frames, own = _erased(
-                frames, own, _keys(rng_augment, batch.index), config.augment.erase
+                frames, own, video_keys(rng_augment, batch.index), config.augment.erase
             )
         teacher_BKN = None
         if state.teacher is not None:
@@ -337,8 +365,8 @@ def _erased(
     return erasing.erase(frames, keys_B, probability), own
 
 
-def _keys(rng: jax.Array, index_B: jax.Array) -> jax.Array:
-    """Returns a PRNG key for each video, derived from its index."""
+def video_keys(rng: jax.Array, index_B: jax.Array) -> jax.Array:
+    """Returns a PRNG key for each video, derived from its index [B]."""
     return jax.vmap(lambda index: jax.random.fold_in(rng, index))(index_B)
 
 

@@ -9,7 +9,7 @@ from rdfer_jax.config.parsing import fold_splits, parse_fold, steps
 from rdfer_jax.config.sections.base import Section
 from rdfer_jax.config.sections.data import Augment, Clips, Data
 from rdfer_jax.config.sections.method import Agreement, Loss
-from rdfer_jax.config.sections.network import CLIP_TRUNKS, VITS, KeyClips, Model
+from rdfer_jax.config.sections.network import CLIP_TRUNKS, VITS, KeyClips, Model, Pretrain
 from rdfer_jax.config.sections.running import Optim, Predict, Train
 from rdfer_jax.config.sections.whole import Config
 from rdfer_jax.config.validate import (
@@ -37,6 +37,7 @@ __all__ = [
     "Model",
     "Optim",
     "Predict",
+    "Pretrain",
     "Section",
     "Train",
     "affects_training",

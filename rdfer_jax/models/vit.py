@@ -159,6 +159,26 @@ class Block(nn.Module):
         return drop(y_NLD)
 
 
+def blocks(
+    x_NLD: jax.Array, train: bool, *, depth: int, drop_path: float, remat: bool, **options: Any
+) -> jax.Array:
+    """Applies blocks one after the other; their parameters are block0, block1, ... of the calling module.
+
+    Args:
+      x_NLD: tokens.
+      train: whether to drop branches.
+      depth: number of blocks.
+      drop_path: rate of the last block; that of the others rises linearly from 0.
+      remat: see ViT.
+      **options: the other attributes of Block.
+    """
+    # Argument 2, counting self, is `train`: it must stay a Python bool and not become a tracer.
+    block = nn.remat(Block, static_argnums=(2,)) if remat else Block
+    for i, rate in enumerate(np.linspace(0, drop_path, depth)):
+        x_NLD = block(**options, drop_path=float(rate), name=f"block{i}")(x_NLD, train)
+    return x_NLD
+
+
 class Embedding(nn.Module):
     """Frames, or tubelets of frames -> tokens in the order t, h, w, with their positions.
 
@@ -266,16 +286,26 @@ class ViT(nn.Module):
         """D, the size of a feature vector."""
         return self.width
 
+    def block_options(self) -> dict[str, Any]:
+        """Returns the attributes of Block that a decoder of this trunk's tokens has, too, but for heads."""
+        names = ("key_bias", "activation", "epsilon", "dtype")
+        return {name: getattr(self, name) for name in names}
+
     @nn.compact
-    def __call__(self, frames_NFHWC: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, frames_NFHWC: jax.Array, train: bool, visible_NV: jax.Array | None = None
+    ) -> jax.Array:
         """Computes the features of all frames, or of all steps of clips, in one pass.
 
         Args:
           frames_NFHWC: float frames, normalized, in time order.
           train: whether to drop branches, by the rngs "drop_path" and, for LoRA, "dropout".
+          visible_NV: int, for masked pretraining of a video trunk: places of the only tokens that are read;
+            None for all.
 
         Returns:
-          features_NSD float32, S = F / frames_per_feature.
+          features_NSD float32, S = F / frames_per_feature; or with visible_NV the normalized tokens
+          [N, V, D] float32, not pooled.
 
         Raises:
           ValueError: F is not a multiple of frames_per_feature, or H or W not one of patch.
@@ -294,20 +324,22 @@ class ViT(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
         if self.pre_norm:
             x_NLD = norm(name="pre_norm")(x_NLD)
-        # Argument 2, counting self, is `train`: it must stay a Python bool and not become a tracer.
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        for i, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-            x_NLD = block(
-                self.heads, self.key_bias, self.activation, self.epsilon, self.layer_scale,
-                float(rate), self.lora, self.dtype, name=f"block{i}",
-            )(x_NLD, train)  # fmt: skip
+        if visible_NV is not None:
+            x_NLD = jnp.take_along_axis(x_NLD, visible_NV[..., None], axis=1)
+        x_NLD = blocks(
+            x_NLD, train, depth=self.depth, drop_path=self.drop_path, remat=self.remat,
+            heads=self.heads, layer_scale=self.layer_scale, lora=self.lora, **self.block_options(),
+        )  # fmt: skip
+        norm_last = norm(name="norm", dtype=jnp.float32)
+        if visible_NV is not None:
+            return norm_last(x_NLD)
         if self.pool == "class":
             pooled = x_NLD[:, :1]
         else:
             steps = frames // tubelet if tubelet > 1 else 1
             x_NLD = x_NLD[:, int(self.class_token) :].astype(jnp.float32)
             pooled = jnp.mean(x_NLD.reshape(x_NLD.shape[0], steps, -1, self.width), axis=2)
-        features = norm(name="norm", dtype=jnp.float32)(pooled)
+        features = norm_last(pooled)
         return features.reshape(videos, frames // tubelet, self.width)
 
 

@@ -77,6 +77,7 @@ _BLOCK_ARRAYS = {
     "scale2": ("ls2.gamma", "layer_scale2.lambda1"),
 }
 #: Queries, keys and values in one array.
+_PARTS = ("query", "key", "value")
 _FUSED = ("attn.qkv.weight", "attn.qkv.bias", "attn.in_proj_weight", "attn.in_proj_bias")
 
 
@@ -127,7 +128,7 @@ def _places(name: str, ndim: int) -> list[Place]:
             leaf = "kernel" if ndim > 1 else "bias"
             return [
                 Place(f"{block}{one}/dense/{leaf}", part, ndim > 1)
-                for part, one in enumerate(("query", "key", "value"))
+                for part, one in enumerate(_PARTS)
             ]
     if name in arrays:
         return [Place(block + arrays[name])]
@@ -146,6 +147,36 @@ def converted(array: np.ndarray, place: Place) -> np.ndarray:
     if place.transposed:
         return np.moveaxis(array, (0, 1), (-1, -2))
     return array.reshape(array.shape[next((i for i, n in enumerate(array.shape) if n > 1), 0) :])
+
+
+def exported(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a video trunk by the names of VideoMAE's authors, with PyTorch's axes.
+
+    The inverse of `places` and `converted`; these names are the first of each row of the table.
+
+    Args:
+      arrays: by our names, such as block0/query/dense/kernel.
+    """
+    found: dict[str, np.ndarray] = {}
+    for ours, array in arrays.items():
+        match = re.fullmatch(r"block(\d+)/(.+)", ours)
+        block, name = (f"blocks.{match[1]}.", match[2]) if match else ("", ours)
+        module, _, leaf = name.rpartition("/")
+        if name in _BLOCK_ARRAYS:
+            theirs = _BLOCK_ARRAYS[name][0]
+        elif module in ("key/dense", "value/dense"):
+            continue  # with the queries'
+        elif module == "query/dense":
+            theirs = _FUSED[0]
+            parts = [arrays[ours.replace("query", part)] for part in _PARTS]
+            array = np.concatenate(parts, axis=-1)
+        else:
+            modules = _BLOCK_MODULES if match else _MODULES
+            theirs = f"{modules[module][0]}.{'bias' if leaf == 'bias' else 'weight'}"
+        if leaf == "kernel":
+            array = np.moveaxis(array, (-1, -2), (0, 1))
+        found[block + theirs] = np.asarray(array)
+    return found
 
 
 def resized_positions(positions_LD: np.ndarray, length: int) -> np.ndarray:

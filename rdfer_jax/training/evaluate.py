@@ -164,7 +164,9 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
       CheckpointNotFoundError: there is no such checkpoint.
       DamagedCheckpointError: the files of the checkpoint have changed since they were written.
       DatasetNotFoundError: the data set has not been built.
+      ValueError: the run is one of pretraining.
     """
+    run_dir.check_kind(workdir)
     setup = Setup.create(automatic.of_run(config, workdir))
     step, state = setup.restore(workdir, checkpoint)
     log.info("restored step %d of %s", step, workdir)

@@ -16,7 +16,7 @@ import optax
 from etils import epath
 
 from rdfer_jax import plots
-from rdfer_jax.metrics import TrainMetrics
+from rdfer_jax.metrics import StepMetrics
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
 from rdfer_jax.training import preemption
@@ -47,9 +47,9 @@ class Loop:
         counts: StepCounts,
         step_fn: TrainStep,
         checkpoints: Checkpoints,
-        evaluate: Callable[[TrainState], Predictions],
+        evaluate: Callable[[TrainState], Predictions] | None,
         eval_split: str,
-        record: Callable[[int, TrainState], None],
+        record: Callable[[int, TrainState], None] | None,
         logger: "MetricLogger",
         profile: epath.Path | None = None,
     ):
@@ -59,9 +59,10 @@ class Loop:
           counts: of the steps of the run and between evaluations, checkpoints, rows of metrics.
           step_fn: the jitted train step.
           checkpoints: where the state is saved.
-          evaluate: predicts eval_split.
+          evaluate: predicts eval_split; None for no evaluation.
           eval_split: "validation", whose score chooses the best checkpoint, or "test".
-          record: saves the predictions for the training split, given the epoch and the state.
+          record: saves the predictions for the training split, given the epoch and the state; None if
+            counts.record is 0.
           logger: reads and writes the metrics.
           profile: folder for a trace of PROFILE_STEPS; None for no trace.
         """
@@ -110,13 +111,15 @@ class Loop:
     def _evaluate_and_save(self, done: int, state: TrainState) -> None:
         """Evaluates, records and saves the state if it is time to, or if the last step is done."""
         is_last = done == self.counts.total
-        evaluates = is_last or done % self.counts.evaluate == 0
+        evaluate = self.evaluate if is_last or done % self.counts.evaluate == 0 else None
         scores = None
-        if evaluates or done % self.counts.save == 0:
+        if evaluate or is_last or done % self.counts.save == 0:
             self._check_finite(self.logger.flush())
-        if evaluates:
-            scores = self._evaluate(done, state)
-        if self.counts.record and done % self.counts.record == 0:
+        if evaluate:
+            with self.logger.pause():
+                predictions = evaluate(state)
+            scores = self._score(done, predictions)
+        if self.record and self.counts.record and done % self.counts.record == 0:
             with self.logger.pause():
                 self.record(round(done / self.counts.epoch), state)
         # A state with a validation score is always saved, as it may be the best one. A score on the test
@@ -125,22 +128,27 @@ class Loop:
         if is_last or kept or done % self.counts.save == 0:
             with self.logger.pause():
                 self.checkpoints.save(done, state, kept)
+            if self.evaluate is None:
+                self._say(done)
 
-    def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
-        """Evaluates the state and logs the scores; returns WAR and UAR by the name of their metric."""
+    def _score(self, done: int, predictions: Predictions) -> dict[str, float]:
+        """Logs the scores of predictions; returns WAR and UAR by the name of their metric."""
         with self.logger.pause():
-            predictions = self.evaluate(state)
             results = summary(predictions)
             scores = {f"{self.eval_split}_{name}": results[name] for name in ("war", "uar")}
         agreement = {f"{self.eval_split}_agreement": predictions["agreement"].mean()}
         self.logger.write(done, scores | agreement)
         self.logger.show_confusion(done, self.eval_split, results, predictions.classes)
-        log.info(
-            "step %d of %d, epoch %.1f: %s WAR %.4f, UAR %.4f; %s",
-            done, self.counts.total, done / self.counts.epoch, self.eval_split, results["war"],
-            results["uar"], format_metrics(self.logger.newest),
-        )  # fmt: skip
+        self._say(done, f"{self.eval_split} WAR {results['war']:.4f}, UAR {results['uar']:.4f}; ")
         return scores
+
+    def _say(self, done: int, scores: str = "") -> None:
+        """Logs how far training is, and the newest metrics."""
+        log.info(
+            "step %d of %d, epoch %.1f: %s%s",
+            done, self.counts.total, done / self.counts.epoch, scores,
+            format_metrics(self.logger.newest),
+        )  # fmt: skip
 
     def _check_finite(self, newest: tuple[int, dict[str, float]] | None) -> None:
         """Raises NonFiniteLossError for a loss that is not finite, after writing the step's statistics."""
@@ -216,12 +224,12 @@ class MetricLogger:
         """
         self._writer, self._progress = writer, progress
         self._learning_rate, self._counts, self._batch_size = learning_rate, counts, batch_size
-        self._pending: tuple[int, TrainMetrics] | None = None
-        self._window: TrainMetrics | None = None
+        self._pending: tuple[int, StepMetrics] | None = None
+        self._window: StepMetrics | None = None
         self._clock, self._steps, self._waited = time.monotonic(), 0, 0.0
         self.newest: dict[str, float] = {}
 
-    def add(self, step: int, step_metrics: TrainMetrics) -> tuple[int, dict[str, float]] | None:
+    def add(self, step: int, step_metrics: StepMetrics) -> tuple[int, dict[str, float]] | None:
         """Takes the metrics of a step, which may still be running; returns those of the previous step."""
         previous, self._pending = self._pending, (step, step_metrics)
         return self._read(previous)
@@ -259,9 +267,7 @@ class MetricLogger:
         yield
         self._waited += time.monotonic() - start
 
-    def _read(
-        self, pending: tuple[int, TrainMetrics] | None
-    ) -> tuple[int, dict[str, float]] | None:
+    def _read(self, pending: tuple[int, StepMetrics] | None) -> tuple[int, dict[str, float]] | None:
         """Waits for the metrics of a step, shows them and, if it is time to, writes the means."""
         if pending is None:
             return None
@@ -290,5 +296,5 @@ class MetricLogger:
         self._writer.write_scalars(step, means | speed)
 
 
-def _floats(values: TrainMetrics) -> dict[str, float]:
+def _floats(values: StepMetrics) -> dict[str, float]:
     return {name: float(value) for name, value in values.compute().items()}

@@ -150,6 +150,7 @@ def write_data(
     num_train: int,
     fingerprint: str = "",
     faces: Mapping[str, Any] = _NOTHING,
+    kind: str = "train",
 ) -> None:
     """Writes data.json, which also holds the versions of the code at the start of the run.
 
@@ -160,8 +161,10 @@ def write_data(
       num_train: videos in the training split.
       fingerprint: of the data, see pipeline.source; empty if the run uses several data sets.
       faces: how the faces of its data were cut, see faces.cut; empty if that is not known.
+      kind: train, or pretrain for a run without a classifier.
     """
     tree = {
+        "kind": kind,
         "data_set": data_set,
         "classes": list(classes),
         "num_train": num_train,
@@ -188,6 +191,22 @@ def check_data(workdir: epath.Path, data_set: str, fingerprint: str) -> None:
             f"{old['fingerprint']}, now {data_set} with {fingerprint}. Either the data set was rebuilt "
             "with other options, or config.data.labels names a file with other labels. Use the old "
             "data, or another --workdir"
+        )
+
+
+def check_kind(workdir: epath.PathLike, kind: str = "train") -> None:
+    """Compares the kind of a run, train or pretrain, with that of the run in the folder, if there is one.
+
+    Raises:
+      ValueError: they differ.
+    """
+    path = epath.Path(workdir) / "data.json"
+    found = json.loads(path.read_text()).get("kind", kind) if path.exists() else kind
+    if found != kind:
+        hint = ". To train from its weights, set config.init_from to it" if kind == "train" else ""
+        raise ValueError(
+            f"{workdir} holds a run of rdfer {found}, where one of rdfer {kind} is needed. Use another "
+            f"--workdir{hint}"
         )
 
 
@@ -223,7 +242,8 @@ def read(workdir: epath.PathLike) -> RunInfo:
 
     Raises:
       FileNotFoundError: the folder is not that of a run, or the run has not started training.
-      ValueError: a file is damaged, or was written by an incompatible version of the program.
+      ValueError: a file is damaged, or was written by an incompatible version of the program; or the run
+        is one of pretraining.
     """
     workdir = epath.Path(paths.expand(workdir))
     trees = {}
@@ -240,6 +260,8 @@ def read(workdir: epath.PathLike) -> RunInfo:
             raise ValueError(
                 f"{path}: expected JSON as written by training, got: {error}"
             ) from None
+    if isinstance(trees["data.json"], dict):
+        check_kind(workdir)
     try:
         config = config_lib.resolve(trees["config.json"])
         data = trees["data.json"]

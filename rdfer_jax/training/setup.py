@@ -84,7 +84,16 @@ class ModelSetup:
             )
         self.config, self.mesh = config, mesh
         self.num_classes, self.num_train = num_classes, num_train
-        self.network = models.create(config, num_classes, mesh.devices.flat[0].platform)
+
+    @property
+    def platform(self) -> str:
+        """The kind of the devices: cpu, gpu or tpu."""
+        return self.mesh.devices.flat[0].platform
+
+    @functools.cached_property
+    def network(self) -> models.Network:
+        """The network, as pure functions."""
+        return models.create(self.config, self.num_classes, self.platform)
 
     @functools.cached_property
     def counts(self) -> StepCounts:
@@ -118,15 +127,8 @@ class ModelSetup:
 
     def train_step(self) -> TrainStep:
         """Returns the train step, jitted over the mesh with the state donated."""
-        step_fn = make_train_step(
-            self.config,
-            self.network,
-            optim.create(self.config.optim, self.learning_rate, self.config.model),
-            total_steps=self.counts.total,
-            steps_per_epoch=self.counts.epoch,
-        )
         return jax.jit(
-            step_fn,
+            self._step(),
             in_shardings=(self.layout, sharding.split_batch(self.mesh)),
             out_shardings=(self.layout, sharding.replicated(self.mesh)),
             donate_argnums=0,
@@ -220,6 +222,21 @@ class ModelSetup:
             step = checkpoints.find(checkpoint)
             return step, checkpoints.restore(step, self.abstract_state())
 
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer with the schedule of the learning rate."""
+        return optim.create(self.config.optim, self.learning_rate, self.config.model)
+
+    def _step(self) -> TrainStep:
+        """Returns the train step as a pure function."""
+        return make_train_step(
+            self.config,
+            self.network,
+            self.optimizer,
+            total_steps=self.counts.total,
+            steps_per_epoch=self.counts.epoch,
+        )
+
     def _create(self, seed: jax.Array, class_prior: jax.Array | None = None) -> TrainState:
         return state_lib.create(
             self.config,
@@ -240,7 +257,10 @@ class Setup(ModelSetup):
       train: the training split, without the validation part.
       validation: the held-out validation part; None if config.data.validation_percent is 0.
       test: the test split.
+      kind: what runs of this set-up do, see run_dir.
     """
+
+    kind = "train"
 
     def __init__(
         self, config: Config, mesh: Mesh, directory: epath.Path, train: Split,
@@ -278,6 +298,7 @@ class Setup(ModelSetup):
         config = automatic.choose(config, automatic.facts_of(whole, mesh))
         if workdir is not None:
             sharding.local_batch_size(config.data.batch_size, mesh, "config.data.batch_size")
+            run_dir.check_kind(workdir, cls.kind)
             run_dir.check_config(workdir, config)
             fingerprint = source.fingerprint(directory, config.data.labels)
             run_dir.check_data(workdir, _data_set(config, directory), fingerprint)
@@ -307,6 +328,14 @@ class Setup(ModelSetup):
         shown = ", ".join(f"{n} {p:.1%}" for n, p in zip(self.classes, prior_N, strict=True))
         log.info("class prior, of the given labels: %s", shown)
         return prior_N
+
+    @property
+    def sizes(self) -> str:
+        """How many videos are used for what, in words."""
+        return (
+            f"{self.num_train} videos to train on, {len(self.validation or ())} to validate, "
+            f"{len(self.test)} to test; {self.num_classes} classes"
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

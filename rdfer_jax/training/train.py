@@ -1,7 +1,9 @@
 """Training: the loop over steps, from a new state or a checkpoint, and the evaluation of the result."""
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -51,30 +53,43 @@ def train(config: Config, workdir: epath.PathLike) -> dict[str, Any]:
         or another run is using the folder.
     """
     workdir = epath.Path(workdir)
-    if jax.process_index():
-        return _train(config, workdir)
-    with run_dir.run_lock(workdir):
-        return _train(config, workdir)
+    with alone_in(workdir):
+        return _train(Setup.create(config, workdir), workdir)
 
 
-def _train(config: Config, workdir: epath.Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def alone_in(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, from which the settings of a run without a checkpoint are removed.
+
+    Raises:
+      ValueError: another run is using the folder.
+      OSError: the folder cannot be written to.
+    """
     is_first = jax.process_index() == 0
-    if is_first:
-        run_dir.clear_unstarted(workdir)
-    multihost_utils.sync_global_devices("settings of a run without a checkpoint are removed")
-    setup = Setup.create(config, workdir)
-    config = setup.config
+    with run_dir.run_lock(workdir) if is_first else contextlib.nullcontext():
+        if is_first:
+            run_dir.clear_unstarted(workdir)
+        multihost_utils.sync_global_devices("settings of a run without a checkpoint are removed")
+        yield
+
+
+def open_checkpoints(config: Config, workdir: epath.Path) -> Checkpoints:
+    """Opens the checkpoints of a run; damaged ones are moved aside first."""
+    if jax.process_index() == 0:
+        quarantine_damaged(workdir)
+    multihost_utils.sync_global_devices("the newest checkpoint is intact")
+    return Checkpoints(workdir, keep=config.train.keep, best_metric=config.train.best_metric)
+
+
+def _train(setup: Setup, workdir: epath.Path) -> dict[str, Any]:
+    is_first, config = jax.process_index() == 0, setup.config
     step_fn = setup.train_step()
     evaluator = Evaluator(config, setup.network, setup.mesh, setup.validation or setup.test)
     evaluations = Evaluations(evaluator, setup, workdir)
-    if is_first:
-        quarantine_damaged(workdir)
-    multihost_utils.sync_global_devices("the newest checkpoint is intact")
-    checkpoints = Checkpoints(workdir, keep=config.train.keep, best_metric=config.train.best_metric)
-    with checkpoints, evaluator:
-        state = _initial_state(setup, checkpoints)
-        _describe(setup, state, workdir)
-        state = _run_loop(setup, step_fn, state, checkpoints, evaluations, workdir)
+    with open_checkpoints(config, workdir) as checkpoints, evaluator:
+        state = initial_state(setup, checkpoints)
+        describe(setup, state, workdir)
+        state = run_loop(setup, step_fn, state, checkpoints, evaluations, workdir)
         results = evaluate_and_save(
             evaluator, state, setup, workdir, "last", predictions=evaluations.of_final_state()
         )
@@ -130,7 +145,7 @@ class Evaluations:
         return None if self._setup.validation else self._newest
 
 
-def _initial_state(setup: Setup, checkpoints: Checkpoints) -> TrainState:
+def initial_state(setup: Setup, checkpoints: Checkpoints) -> TrainState:
     """Returns the state of the newest checkpoint or, without one, a new state.
 
     config.init_from is read for a new state only.
@@ -139,10 +154,10 @@ def _initial_state(setup: Setup, checkpoints: Checkpoints) -> TrainState:
         log.info("resuming from step %d of %s", step, checkpoints.directory)
         return checkpoints.restore(step, setup.abstract_state())
     state, init_from = setup.new_state(), setup.config.init_from
-    return _initialize(state, init_from) if init_from else state
+    return initialized(state, init_from) if init_from else state
 
 
-def _initialize(state: TrainState, init_from: str) -> TrainState:
+def initialized(state: TrainState, init_from: str) -> TrainState:
     """Returns a new state with weights from a file or another run, and logs which were used."""
     if init_from in weights.NAMES:
         packaged = weights.load(init_from)
@@ -166,13 +181,12 @@ def _initialize(state: TrainState, init_from: str) -> TrainState:
     return dataclasses.replace(state, **copies, **variables)
 
 
-def _describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
+def describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
     """Logs the sizes; the first process writes config.json, data.json and parameters.txt."""
     start = int(state.step)
     log.info(
-        "%s: %d videos to train on, %d to validate, %d to test; %d classes; steps %d to %d on %d %s",
-        setup.directory, setup.num_train, len(setup.validation or ()), len(setup.test),
-        setup.num_classes, start, setup.counts.total, setup.mesh.size,
+        "%s: %s; steps %d to %d on %d %s",
+        setup.directory, setup.sizes, start, setup.counts.total, setup.mesh.size,
         setup.mesh.devices.flat[0].device_kind,
     )  # fmt: skip
     if jax.process_index():
@@ -187,6 +201,7 @@ def _describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
         setup.num_train,
         setup.fingerprint,
         source.faces(setup.directory),
+        setup.kind,
     )
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(table + "\n")
@@ -194,15 +209,15 @@ def _describe(setup: Setup, state: TrainState, workdir: epath.Path) -> None:
     log.info("%s parameters, listed in parameters.txt", f"{count:,}")
 
 
-def _run_loop(
+def run_loop(
     setup: Setup,
     step_fn: TrainStep,
     state: TrainState,
     checkpoints: Checkpoints,
-    evaluations: Evaluations,
+    evaluations: Evaluations | None,
     workdir: epath.Path,
 ) -> TrainState:
-    """Runs the remaining steps and returns the final state."""
+    """Runs the remaining steps and returns the final state; `evaluations` is None in pretraining."""
     config, start = setup.config, int(state.step)
     is_first = jax.process_index() == 0
     with (
@@ -215,9 +230,9 @@ def _run_loop(
             counts=setup.counts,
             step_fn=step_fn,
             checkpoints=checkpoints,
-            evaluate=evaluations.evaluate,
-            eval_split=evaluations.split_name,
-            record=evaluations.record,
+            evaluate=evaluations.evaluate if evaluations else None,
+            eval_split=evaluations.split_name if evaluations else "",
+            record=evaluations.record if evaluations else None,
             logger=MetricLogger(
                 writer, progress, setup.learning_rate, setup.counts, config.data.batch_size
             ),

@@ -682,7 +682,7 @@ def test_the_teacher_and_the_optimizer_begin_with_the_weights(other_run, tmp_pat
     config = settings(tmp_path)
     network = models.create(config, 4, "cpu")  # one class more
     state = jax.jit(lambda seed: new_state(config, network, 4, seed))(np.uint32(0))
-    found = train._initialize(state, str(given))
+    found = train.initialized(state, str(given))
     assert_equal(found.teacher, found.variables)
     assert_equal(found.params["trunk"], theirs["params"]["trunk"])
     assert_equal(found.params["head"], state.params["head"])

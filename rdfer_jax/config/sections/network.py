@@ -142,3 +142,31 @@ class Model(Section):
                 "config.model.trunk: expected a trunk that reads single frames, such as 'resnet18', "
                 f"for config.model.name = 'resnet_lstm', got {self.trunk!r}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(Section):
+    """Masked pretraining of a video transformer without labels (rdfer pretrain)."""
+
+    mask_ratio: float = field(
+        0.9,
+        "share of the patches of a frame that are masked, the same in all frames",
+        low=0,
+        high=1,
+    )
+    target: Literal["pixels", "difference"] = field(
+        "pixels",
+        "what is predicted of a token; pixels: its frames, as in VideoMAE; difference: its first frame and "
+        "the difference of the others to it, as in MAE-DFER",
+    )
+    decoder_width: int = field(384, "features of the decoder", low=8)
+    decoder_depth: int = field(4, "blocks of the decoder", low=1)
+    decoder_heads: int = field(6, "attention heads of the decoder", low=1)
+
+    def check(self) -> None:
+        """Checks the decoder's heads; see Section."""
+        if self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"config.pretrain.decoder_width: expected a multiple of config.pretrain.decoder_heads = "
+                f"{self.decoder_heads}, got {self.decoder_width}"
+            )

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 from rdfer_jax.config.sections.base import field
 from rdfer_jax.config.sections.data import Augment, Clips, Data
 from rdfer_jax.config.sections.method import Agreement, Loss
-from rdfer_jax.config.sections.network import KeyClips, Model
+from rdfer_jax.config.sections.network import KeyClips, Model, Pretrain
 from rdfer_jax.config.sections.running import Optim, Predict, Train
 
 
@@ -56,6 +56,7 @@ class Config:
     loss: Loss = dataclasses.field(default_factory=Loss)
     optim: Optim = dataclasses.field(default_factory=Optim)
     train: Train = dataclasses.field(default_factory=Train)
+    pretrain: Pretrain = dataclasses.field(default_factory=Pretrain)
     predict: Predict = dataclasses.field(
         default_factory=Predict, metadata={"affects_training": False}
     )
