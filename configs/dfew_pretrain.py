@@ -1,4 +1,4 @@
-"""Masked pretraining of a ViT-B on the videos of DFEW by VideoMAE's recipe, without labels, for a TPU slice.
+"""Masked pretraining of a ViT-B on the videos of DFEW by VideoMAE's recipe, for a TPU slice.
 
     rdfer build --config=dfew_pretrain --config.build.source_dir=/data/DFEW
     rdfer pretrain --config=dfew_pretrain --workdir=gs://bucket/pretrain1 --multihost
@@ -21,13 +21,15 @@ from rdfer_jax import config_files
 def get_config(fold: str = "1") -> ConfigDict:
     config = config_files.load(f"dfew_videomae_b:{fold}")
     config.model.drop_path = 0.0
+    # Clips of 16 frames, 4 apart.
+    config.data.snippet = 16
+    config.data.stride = 4
+    config.clips.kind = "snippets"
+    config.key.enabled = False
     config.data.batch_size = 512
     # VideoMAE crops to 0.66 of the side or more, and changes nothing else.
     config.augment.crop_area = (0.44, 1.0)
-    config.augment.brightness = 0.0
-    config.augment.contrast = 0.0
-    config.augment.saturation = 0.0
-    config.augment.hue = 0.0
+    config.augment.rand_layers = 0
     config.augment.flip = 0.0
     config.augment.erase = 0.0
     # 1.5e-4 for each 256 clips of a batch.

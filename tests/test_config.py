@@ -61,6 +61,8 @@ def test_every_configuration_file_resolves(name):
         "synthetic": "synthetic_faces",
         "synthetic_movement": "synthetic_faces",
         "synthetic_vit": "synthetic_faces",
+        "synthetic_pretrain": "synthetic_faces",
+        "dfew_pretrain": "dfew",
         "dfew_m3dfel": "dfew",
         "dfew_videomae_b": "dfew",
         "dfew_s4d": "dfew",

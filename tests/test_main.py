@@ -96,7 +96,7 @@ def test_training_is_the_default():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("trian --workdir=a", r"unknown command 'trian'. Did you mean 'train'? Known: train, eval"),
+        ("trian --workdir=a", r"unknown command 'trian'. Did you mean 'train'? Known: train, pretrain"),
         ("--mode=predcit", "unknown command 'predcit'. Did you mean 'predict'?"),
         ("eval --mode=train", "several commands are given: eval, train; give one"),
         ("train --config", "--config needs a value"),

