@@ -13,7 +13,8 @@ def card(**changes):
     values = {
         "model": {"run": "made up", "checkpoint": "last", "step": 7}, "classes": list(CLASSES),
         "frames": 16, "snippet": 1, "snippet_stride": 1, "side": 48, "instants_share": 1.0,
-        "fps": 10.0, "window": 3.0, "stride": 1.0, "smooth": 0.5, "mirror": False, "temperature": 1.0, "min_confidence": 0.0,
+        "fps": 10.0, "window": 3.0, "stride": 1.0, "smooth": 0.5, "mirror": False, "temperature": 1.0,
+        "min_confidence": 0.0,
         "faces": {"detector": "blazeface", "min_face": 0.1, "margin": 0.1, "align": True},
     }  # fmt: skip
     return values | changes
