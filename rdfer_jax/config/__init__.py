@@ -9,7 +9,14 @@ from rdfer_jax.config.parsing import fold_splits, parse_fold, steps
 from rdfer_jax.config.sections.base import Section
 from rdfer_jax.config.sections.data import Augment, Clips, Data
 from rdfer_jax.config.sections.method import Agreement, Loss
-from rdfer_jax.config.sections.network import CLIP_TRUNKS, VITS, KeyClips, Model, Pretrain
+from rdfer_jax.config.sections.network import (
+    CLIP_TRUNKS,
+    FIXED_CLIPS,
+    VITS,
+    KeyClips,
+    Model,
+    Pretrain,
+)
 from rdfer_jax.config.sections.running import Optim, Predict, Train
 from rdfer_jax.config.sections.whole import Config
 from rdfer_jax.config.validate import (
@@ -25,6 +32,7 @@ from rdfer_jax.config.validate import (
 
 __all__ = [
     "CLIP_TRUNKS",
+    "FIXED_CLIPS",
     "SECTIONS",
     "VITS",
     "Agreement",

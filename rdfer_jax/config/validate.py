@@ -12,7 +12,7 @@ from rdfer_jax import hints, paths
 from rdfer_jax.config.sections.base import Section
 from rdfer_jax.config.sections.data import Clips
 from rdfer_jax.config.sections.method import Agreement
-from rdfer_jax.config.sections.network import CLIP_TRUNKS, VITS
+from rdfer_jax.config.sections.network import CLIP_TRUNKS, FIXED_CLIPS, VITS
 from rdfer_jax.config.sections.whole import Config
 from rdfer_jax.setting_types import AUTO, or_auto
 
@@ -281,6 +281,11 @@ def _check_frames(config: Config) -> None:
                 f"config.{section}.frames: expected a multiple of {together}, because config.model.trunk = "
                 f"{model.trunk!r} reads {together} frames at a time, got {count}"
             )
+    if model.trunk in FIXED_CLIPS and frames.get("key", clips.frames) != clips.frames:
+        raise ValueError(
+            f"config.key.frames: expected config.clips.frames = {clips.frames}, because "
+            f"config.model.trunk = {model.trunk!r} reads clips of one length, got {frames['key']}"
+        )
     if clips.kind == "snippets":
         _check_snippets(clips, buffer // snippet, snippet)
     if snippet > 1 and snippet % together:

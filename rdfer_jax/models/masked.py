@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rdfer_jax.config import CLIP_TRUNKS, VITS, Config, Pretrain
+from rdfer_jax.config import CLIP_TRUNKS, FIXED_CLIPS, VITS, Config, Pretrain
 from rdfer_jax.models import Variables, compute_dtype, trunks, vit, vit_names
 
 #: Added to the standard deviation that a token is divided by.
@@ -113,7 +113,7 @@ def create(config: Config, platform: str) -> Pretraining:
         patch, or config.pretrain.mask_ratio leaves nothing visible or nothing masked.
     """
     name, settings, size = config.model.trunk, config.pretrain, config.augment.size
-    video = [trunk for trunk in VITS if trunk in CLIP_TRUNKS]
+    video = [name for name in VITS if name in CLIP_TRUNKS and name not in FIXED_CLIPS]
     if name not in video:
         raise ValueError(
             f"config.model.trunk: expected a video transformer for pretraining, one of "

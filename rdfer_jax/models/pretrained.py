@@ -64,6 +64,7 @@ _MODULES = (
 )
 #: The variables of trunks whose shape depends on the frame size.
 _EMBED, _POSITIONS = "params/trunk/embed/kernel", "params/trunk/embedding/positions"
+_MESSENGERS = "params/trunk/messengers"
 #: What files of pretraining may lack, and low-rank updates.
 _NORM, _LORA = "trunk/norm", re.compile(r"/lora_(?:down|up)/")
 _CLASSIFIER = re.compile(r"(?:^|\.)(?:fc|classifier|head)(?:\.\w+)?\.(?:weight|bias)$")
@@ -337,6 +338,8 @@ def _check_trunk(sources: Mapping[str, _Source], ours: Mapping[str, Any], source
             hint = _hint(theirs)
             if place == _EMBED:
                 hint = "It depends on config.augment.size"
+            if place == _MESSENGERS:
+                hint = "It depends on config.augment.size and config.clips.frames"
             raise ValueError(f"{source} does not fit the trunk: {one.name}: {why}. {hint}")
     for place in ours:
         if _in_trunk(place) and place not in theirs and not _may_be_new(place, theirs):
@@ -366,13 +369,19 @@ def _hint(theirs: Mapping[str, _Source]) -> str:
         if blocks != (trunk.depth if is_vit else 0):
             continue
         trunk = trunk.clone(depth=1) if is_vit else trunk
-        frames = jax.ShapeDtypeStruct((1, 4, 224, 224, 3), jnp.float32)
+        # A multiple of all patches and regions.
+        frames = jax.ShapeDtypeStruct((1, 4, 1120, 1120, 3), jnp.float32)
         tree = jax.eval_shape(
             lambda x, trunk=trunk: trunk.init(jax.random.key(0), x, False), frames
         )
         nested = {collection: {"trunk": part} for collection, part in tree.items()}
         ours = traverse_util.flatten_dict(nested, sep="/")
-        free = {_EMBED, _POSITIONS, *(place for place in ours if _may_be_new(place, theirs))}
+        free = {
+            _EMBED,
+            _POSITIONS,
+            _MESSENGERS,
+            *(place for place in ours if _may_be_new(place, theirs)),
+        }
         shapes = [
             {place: tuple(leaf.shape) for place, leaf in variables.items() if place not in free}
             for variables in (ours, given)

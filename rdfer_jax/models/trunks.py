@@ -3,7 +3,7 @@
 Frame trunks are 2-D ResNets (He et al. 2016, arXiv 1512.03385) with temporal shift (TSM: Lin, Gan
 and Han 2019, arXiv 1811.08383). `r3d_18` and `r2plus1d_18` are the 3-D ResNet-18 and the R(2+1)D-18
 of Tran et al. 2018 (arXiv 1711.11248), applied to snippets of four consecutive frames as in M3DFEL (CVPR
-2023). Vision transformers are in `vit`.
+2023). Vision transformers are in `vit` and `lgi`.
 
 Architectures and parameter names follow torchvision: its `layer1.0.conv1.weight` is
 `params/layer1_0/conv1/kernel` here, `downsample.0` is `downsample_conv`, `downsample.1` is
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rdfer_jax.models import vit
+from rdfer_jax.models import lgi, vit
 from rdfer_jax.models.convolution import conv3d
 
 # He et al. 2015 (arXiv 1502.01852), the fan-out variant that torchvision uses for ResNets.
@@ -330,7 +330,9 @@ TRUNKS: dict[str, Callable[..., nn.Module]] = {
     "r2plus1d_18": functools.partial(_r3d_18, block=SplitBlock, stem_middle=45),
 }
 
-NAMES = (*TRUNKS, *vit.TRUNKS)
+_VITS = vit.TRUNKS | lgi.TRUNKS
+
+NAMES = (*TRUNKS, *_VITS)
 
 
 def create(
@@ -348,7 +350,7 @@ def create(
     Args:
       name: resnet8_narrow (for a CPU; 3.7 million multiplications per frame at 48 px), or resnet18,
         resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million per frame at 112 px), or one of
-        `vit`.
+        `vit` or `lgi`.
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
       shift: see ResNet; a vision transformer has none.
@@ -358,10 +360,8 @@ def create(
     Raises:
       ValueError: the name is unknown, or a ResNet should have drop_path or lora.
     """
-    if name in vit.TRUNKS:
-        return vit.TRUNKS[name](
-            dtype=dtype, remat=remat, drop_path=drop_path, lora=lora, frozen=frozen
-        )
+    if name in _VITS:
+        return _VITS[name](dtype=dtype, remat=remat, drop_path=drop_path, lora=lora, frozen=frozen)
     if name not in TRUNKS:
         raise ValueError(f"unknown trunk {name!r}; choose from {', '.join(NAMES)}")
     if drop_path or lora:

@@ -127,26 +127,36 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_NLD: jax.Array, train: bool) -> jax.Array:
         """Applies the block."""
-        norm = functools.partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
-        x_NLD += self._branch(self._attend(norm(name="norm1")(x_NLD), train), "scale1", train)
-        width = x_NLD.shape[-1]
-        y_NLD = self._project(norm(name="norm2")(x_NLD), 4 * width, "fc1", train)
-        y_NLD = self._project(self.activation(y_NLD), width, "fc2", train)
-        return x_NLD + self._branch(y_NLD, "scale2", train)
+        y_NLD = self._norm("norm1", x_NLD)
+        x_NLD += self._branch(self._attend(y_NLD, y_NLD, train), "scale1", train)
+        return x_NLD + self._branch(self._perceive(x_NLD, train), "scale2", train)
 
-    def _attend(self, x_NLD: jax.Array, train: bool) -> jax.Array:
+    def _norm(self, name: str, x_NLD: jax.Array) -> jax.Array:
+        return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=name)(x_NLD)
+
+    def _perceive(self, x_NLD: jax.Array, train: bool) -> jax.Array:
+        width = x_NLD.shape[-1]
+        y_NLD = self._project(self._norm("norm2", x_NLD), 4 * width, "fc1", train)
+        return self._project(self.activation(y_NLD), width, "fc2", train)
+
+    def _attend(
+        self, x_NLD: jax.Array, context_NMD: jax.Array, train: bool, kind: str = ""
+    ) -> jax.Array:
+        """Lets tokens attend to a context; `kind` begins the names of the layers."""
         shape, width = x_NLD.shape, x_NLD.shape[-1]
         query, key, value = (
-            self._project(x_NLD, width, name, train).reshape(*shape[:2], self.heads, -1)
-            for name in ("query", "key", "value")
+            self._project(x, width, name, train, kind).reshape(*x.shape[:2], self.heads, -1)
+            for name, x in (("query", x_NLD), ("key", context_NMD), ("value", context_NMD))
         )
         y_NLhd = jax.nn.dot_product_attention(query, key, value)
-        return self._project(y_NLhd.reshape(shape), width, "out", train)
+        return self._project(y_NLhd.reshape(shape), width, "out", train, kind)
 
-    def _project(self, x: jax.Array, width: int, name: str, train: bool) -> jax.Array:
+    def _project(
+        self, x: jax.Array, width: int, name: str, train: bool, kind: str = ""
+    ) -> jax.Array:
         has_bias = self.key_bias or name != "key"
         lora = self.lora if self.lora and name in self.lora.layers else None
-        return Projection(width, self.dtype, has_bias, lora, name=name)(x, train)
+        return Projection(width, self.dtype, has_bias, lora, name=kind + name)(x, train)
 
     def _branch(self, y_NLD: jax.Array, name: str, train: bool) -> jax.Array:
         """Returns what is added of a branch: scaled, and dropped for some videos."""
@@ -160,20 +170,28 @@ class Block(nn.Module):
 
 
 def blocks(
-    x_NLD: jax.Array, train: bool, *, depth: int, drop_path: float, remat: bool, **options: Any
+    x_NLD: jax.Array,
+    train: bool,
+    kind: type[Block] = Block,
+    *,
+    depth: int,
+    drop_path: float,
+    remat: bool,
+    **options: Any,
 ) -> jax.Array:
     """Applies blocks one after the other; their parameters are block0, block1, ... of the calling module.
 
     Args:
       x_NLD: tokens.
       train: whether to drop branches.
+      kind: of the blocks.
       depth: number of blocks.
       drop_path: rate of the last block; that of the others rises linearly from 0.
       remat: see ViT.
       **options: the other attributes of Block.
     """
     # Argument 2, counting self, is `train`: it must stay a Python bool and not become a tracer.
-    block = nn.remat(Block, static_argnums=(2,)) if remat else Block
+    block = nn.remat(kind, static_argnums=(2,)) if remat else kind
     for i, rate in enumerate(np.linspace(0, drop_path, depth)):
         x_NLD = block(**options, drop_path=float(rate), name=f"block{i}")(x_NLD, train)
     return x_NLD
@@ -281,6 +299,13 @@ class ViT(nn.Module):
     remat: bool = False
     frozen: bool = False
 
+    block_type = Block
+
+    @property
+    def tubelet(self) -> int:
+        """Frames of a token."""
+        return self.frames_per_feature
+
     @property
     def features(self) -> int:
         """D, the size of a feature vector."""
@@ -311,9 +336,11 @@ class ViT(nn.Module):
           ValueError: F is not a multiple of frames_per_feature, or H or W not one of patch.
         """
         videos, frames, *image = frames_NFHWC.shape
-        tubelet, train = self.frames_per_feature, train and not self.frozen
-        if frames % tubelet:
-            raise ValueError(f"{frames} frames cannot be split into tubelets of {tubelet}")
+        tubelet, train = self.tubelet, train and not self.frozen
+        if frames % self.frames_per_feature:
+            raise ValueError(
+                f"{frames} frames cannot be split into tubelets of {self.frames_per_feature}"
+            )
         x = frames_NFHWC.astype(self.dtype)
         if tubelet == 1:
             x = x.reshape(-1, 1, *image)
@@ -326,21 +353,28 @@ class ViT(nn.Module):
             x_NLD = norm(name="pre_norm")(x_NLD)
         if visible_NV is not None:
             x_NLD = jnp.take_along_axis(x_NLD, visible_NV[..., None], axis=1)
-        x_NLD = blocks(
-            x_NLD, train, depth=self.depth, drop_path=self.drop_path, remat=self.remat,
+        steps = frames // tubelet if tubelet > 1 else 1
+        x = self._arranged(x_NLD, steps, image[0] // self.patch, image[1] // self.patch)
+        x = blocks(
+            x, train, self.block_type, depth=self.depth, drop_path=self.drop_path, remat=self.remat,
             heads=self.heads, layer_scale=self.layer_scale, lora=self.lora, **self.block_options(),
         )  # fmt: skip
         norm_last = norm(name="norm", dtype=jnp.float32)
         if visible_NV is not None:
-            return norm_last(x_NLD)
+            return norm_last(x)
+        features = norm_last(self._pooled(x, steps))
+        return features.reshape(videos, frames // self.frames_per_feature, self.width)
+
+    def _arranged(self, x_NLD: jax.Array, steps: int, rows: int, columns: int) -> jax.Array:
+        """Returns what the blocks read, of the tokens of a grid of steps, rows and columns."""
+        return x_NLD
+
+    def _pooled(self, x_NLD: jax.Array, steps: int) -> jax.Array:
+        """Returns the features before the last normalization: [N, S, D], float32."""
         if self.pool == "class":
-            pooled = x_NLD[:, :1]
-        else:
-            steps = frames // tubelet if tubelet > 1 else 1
-            x_NLD = x_NLD[:, int(self.class_token) :].astype(jnp.float32)
-            pooled = jnp.mean(x_NLD.reshape(x_NLD.shape[0], steps, -1, self.width), axis=2)
-        features = norm_last(pooled)
-        return features.reshape(videos, frames // tubelet, self.width)
+            return x_NLD[:, :1].astype(jnp.float32)
+        x_NLD = x_NLD[:, int(self.class_token) :].astype(jnp.float32)
+        return jnp.mean(x_NLD.reshape(x_NLD.shape[0], steps, -1, self.width), axis=2)
 
 
 def depth_of(path: Sequence[str], depth: int) -> int:
@@ -374,7 +408,8 @@ def _family(name: str, sizes: str, **switches: Any) -> dict[str, Callable[..., n
     return trunks
 
 
-_VIDEO: dict[str, Any] = {
+#: The switches of a transformer of tubelets of two frames.
+VIDEO: dict[str, Any] = {
     "frames_per_feature": 2,
     "class_token": False,
     "learned": False,
@@ -392,11 +427,11 @@ _NARROW: dict[str, Any] = {"width": 64, "depth": 2, "heads": 4, "patch": 8}
 #: Name of a trunk -> its constructor, see `trunks.create`.
 TRUNKS: dict[str, Callable[..., nn.Module]] = {
     "vit_narrow": functools.partial(ViT, **_NARROW, pool="mean"),
-    "videovit_narrow": functools.partial(ViT, **_NARROW, **_VIDEO),
+    "videovit_narrow": functools.partial(ViT, **_NARROW, **VIDEO),
     **_family("vit", "s16 b16 l16"),
     **_family("mae", "b16 l16 h14", pool="mean"),
     **_family("dinov2", "s14 b14 l14", layer_scale=1e-5),
     **_family("clip", "b32 b16 l14", **_CLIP),
-    **_family("videomae", "s16 b16 l16 h16", **_VIDEO),
-    **_family("marlin", "s16 b16 l16", **_VIDEO, epsilon=1e-5),
+    **_family("videomae", "s16 b16 l16 h16", **VIDEO),
+    **_family("marlin", "s16 b16 l16", **VIDEO, epsilon=1e-5),
 }

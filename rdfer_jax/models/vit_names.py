@@ -4,9 +4,11 @@ The table has, for each part of our trunk, the names that files use:
 
 - timm, whose names MAE, DINOv2, S2D, VideoMAE and S4D (UniLearn) use, too, and MARLIN with a few others;
 - Hugging Face transformers (VideoMAE, ViT, DINOv2, CLIP), by its names of versions 4 and 5;
-- OpenAI and open_clip (CLIP, FaRL): the image tower of the whole network, or alone.
+- OpenAI and open_clip (CLIP, FaRL): the image tower of the whole network, or alone;
+- MAE-DFER, whose blocks have three attentions (`lgi`).
 
-Kernels are [out, in] or [out, in, (kt,) kh, kw] there; queries, keys and values may be one array of three.
+Kernels are [out, in] or [out, in, (kt,) kh, kw] there; queries, keys and values may be one array of three,
+or keys and values one of two.
 """
 
 import re
@@ -54,6 +56,16 @@ _BLOCK_MODULES = {
     ),
     "fc1/dense": ("mlp.fc1", "intermediate.dense", "mlp.c_fc", "mlp.layers.0.linear"),
     "fc2/dense": ("mlp.fc2", "output.dense", "mlp.c_proj", "mlp.layers.1.linear"),
+    "norm_local": ("first_attn_norm0",),
+    "norm_global": ("second_attn_norm0",),
+    "norm_tokens": ("third_attn_norm0",),
+    "norm_messengers": ("third_attn_norm1",),
+    "local_query/dense": ("first_attn.q",),
+    "local_out/dense": ("first_attn.proj",),
+    "global_query/dense": ("second_attn.q",),
+    "global_out/dense": ("second_attn.proj",),
+    "interact_query/dense": ("third_attn.q",),
+    "interact_out/dense": ("third_attn.proj",),
 }
 #: Single arrays: our name -> theirs.
 _ARRAYS = {
@@ -69,16 +81,31 @@ _ARRAYS = {
         "positional_embedding",
         "embeddings.position_embedding.weight",
     ),
+    "messengers": ("lg_region_tokens",),
 }
 _BLOCK_ARRAYS = {
     "query/dense/bias": ("attn.q_bias", "attention.attention.q_bias"),
     "value/dense/bias": ("attn.v_bias", "attention.attention.v_bias"),
     "scale1": ("ls1.gamma", "layer_scale1.lambda1"),
     "scale2": ("ls2.gamma", "layer_scale2.lambda1"),
+    "local_query/dense/bias": ("first_attn.q_bias",),
+    "local_value/dense/bias": ("first_attn.v_bias",),
+    "global_query/dense/bias": ("second_attn.q_bias",),
+    "global_value/dense/bias": ("second_attn.v_bias",),
+    "interact_query/dense/bias": ("third_attn.q_bias",),
+    "interact_value/dense/bias": ("third_attn.v_bias",),
 }
-#: Queries, keys and values in one array.
-_PARTS = ("query", "key", "value")
-_FUSED = ("attn.qkv.weight", "attn.qkv.bias", "attn.in_proj_weight", "attn.in_proj_bias")
+#: Several layers in one array: their name -> ours, in order.
+_QKV = ("query", "key", "value")
+_FUSED = {
+    "attn.qkv.weight": _QKV,
+    "attn.qkv.bias": _QKV,
+    "attn.in_proj_weight": _QKV,
+    "attn.in_proj_bias": _QKV,
+    "first_attn.kv.weight": ("local_key", "local_value"),
+    "second_attn.kv.weight": ("global_key", "global_value"),
+    "third_attn.kv.weight": ("interact_key", "interact_value"),
+}
 
 
 def _inverse(table: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
@@ -94,12 +121,12 @@ class Place(NamedTuple):
 
     Attributes:
       name: of our parameter in the trunk, such as block0/query/dense/kernel.
-      part: 0, 1, 2 for the queries', keys' and values' third of the array; None for all of it.
+      part: which part of the array, and of how many: the queries', keys' or values'; None for all of it.
       transposed: whether the array is a kernel.
     """
 
     name: str
-    part: int | None = None
+    part: tuple[int, int] | None = None
     transposed: bool = False
 
 
@@ -124,11 +151,11 @@ def _places(name: str, ndim: int) -> list[Place]:
     if match := _BLOCK.match(name):
         block, name = f"block{match[1]}/", match[2]
         modules, arrays = _OUR_BLOCK_MODULE, _OUR_BLOCK_ARRAY
-        if name in _FUSED:
+        if ours := _FUSED.get(name):
             leaf = "kernel" if ndim > 1 else "bias"
             return [
-                Place(f"{block}{one}/dense/{leaf}", part, ndim > 1)
-                for part, one in enumerate(_PARTS)
+                Place(f"{block}{one}/dense/{leaf}", (part, len(ours)), ndim > 1)
+                for part, one in enumerate(ours)
             ]
     if name in arrays:
         return [Place(block + arrays[name])]
@@ -141,9 +168,10 @@ def _places(name: str, ndim: int) -> list[Place]:
 
 
 def converted(array: np.ndarray, place: Place) -> np.ndarray:
-    """Returns the array, or its third, with the axes of our parameter."""
+    """Returns the array, or its part, with the axes of our parameter."""
     if place.part is not None:
-        array = np.split(array, 3)[place.part]
+        part, parts = place.part
+        array = np.split(array, parts)[part]
     if place.transposed:
         return np.moveaxis(array, (0, 1), (-1, -2))
     return array.reshape(array.shape[next((i for i, n in enumerate(array.shape) if n > 1), 0) :])
@@ -167,8 +195,8 @@ def exported(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         elif module in ("key/dense", "value/dense"):
             continue  # with the queries'
         elif module == "query/dense":
-            theirs = _FUSED[0]
-            parts = [arrays[ours.replace("query", part)] for part in _PARTS]
+            theirs = "attn.qkv.weight"
+            parts = [arrays[ours.replace("query", part)] for part in _QKV]
             array = np.concatenate(parts, axis=-1)
         else:
             modules = _BLOCK_MODULES if match else _MODULES

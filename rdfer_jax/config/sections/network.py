@@ -17,13 +17,22 @@ ClipViT = Literal[
     "videovit_narrow", "videomae_s16", "videomae_b16", "videomae_l16", "videomae_h16",
     "marlin_s16", "marlin_b16", "marlin_l16",
 ]
+RegionViT = Literal["maedfer_b16"]
 # fmt: on
 #: Trunks that read several frames at a time -> how many. The others read single frames.
-CLIP_TRUNKS: dict[str, int] = {name: 4 for name in typing.get_args(ClipResNet)} | {
-    name: 2 for name in typing.get_args(ClipViT)
-}
+CLIP_TRUNKS: dict[str, int] = (
+    {name: 4 for name in typing.get_args(ClipResNet)}
+    | {name: 2 for name in typing.get_args(ClipViT)}
+    | {name: 4 for name in typing.get_args(RegionViT)}
+)
+#: Trunks whose clips all have the same number of frames.
+FIXED_CLIPS: tuple[str, ...] = typing.get_args(RegionViT)
 #: Vision transformers.
-VITS: tuple[str, ...] = (*typing.get_args(FrameViT), *typing.get_args(ClipViT))
+VITS: tuple[str, ...] = (
+    *typing.get_args(FrameViT),
+    *typing.get_args(ClipViT),
+    *typing.get_args(RegionViT),
+)
 #: Layers of a block of a vision transformer.
 VIT_LAYERS = ("query", "key", "value", "out", "fc1", "fc2")
 
@@ -65,7 +74,7 @@ class Model(Section):
         "the network; m3dfel (needs trunk r3d_18) and resnet_lstm (needs a frame trunk) are baselines "
         "that ignore config.key",
     )
-    trunk: Literal[FrameResNet, ClipResNet, FrameViT, ClipViT] = field(
+    trunk: Literal[FrameResNet, ClipResNet, FrameViT, ClipViT, RegionViT] = field(
         "resnet18", "the network that turns frames into features", auto=True
     )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
