@@ -66,6 +66,7 @@ def test_every_configuration_file_resolves(name):
         "dfew_m3dfel": "dfew",
         "dfew_videomae_b": "dfew",
         "dfew_s4d": "dfew",
+        "dfew_maedfer": "dfew",
         "dfew_clip_b16_lora": "dfew",
         "faces": "ferplus",
     }

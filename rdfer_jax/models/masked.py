@@ -113,7 +113,7 @@ def create(config: Config, platform: str) -> Pretraining:
         patch, or config.pretrain.mask_ratio leaves nothing visible or nothing masked.
     """
     name, settings, size = config.model.trunk, config.pretrain, config.augment.size
-    video = [name for name in VITS if name in CLIP_TRUNKS and name not in FIXED_CLIPS]
+    video = [trunk for trunk in VITS if trunk in CLIP_TRUNKS and trunk not in FIXED_CLIPS]
     if name not in video:
         raise ValueError(
             f"config.model.trunk: expected a video transformer for pretraining, one of "

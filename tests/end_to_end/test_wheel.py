@@ -109,8 +109,8 @@ def test_the_wheel_works_without_the_clone(dist, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
-        "['dfew', 'dfew_clip_b16_lora', 'dfew_m3dfel', 'dfew_pretrain', 'dfew_s4d', "
-        "'dfew_videomae_b', 'faces', 'ferplus', 'ferv39k', 'mafw', 'synthetic', "
+        "['dfew', 'dfew_clip_b16_lora', 'dfew_m3dfel', 'dfew_maedfer', 'dfew_pretrain', "
+        "'dfew_s4d', 'dfew_videomae_b', 'faces', 'ferplus', 'ferv39k', 'mafw', 'synthetic', "
         "'synthetic_movement', 'synthetic_pretrain', 'synthetic_vit', 'video_folder']"
         in done.stdout
     )

@@ -10,7 +10,9 @@ import scipy.special
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from rdfer_jax.models import pretrained, trunks, vit, vit_names
+from rdfer_jax import config as config_lib
+from rdfer_jax import config_files, models
+from rdfer_jax.models import pretrained, resampling, trunks, vit, vit_names
 
 pytestmark = pytest.mark.slow
 
@@ -208,6 +210,22 @@ def test_names_and_shapes_at_full_size():
     sources = {f"params/trunk/{place}": pretrained._Source(place, x) for place, x in ours.items()}
     assert pretrained._hint(sources) == "It fits config.model.trunk = 'maedfer_b16'"
     assert {vit.depth_of(("trunk", *place.split("/")), 16) for place in ours} == set(range(18))
+
+
+def test_the_network_of_the_config_reads_clips_of_neighboring_frames():
+    config = config_lib.resolve(config_files.load("dfew_maedfer"))
+    network = models.create(config, 7, "cpu")
+    frames = jax.ShapeDtypeStruct((2, 32, SIZE, SIZE, 3), jnp.float32)
+    clips = resampling.eval_clips(config.clips, 32, config.data.snippet)
+    clips = np.broadcast_to(clips, (2, *clips.shape))
+
+    def read(rng, frames):
+        return network.read_clips(network.init(rng), frames, clips, False)
+
+    out = jax.eval_shape(read, jax.random.key(0), frames).outputs
+    assert clips[0].tolist() == [list(range(16)), list(range(16, 32))]
+    assert out.clip_logits.shape == (2, 2, 7)
+    assert out.instant_logits.shape == (2, 4, 7)  # of the first clip, four frames each
 
 
 def test_branches_are_dropped_by_region_and_by_video(tmp_path):
