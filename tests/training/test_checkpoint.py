@@ -4,7 +4,9 @@ import dataclasses
 import shutil
 
 import jax
+import numpy as np
 import pytest
+import tiny
 from states import assert_equal, make_state, shapes
 
 from rdfer_jax import sharding
@@ -15,6 +17,7 @@ from rdfer_jax.training.checkpoint import (
     OtherLayoutError,
     last_variables,
 )
+from rdfer_jax.training.setup import ModelSetup
 
 
 def filled(workdir, scores, keep=2):
@@ -150,3 +153,38 @@ def test_a_partly_written_checkpoint_is_ignored(tmp_path):
         checkpoints.save(3, make_state(3), None)
         assert checkpoints.steps()[-1] == 3
         assert_equal(checkpoints.restore(3, shapes(make_state(3))), make_state(3))
+
+
+def split_setup(choice, devices):
+    """A small transformer whose parameters are split over the devices, or whole."""
+    config = tiny.config(
+        model={"trunk": "videovit_narrow"},
+        train={"shard_parameters": choice},
+        agreement={"teacher_decay": 0.9},
+        data={"batch_size": 8},
+    )
+    return ModelSetup(config, sharding.make_mesh(devices), num_classes=3, num_train=20)
+
+
+def test_a_state_split_over_devices_is_restored_split_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "LEAST_SPLIT", 1024)
+    abstract = split_setup("always", jax.devices()).abstract_state()
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda leaf: jax.device_put(
+            rng.integers(0, 2**31, leaf.shape).astype(leaf.dtype), leaf.sharding
+        ),
+        abstract,
+    )
+    parts = {leaf.size // leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state)}
+    assert parts == {1, 8}  # small arrays are whole
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state, None)
+    whole = split_setup("never", jax.devices()).abstract_state()
+    one = split_setup("always", jax.devices()[:1]).abstract_state()
+    for wanted in (abstract, whole, one):
+        with Checkpoints(tmp_path) as checkpoints:
+            found = checkpoints.restore(5, wanted)
+        assert_equal(found, state)
+        layouts = jax.tree.map(lambda leaf, want: leaf.sharding == want.sharding, found, wanted)
+        assert all(jax.tree.leaves(layouts))
