@@ -151,7 +151,9 @@ def _is_whole(data: bytes, header: Header) -> bool:
     return True
 
 
-def decode_jpeg(data: bytes, least: int = 0) -> np.ndarray:
+def decode_jpeg(
+    data: bytes | memoryview, least: int = 0, into: np.ndarray | None = None
+) -> np.ndarray:
     """Decodes a JPEG, at a fraction of its size where that suffices, which costs less than shrinking it.
 
     Args:

@@ -40,11 +40,12 @@ class CachedFrames:
     def __len__(self) -> int:
         return self._count
 
-    def take(self, indices_F: np.ndarray) -> np.ndarray:
+    def take(self, indices_F: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         """Reads frames.
 
         Args:
           indices_F: int [F], in [0, len).
+          into: where to write them, uint8 [F, size, size, 3], contiguous; None for memory of its own.
 
         Returns:
           uint8 [F, size, size, 3], RGB.
@@ -53,7 +54,7 @@ class CachedFrames:
           OSError: a frame cannot be read.
         """
         size, file = self._split.size, self._split.file
-        frames = np.empty((len(indices_F), size, size, 3), np.uint8)
+        frames = np.empty((len(indices_F), size, size, 3), np.uint8) if into is None else into
         for frame, index in zip(frames, indices_F.tolist(), strict=True):
             # Not memory-mapped: an I/O error would kill the process without a message.
             count = os.preadv(file, [frame.data], (self._first + index) * frame.nbytes)

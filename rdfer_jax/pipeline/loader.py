@@ -7,8 +7,8 @@ position in that order, so the frames do not depend on the number of workers eit
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -27,57 +27,94 @@ log = logging.getLogger(__name__)
 Element = dict[str, Any]
 
 
+class Wanted(NamedTuple):
+    """A video to read for a batch.
+
+    Attributes:
+      video: its index in the split.
+      is_real: whether it counts; False for padding.
+      u: float [G], what decides its frames, see sampling.chosen_frames; 0.5 takes the middle ones.
+    """
+
+    video: int
+    is_real: bool
+    u: np.ndarray | float = 0.5
+
+
 @dataclasses.dataclass(frozen=True)
 class Padded:
-    """A split, padded to fill the last batch; padding is the first record with mask False."""
+    """The videos of a split in order, padded to fill the last batch; padding is the first video again."""
 
-    split: Split
+    videos: int
     length: int
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> Element:
-        real = position < len(self.split)
-        index = position if real else 0
-        record = dict(self.split[index])
-        return record | {"index": np.int32(index), "mask": np.bool_(real)}
+    def __getitem__(self, position: int) -> Wanted:
+        is_real = position < self.videos
+        return Wanted(position if is_real else 0, is_real)
 
 
 @dataclasses.dataclass(frozen=True)
-class ToElement:
-    """Converts a record to an element: samples and decodes its frames, and keeps its other fields."""
+class Draw:
+    """Draws what decides the frames of a video."""
 
     data: Data
-    where: str
 
-    def __call__(self, record: Mapping[str, Any], generator: np.random.Generator | None) -> Element:
-        """Returns frames uint8 [F, H, W, 3], label, index, mask, clip_id, votes, and the truth if known."""
+    def __call__(self, wanted: Wanted, generator: np.random.Generator) -> Wanted:
+        """Returns the video with u drawn from [0, 1)."""
+        return wanted._replace(u=generator.random(self.data.frames // self.data.snippet))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadBatch:
+    """Reads the records of a batch, and decodes their frames into the memory of the batch.
+
+    Grain sees a batch from here on, and not its records, whose many frames it would look through.
+    """
+
+    split: Split
+    data: Data
+
+    def __call__(self, batch: Sequence[Wanted]) -> Element:
+        """Returns frames uint8 [B, F, H, W, 3], label, index, mask, clip_id, num_frames, votes [B, ...].
+
+        And the truth, if the records have it.
+        """
+        size = self.data.image_size
+        frames_BF = np.empty((len(batch), self.data.frames, size, size, 3), np.uint8)
+        rows = [
+            self._read(wanted, frames_F) for wanted, frames_F in zip(batch, frames_BF, strict=True)
+        ]
+        return {"frames": frames_BF} | {
+            key: np.stack([row[key] for row in rows]) for key in rows[0]
+        }
+
+    def _read(self, wanted: Wanted, frames_F: np.ndarray) -> Element:
+        """Fills the frames of a video, uint8 [F, H, W, 3], and returns its other fields."""
+        record = self.split[wanted.video]
         clip_id = record["clip_id"]
         clip_id = clip_id.decode() if isinstance(clip_id, bytes) else str(clip_id)
         stored = record["frames"]
         try:
-            indices_F = chosen_frames(len(stored), self.data, generator)
+            indices_F = chosen_frames(len(stored), self.data, wanted.u)
             if isinstance(stored, CachedFrames):
-                frames = stored.take(indices_F)
+                stored.take(indices_F, frames_F)
             else:
-                frames = decode_frames(stored, indices_F, self.data.image_size, self.data.fit)
+                decode_frames(stored, indices_F, self.data.image_size, self.data.fit, frames_F)
         except ValueError as error:
-            raise ValueError(f"{self.where}: clip {clip_id!r}: {error}") from None
+            where = f"{self.split.directory}, split {self.split.name}"
+            raise ValueError(f"{where}: clip {clip_id!r}: {error}") from None
         element = {
-            "frames": frames,
             "label": np.int32(record["label"]),
-            "index": record["index"],
-            "mask": record["mask"],
+            "index": np.int32(wanted.video),
+            "mask": np.bool_(wanted.is_real),
             "clip_id": clip_id,
             "num_frames": np.int32(len(stored)),
             "votes": np.asarray(record["votes"], np.float32),
         }
         return element | {key: np.asarray(record[key]) for key in TRUTH_KEYS if key in record}
-
-    def evaluate(self, record: Mapping[str, Any]) -> Element:
-        """Returns the element with the middle frame of each part of the video."""
-        return self(record, None)
 
 
 def train_loader(
@@ -107,15 +144,15 @@ def train_loader(
       processes: number of processes.
       start: number of global batches to skip.
     """
-    source = Padded(split, len(split))
+    source = Padded(len(split), len(split))
     if data.sampling == "balanced":
         order = BalancedOrder(split.given_labels, seed)
         log.info("%s", order.describe(split.classes))
         dataset = grain.MapDataset.source(Reordered(source, order)).seed(seed)
     else:
         dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset.random_map(ToElement(data, _where(split)))
-    return _batches(dataset, data, local_batch_size, process, processes, start)
+    dataset = dataset.random_map(Draw(data))
+    return _batches(dataset, split, data, local_batch_size, process, processes, start)
 
 
 def eval_loader(
@@ -137,9 +174,8 @@ def eval_loader(
     """
     batch_size = local_batch_size * processes
     length = eval_batches(len(split), batch_size) * batch_size
-    dataset = grain.MapDataset.source(Padded(split, length))
-    dataset = dataset.map(ToElement(data, _where(split)).evaluate).repeat(rounds)
-    return _batches(dataset, data, local_batch_size, process, processes)
+    dataset = grain.MapDataset.source(Padded(len(split), length)).repeat(rounds)
+    return _batches(dataset, split, data, local_batch_size, process, processes)
 
 
 def eval_batches(videos: int, batch_size: int) -> int:
@@ -147,27 +183,25 @@ def eval_batches(videos: int, batch_size: int) -> int:
     return -(-videos // batch_size)
 
 
-def _where(split: Split) -> str:
-    return f"{split.directory}, split {split.name}"
-
-
 def _batches(
-    dataset: grain.MapDataset,
+    dataset: grain.MapDataset[Wanted],
+    split: Split,
     data: Data,
     local_batch_size: int,
     process: int,
     processes: int,
     start: int = 0,
 ) -> grain.IterDataset[Element]:
-    """Batches the elements, selects those of this process, and prefetches.
+    """Batches the videos, selects those of this process, reads them, and prefetches.
 
     Batching comes before the selection: with P processes, local batch s P + p holds the rows of process p
     in global batch s.
     """
-    dataset = dataset.batch(local_batch_size, drop_remainder=True)
+    # A tuple, not arrays of numbers: Grain would look at each of them, and the batch is read later.
+    dataset = dataset.batch(local_batch_size, drop_remainder=True, batch_fn=tuple)
     if processes > 1 or start:
         dataset = dataset[start * processes + process :: processes]
-    batches = dataset.to_iter_dataset(
+    batches = dataset.map(ReadBatch(split, data)).to_iter_dataset(
         grain.ReadOptions(num_threads=data.num_threads, prefetch_buffer_size=data.num_threads)
     )
     if data.num_workers:

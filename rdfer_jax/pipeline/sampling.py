@@ -5,11 +5,9 @@ import numpy as np
 from rdfer_jax.config import Data
 
 
-def chosen_frames(
-    num_frames: int, data: Data, generator: np.random.Generator | None = None
-) -> np.ndarray:
-    """Returns what `frame_indices` does, with the sizes of the settings."""
-    return frame_indices(num_frames, data.frames, generator, data.snippet, data.stride)
+def chosen_frames(num_frames: int, data: Data, u_G: np.ndarray | float = 0.5) -> np.ndarray:
+    """Returns what `frames_at` does, with the sizes of the settings."""
+    return frames_at(num_frames, data.frames, u_G, data.snippet, data.stride)
 
 
 def frame_indices(
@@ -45,12 +43,28 @@ def frame_indices(
     Raises:
       ValueError: the video has no frames, or F is not a multiple of r.
     """
+    snippets = buffer_frames // snippet
+    u_G = 0.5 if generator is None else generator.random(snippets)
+    return frames_at(num_frames, buffer_frames, u_G, snippet, stride)
+
+
+def frames_at(
+    num_frames: int,
+    buffer_frames: int,
+    u_G: np.ndarray | float,
+    snippet: int = 1,
+    stride: int = 1,
+) -> np.ndarray:
+    """Returns what frame_indices does, given u: float [G], or one number for all snippets.
+
+    Raises:
+      ValueError: the video has no frames, or F is not a multiple of r.
+    """
     if num_frames < 1:
         raise ValueError(f"expected at least one frame, got {num_frames}")
     if buffer_frames % snippet:
         raise ValueError(f"expected a multiple of snippet = {snippet} frames, got {buffer_frames}")
     snippets = buffer_frames // snippet
-    u_G = 0.5 if generator is None else generator.random(snippets)
     last = (snippet - 1) * stride
     start_G = (np.arange(snippets) + u_G) * num_frames / snippets - u_G * last
     start_G = np.sort(np.floor(start_G).astype(np.int64).clip(0, max(num_frames - last - 1, 0)))

@@ -154,3 +154,14 @@ def test_a_frame_that_is_not_sampled_is_not_decoded():
         [tiny.picture(0, 0), b"", tiny.picture(0, 24)], np.array([0, 2]), 16, "crop"
     )
     assert tiny.numbers(frames)[1].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("side", [16, 24, 32])
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_frames_are_written_where_they_belong(side, fit):
+    jpegs = [encode(smooth(side, side + more)) for more in (0, 8)]
+    batch = np.zeros((3, 3, 16, 16, 3), np.uint8)
+    found = decode_frames(jpegs, np.array([0, 1, 1]), 16, fit, batch[1])
+    assert np.shares_memory(found, batch)
+    np.testing.assert_array_equal(batch[1], decode_frames(jpegs, np.array([0, 1, 1]), 16, fit))
+    assert not batch[::2].any() and batch[1].any(axis=(1, 2, 3)).all()

@@ -64,7 +64,8 @@ def test_the_records_have_the_labels_of_the_file_and_what_is_true(data):
         clip = record["clip_id"].decode()
         seen[clip] = record["label"], record["true_label"]
         assert record["is_flipped"] == (record["label"] != record["true_label"])
-        for key in stored.keys() - {"label", "true_label", "is_flipped"}:
+        assert record["frames"] == stored["frames"]
+        for key in stored.keys() - {"frames", "label", "true_label", "is_flipped"}:
             np.testing.assert_array_equal(record[key], stored[key])
         assert record.keys() - stored.keys() <= {"true_label", "is_flipped"}
     assert seen == expected(data)
