@@ -39,7 +39,7 @@ from rdfer_jax.media.images import encode_jpeg
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.feed import close
-from rdfer_jax.pipeline.sampling import chosen_frames
+from rdfer_jax.pipeline.sampling import chosen_frames, draw
 
 #: Epochs per timed reading: many more batches than a loader prefetches.
 EPOCHS = 8
@@ -102,7 +102,7 @@ def _load(directory: str, data: Data) -> None:
     rng = np.random.default_rng(0)
     for record in source.open_split(epath.Path(directory), "train"):
         jpegs = record["frames"]
-        _loaded.append((jpegs, chosen_frames(len(jpegs), data, rng), data))
+        _loaded.append((jpegs, chosen_frames(len(jpegs), data, draw(data, rng)), data))
 
 
 def _decode(_: int) -> int:
@@ -157,7 +157,7 @@ def theirs(root: epath.Path, data: Data, workers: int) -> Reading:
 
         def __getitem__(self, index: int) -> dict[str, Any]:
             files = sorted(self.folders[index].iterdir())
-            chosen = chosen_frames(len(files), data, np.random.default_rng())
+            chosen = chosen_frames(len(files), data, draw(data, np.random.default_rng()))
             size = (data.image_size, data.image_size)
             pictures = [
                 np.asarray(

@@ -19,7 +19,7 @@ from rdfer_jax.pipeline import workers
 from rdfer_jax.pipeline.balanced import BalancedOrder, Reordered
 from rdfer_jax.pipeline.decode import decode_frames
 from rdfer_jax.pipeline.frame_cache import CachedFrames
-from rdfer_jax.pipeline.sampling import chosen_frames
+from rdfer_jax.pipeline.sampling import chosen_frames, draw
 from rdfer_jax.pipeline.source import TRUTH_KEYS, Split
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Draw:
 
     def __call__(self, wanted: Wanted, generator: np.random.Generator) -> Wanted:
         """Returns the video with u drawn from [0, 1)."""
-        return wanted._replace(u=generator.random(self.data.frames // self.data.snippet))
+        return wanted._replace(u=draw(self.data, generator))
 
 
 @dataclasses.dataclass(frozen=True)

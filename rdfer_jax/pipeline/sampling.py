@@ -10,6 +10,11 @@ def chosen_frames(num_frames: int, data: Data, u_G: np.ndarray | float = 0.5) ->
     return frames_at(num_frames, data.frames, u_G, data.snippet, data.stride)
 
 
+def draw(data: Data, generator: np.random.Generator) -> np.ndarray:
+    """Returns random u for chosen_frames, float [G] in [0, 1)."""
+    return generator.random(data.frames // data.snippet)
+
+
 def frame_indices(
     num_frames: int,
     buffer_frames: int,
