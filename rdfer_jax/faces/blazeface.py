@@ -20,6 +20,8 @@ MODEL = epath.Path(__file__).parent / "model" / "face_detection_short_range.tfli
 INPUT = 128
 #: Stride of each grid of anchors, pixels of the input -> anchors at each of its places.
 ANCHORS = {8: 2, 16: 6}
+#: Squares of this side, pixels, or more are halved before they are shrunk to the input.
+LARGE = 4 * INPUT
 #: Numbers for each anchor: center, size, and six key points: eyes, nose, mouth, ears.
 NUMBERS = 16
 #: Lowest score of a face, in [0, 1], at first sight and when looked at again.
@@ -92,7 +94,7 @@ class BlazeFace:
     def _look(self, image: np.ndarray, squares: Sequence[Square], score: float) -> list[Detection]:
         """Returns the faces in these squares."""
         rows, scores = [np.empty((0, NUMBERS // 2, 2))], [np.empty(0)]
-        for square in squares:
+        for square in map(snapped, squares):
             self._net.setInput(network_input(image, square)[None])
             regressors_1A16, logits_1A1 = self._net.forward(("regressors", "classificators"))
             rows_R82, scores_R = decode(regressors_1A16[0], logits_1A1[0, :, 0], square, score)
@@ -139,7 +141,8 @@ def square_around(box: Box) -> Square:
 def network_input(image: np.ndarray, square: Square) -> np.ndarray:
     """Returns a square of uint8 [H, W, 3] as the network reads it, float32 [3, 128, 128] in [-1, 1].
 
-    Where it reaches over the border, it is black.
+    Where it reaches over the border, it is black. Averages over whole pixels are much faster than those
+    over parts of pixels, so a large square is first halved, as often as its side can be; see `snapped`.
     """
     left, top, side = square
     height, width = image.shape[:2]
@@ -150,11 +153,21 @@ def network_input(image: np.ndarray, square: Square) -> np.ndarray:
         max(-left, 0),
         max(left + side - width, 0),
     )
+    while side >= LARGE and not any(length % 2 for length in (side, *borders)):
+        half = (inside.shape[1] // 2, inside.shape[0] // 2)
+        inside = cv2.resize(inside, half, interpolation=cv2.INTER_AREA)
+        side, borders = side // 2, tuple(length // 2 for length in borders)
     if any(borders):
         inside = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=(0, 0, 0))
     method = cv2.INTER_AREA if side > INPUT else cv2.INTER_LINEAR
     small = cv2.resize(inside, (INPUT, INPUT), interpolation=method)
     return (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
+
+
+def snapped(square: Square) -> Square:
+    """Returns a square that is a little larger, if it is large, so that its side can be halved."""
+    step = 1 << max(0, (square.side // LARGE).bit_length())
+    return square._replace(side=-(-square.side // step) * step)
 
 
 def anchors() -> np.ndarray:
@@ -190,9 +203,8 @@ def decode(
       pixels of the frame. And the scores, float [R].
     """
     scores_A = 1 / (1 + np.exp(-np.clip(logits_A.astype(np.float64), -80, 80)))
-    rows_A82 = regressors_A16.astype(np.float64).reshape(-1, NUMBERS // 2, 2) / INPUT
-    chosen = np.flatnonzero((scores_A > least) & (rows_A82[:, 1] > 0).all(axis=1))
-    rows_R82 = rows_A82[chosen]
+    chosen = np.flatnonzero((scores_A > least) & (regressors_A16[:, 2:4] > 0).all(axis=1))
+    rows_R82 = regressors_A16[chosen].astype(np.float64).reshape(-1, NUMBERS // 2, 2) / INPUT
     rows_R82[:, 0] -= rows_R82[:, 1] / 2
     is_place = np.arange(NUMBERS // 2) != 1  # the others are places, this is the size
     rows_R82[:, is_place] += _ANCHORS[chosen, None]

@@ -90,6 +90,35 @@ def test_the_network_reads_a_square_and_black_beyond_the_frame():
     np.testing.assert_allclose(found[:, 32:96].transpose(1, 2, 0), inside / 127.5 - 1, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    "square", [Square(0, -420, 1920), Square(40, 60, 720), Square(1501, -3, 601), Square(9, 9, 512)]
+)
+def test_a_large_square_is_halved_first_and_looks_the_same(square, monkeypatch):
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 255, (54, 96, 3), np.uint8), (1920, 1080))
+    square = blazeface.snapped(square)
+    padded = cv2.copyMakeBorder(image, *(2000,) * 4, cv2.BORDER_CONSTANT)
+    left, top, side = square.left + 2000, square.top + 2000, square.side
+    whole = padded[top : top + side, left : left + side]
+    expected = cv2.resize(whole, (128, 128), interpolation=cv2.INTER_AREA) / 127.5 - 1
+    read, real = [], cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda *a, **k: read.append(a[0].shape) or real(*a, **k))
+    difference = np.abs(blazeface.network_input(image, square).transpose(1, 2, 0) - expected)
+    assert difference.mean() * 127.5 < 1 and difference.max() * 127.5 < 25  # levels of 8 bits
+    is_inside = square.left >= 0 and square.top >= 0 and square.left + side <= 1920
+    assert len(read) > 1 or not is_inside
+
+
+def test_only_large_squares_grow_and_by_less_than_a_hundredth():
+    for side in range(1, 3000):
+        grown = blazeface.snapped(Square(-3, 5, side))
+        assert grown[:2] == (-3, 5) and side <= grown.side <= side * 1.01
+        assert grown.side == side or side >= blazeface.LARGE
+        while grown.side >= blazeface.LARGE:
+            assert grown.side % 2 == 0
+            grown = grown._replace(side=grown.side // 2)
+
+
 @pytest.mark.parametrize("size", [(1080, 1920), (800, 1920), (480, 640), (1920, 1080), (300, 3000)])
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 def test_every_face_lies_in_a_square_that_is_not_too_large_for_it(size, share):
