@@ -147,16 +147,16 @@ def network_input(image: np.ndarray, square: Square) -> np.ndarray:
     left, top, side = square
     height, width = image.shape[:2]
     inside = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
-    borders = (
+    borders = [
         max(-top, 0),
         max(top + side - height, 0),
         max(-left, 0),
         max(left + side - width, 0),
-    )
+    ]
     while side >= LARGE and not any(length % 2 for length in (side, *borders)):
         half = (inside.shape[1] // 2, inside.shape[0] // 2)
         inside = cv2.resize(inside, half, interpolation=cv2.INTER_AREA)
-        side, borders = side // 2, tuple(length // 2 for length in borders)
+        side, borders = side // 2, [length // 2 for length in borders]
     if any(borders):
         inside = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=(0, 0, 0))
     method = cv2.INTER_AREA if side > INPUT else cv2.INTER_LINEAR
