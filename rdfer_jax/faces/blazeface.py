@@ -158,7 +158,10 @@ def network_input(image: np.ndarray, square: Square) -> np.ndarray:
         inside = cv2.resize(inside, half, interpolation=cv2.INTER_AREA)
         side, borders = side // 2, [length // 2 for length in borders]
     if any(borders):
-        inside = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        above, below, before, after = borders
+        inside = cv2.copyMakeBorder(
+            inside, above, below, before, after, cv2.BORDER_CONSTANT, value=(0, 0, 0)
+        )
     method = cv2.INTER_AREA if side > INPUT else cv2.INTER_LINEAR
     small = cv2.resize(inside, (INPUT, INPUT), interpolation=method)
     return (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
