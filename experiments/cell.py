@@ -33,7 +33,7 @@ from rdfer_jax.pipeline import loader, source
 from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
-from rdfer_jax.training import automatic
+from rdfer_jax.training import automatic, pretrain, train
 from rdfer_jax.training.evaluate import Evaluator, noise_detection, summary
 from rdfer_jax.training.loop import NonFiniteLossError
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
@@ -148,12 +148,11 @@ def open_data(config: Config) -> Setup:
       DatasetNotFoundError: the data set has not been built.
       ValueError: the settings need what a cell does not have.
     """
-    for name, value in (
-        ("init_from", config.init_from),
-        ("data.validation_percent", config.data.validation_percent),
-    ):
-        if value:
-            raise ValueError(f"config.{name}: expected nothing in a cell of a grid, got {value!r}")
+    if config.data.validation_percent:
+        raise ValueError(
+            "config.data.validation_percent: expected 0 in a cell of a grid, got "
+            f"{config.data.validation_percent:g}"
+        )
     directory = source.find(config.data)
     config = automatic.choose_splits(config, source.splits(directory))
     train, test = _splits(directory, dataclasses.replace(config.data, labels="", dir=""))
@@ -184,6 +183,8 @@ def run(setup: Setup, compiled: Program, folder: epath.Path) -> TrainState:
     saved = folder / STATE
     if saved.exists():
         state = restore(saved, state)
+    elif config.init_from:
+        state = train.initialized(state, config.init_from)
     start = int(state.step)
     batches = loader.train_loader(
         setup.train,
@@ -267,6 +268,10 @@ def run_cell(folder: epath.Path, trainer: Trainer) -> None:
             trainer.relabel(first, folder, **options)
         data = dataclasses.replace(config.data, labels=str(folder / LABELS))
         config = dataclasses.replace(config, data=data)
+    if first := spec.get("pretraining"):
+        before = folder / "pretraining"
+        pretrain.pretrain(harness.load(first["config"], first["settings"]), before)
+        config = dataclasses.replace(config, init_from=str(before / pretrain.WEIGHTS))
     found = trainer.train(config, folder)
     result = {
         "name": spec["name"],

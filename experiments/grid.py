@@ -47,6 +47,21 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """A run of `rdfer pretrain` that a cell starts from.
+
+    Attributes:
+      config: config file, see `harness.load`.
+      overrides: as those of a cell.
+      build: as that of a cell.
+    """
+
+    config: str
+    overrides: Mapping[str, Any]
+    build: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """One training run of a grid.
 
@@ -59,6 +74,7 @@ class Cell:
         any has its own variant of the data set, which is built if it is missing.
       again: for two trainings, the second from scratch on labels that the first one corrected: "first",
         the settings in which the first differs, and the options of labels.relabel.new_labels.
+      pretraining: where its trunk's weights come from; None for random weights.
     """
 
     name: str
@@ -67,6 +83,7 @@ class Cell:
     seed: int
     build: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     again: Mapping[str, Any] | None = None
+    pretraining: Pretraining | None = None
 
 
 def base(
@@ -153,6 +170,8 @@ def _write_labels(cells: Sequence[Cell], specs: Mapping[str, Mapping[str, Any]])
         config = load(spec["config"], spec["settings"])
         if cell.build:
             ensure_built(config)
+        if first := spec.get("pretraining"):
+            ensure_built(load(first["config"], first["settings"]))
         path = epath.Path(config.data.labels)
         if cell.noise.rate and not path.exists():
             inject.write_flips(config.data, cell.noise.kind, cell.noise.rate, cell.noise.seed, path)
@@ -191,6 +210,9 @@ def _spec(cell: Cell, output: epath.Path, config: str, overrides: dict[str, Any]
     if cell.again is not None:
         load(config, settings | cell.again["first"])
         spec["again"] = cell.again
+    if (first := cell.pretraining) is not None:
+        before = Cell(cell.name, first.overrides, cell.noise, cell.seed, first.build)
+        spec["pretraining"] = _spec(before, output, first.config, overrides)
     return spec
 
 
