@@ -60,7 +60,20 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(root, tmp_path_factory):
+def compiled():
+    """The steps of the first run by their devices: those of a later run with the same would be equal."""
+    steps, build = {}, pretrain.PretrainSetup.train_step
+
+    def train_step(self):
+        return steps.setdefault(self.mesh, build(self))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain.PretrainSetup, "train_step", train_step)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory, compiled):
     """The folder of a finished run on all devices."""
     workdir = tmp_path_factory.mktemp("pretrain") / "run"
     loss = pretrain.pretrain(settings(root), workdir)
