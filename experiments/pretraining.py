@@ -33,7 +33,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"clips": 80, "tested": 21, "pretraining": "2 epochs", "training": "2 epochs"},
 }  # fmt: skip
 #: Settings of all trainings, and of the pretraining alone.
-_TRAINING = {"loss.method": "cross_entropy", "agreement.memory_decay": 0.0} | noise.QUIET
+_TRAINING = {
+    "loss.method": "cross_entropy", "agreement.memory_decay": 0.0, "clips.number": 2
+} | noise.QUIET  # fmt: skip
 _PRETRAINING = {"train.save_every": "5 epochs"}
 #: Seed of the data set of seed 0: other clips than those of the other experiments.
 _DATA_SEED = 900
