@@ -16,12 +16,9 @@ from absl import app, flags
 from jax import export as jax_export
 
 from benchmarks import harness, runtimes
+from rdfer_jax import paths
 from rdfer_jax.export import exporter
 from rdfer_jax.predict import predictor, trained
-
-_CONFIG = flags.DEFINE_string("config", "configs/synthetic.py", "settings of the untrained network")
-_BATCH = flags.DEFINE_integer("batch", 8, "windows in a batch")
-_REPEATS = flags.DEFINE_integer("repeats", 9, "measurements of each")
 
 
 def measure(network: trained.Trained, batch: int, repeats: int) -> dict[str, Any]:
@@ -42,19 +39,23 @@ def measure(network: trained.Trained, batch: int, repeats: int) -> dict[str, Any
 
 def main(_: list[str]) -> None:
     """Measures, and prints the table."""
+    options = flags.FLAGS
     rows = [["network", "itself, ms", "exported, ms", "ratio", "largest difference"]]
     networks = {
         predictor.PACKAGED: trained.from_package(predictor.PACKAGED),
-        _CONFIG.value: runtimes.untrained(_CONFIG.value),
+        options.config: runtimes.untrained(options.config),
     }
     for name, network in networks.items():
-        found = measure(network, _BATCH.value, _REPEATS.value)
+        found = measure(network, options.batch, options.repeats)
         pairs = zip(found["exported"], found["network"], strict=True)
         times = [f"{1000 * min(found[kind]):.2f}" for kind in ("network", "exported")]
         ratio = statistics.median(a / b for a, b in pairs)
         rows.append([name, *times, f"{ratio:.2f}", f"{found['difference']:.1g}"])
-    print(f"{harness.hardware()}, batch {_BATCH.value}\n\n{harness.table(rows)}")
+    print(f"{harness.hardware()}, batch {options.batch}\n\n{harness.table(rows)}")
 
 
 if __name__ == "__main__":
+    paths.DEFINE_path("config", "configs/synthetic.py", "Settings of the untrained network.")
+    flags.DEFINE_integer("batch", 8, "Windows in a batch.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 9, "Measurements of each.", lower_bound=1)
     app.run(main)

@@ -18,15 +18,11 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import harness
-from rdfer_jax import models
+from rdfer_jax import models, paths
 from rdfer_jax.export import onnx_convert, runtime
 from rdfer_jax.export.names import INPUT
 from rdfer_jax.predict import predictor, trained
 from rdfer_jax.state import TrainState
-
-_CONFIG = flags.DEFINE_string("config", "configs/synthetic.py", "settings of the untrained network")
-_BATCH = flags.DEFINE_integer("batch", 8, "windows in a batch")
-_REPEATS = flags.DEFINE_integer("repeats", 9, "measurements of each")
 
 
 def measure(network: trained.Trained, batch: int, repeats: int) -> tuple[list[float], list[float]]:
@@ -64,19 +60,23 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def main(_: list[str]) -> None:
     """Measures, and prints the table."""
+    options = flags.FLAGS
     rows = [["network", "JAX", "ONNX Runtime", "ratio"]]
     networks = {
         predictor.PACKAGED: trained.from_package(predictor.PACKAGED),
-        _CONFIG.value: untrained(_CONFIG.value),
+        options.config: untrained(options.config),
     }
     for name, network in networks.items():
-        both = measure(network, _BATCH.value, _REPEATS.value)
+        both = measure(network, options.batch, options.repeats)
         ratio = statistics.median(a / b for a, b in zip(*both, strict=True))
         times = [f"{1000 * min(seconds):.1f} ms" for seconds in both]
         rows.append([name, *times, f"{ratio:.2f}"])
-    print(f"{harness.hardware()}, batch {_BATCH.value}")
+    print(f"{harness.hardware()}, batch {options.batch}")
     print(harness.table(rows))
 
 
 if __name__ == "__main__":
+    paths.DEFINE_path("config", "configs/synthetic.py", "Settings of the untrained network.")
+    flags.DEFINE_integer("batch", 8, "Windows in a batch.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 9, "Measurements of each.", lower_bound=1)
     app.run(main)

@@ -18,6 +18,8 @@ from etils import epath
 from benchmarks import harness
 from rdfer_jax import paths
 
+#: Time limit of a part of a trial, in seconds, and of a whole trial.
+TINY_SECONDS, TINY_LIMIT = 900, 3600
 #: What a part prints is kept up to this number of characters, from the end.
 KEPT = 20_000
 _HARDWARE = "from benchmarks import harness; print(harness.hardware())"
@@ -66,7 +68,7 @@ def run(
         folder = output / f"{number}_{part.module}"
         words = part.tiny if tiny else part.arguments
         words = [f"benchmarks.{part.module}", *(word.format(output=folder) for word in words)]
-        seconds = min(part.seconds, end - time.monotonic())
+        seconds = min(TINY_SECONDS if tiny else part.seconds, end - time.monotonic())
         row = {"title": part.title, "command": " ".join(["python -m", *words])}
         row["command"] = " ".join([*map("=".join, part.environment.items()), row["command"]])
         print(f"{number + 1}/{len(parts)} {part.title}", file=sys.stderr, flush=True)
@@ -131,7 +133,8 @@ def main(platform: str, parts: Sequence[Part]) -> None:
     ).stdout.strip()
     if not options.tiny and f" {platform} " not in hardware:
         sys.exit(f"error: expected a {platform.upper()}, JAX finds {hardware}; --tiny runs on it")
-    rows = run(parts, output, hardware, 60 * options.minutes, options.tiny)
+    limit = TINY_LIMIT if options.tiny else 60 * options.minutes
+    rows = run(parts, output, hardware, limit, options.tiny)
     print((output / "all.md").read_text())
     if missing := [row["title"] for row in rows if row["status"] != "done"]:
         sys.exit(

@@ -33,10 +33,10 @@ from scipy import stats
 
 from experiments import analysis_tables as tables
 from experiments import noise_scores, plots
-from experiments.calibration import ece, excess_aurc, reliability
 from experiments.noise_scores import Evidence
 from experiments.predictions import SavedError, Test, Training, read_test, read_training
 from rdfer_jax import metrics, paths
+from rdfer_jax.calibration import ece, excess_aurc, reliability
 from rdfer_jax.plots import save
 
 Vector = NDArray[np.float64]

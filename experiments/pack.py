@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 from etils import epath
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from benchmarks import harness
-from experiments.calibration import ece
 from rdfer_jax import metrics, weights
+from rdfer_jax.calibration import ece, temperature
 from rdfer_jax.config import Config, Predict
-from rdfer_jax.metrics import aurc, loss_per_example
+from rdfer_jax.metrics import aurc
 from rdfer_jax.pipeline import loader, source
 from rdfer_jax.predict import trained
 from rdfer_jax.training import run_dir
@@ -56,16 +56,6 @@ def predict(network: trained.Trained, config: Config, name: str) -> Predicted:
     return Predicted(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def temperature(predicted: Predicted) -> float:
-    """Returns the temperature of lowest log loss (Guo et al. 2017, section 4.2)."""
-    found = optimize.minimize_scalar(
-        lambda log_t: loss_per_example(predicted.logits / np.exp(log_t), predicted.label).mean(),
-        bounds=(-2, 2),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
-
-
 def measure(predicted: Predicted, classes: tuple[str, ...], scale: float) -> dict[str, Any]:
     """Returns the scores of a split, with logits divided by `scale`."""
     probs_MN = special.softmax(predicted.logits.astype(np.float64) / scale, axis=-1)
@@ -99,7 +89,7 @@ def pack(run: epath.Path, name: str, folder: pathlib.Path) -> str:
     weights.save(packaged, folder)
     network = trained.from_package(name, folder)
     parts = {part: predict(network, info.config, part) for part in ("validation", "test")}
-    scale = temperature(parts["validation"])
+    scale = temperature(parts["validation"].logits, parts["validation"].label)
     scores = measure(parts["test"], info.classes, scale)
     config = dataclasses.replace(
         config, predict=dataclasses.replace(Predict(), temperature=scale, mirror=MIRROR)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from experiments.calibration import ece, reliability
 from rdfer_jax import metrics
+from rdfer_jax.calibration import ece, reliability
 from rdfer_jax.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, SKY, styled
 
 Vector = NDArray[np.float64]

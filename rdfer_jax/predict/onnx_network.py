@@ -79,6 +79,7 @@ def from_export(folder: epath.PathLike) -> Trained:
         _state=None,
         _read=_reader(session),
         runtime="onnx",
+        temperature=card["temperature"],
     )
 
 

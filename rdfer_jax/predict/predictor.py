@@ -107,7 +107,12 @@ class Predictor:
         self.fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
         # What a network of single frames says of a window is the mean over its frames already.
         self.instants_share = 1.0 if self.config.clips.frames == 1 else 0.5
-        self.temperature = self.settings.temperature or self.config.predict.temperature or 1.0
+        self.temperature = (
+            self.settings.temperature
+            or self.config.predict.temperature
+            or network.temperature
+            or 1.0
+        )
         self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
 
     def made_by(self) -> dict[str, Any]:
@@ -117,6 +122,7 @@ class Predictor:
             "config": config_lib.to_dict(self.config),
             "classes": list(self.classes),
             "settings": dataclasses.asdict(self.settings),
+            "temperature": self.temperature,
             "cut": dataclasses.asdict(self.cut),
         }
 

@@ -42,6 +42,8 @@ class Trained:
       model: run or name, checkpoint and step, for the records of predictions.
       digest: hash of its variables.
       runtime: what runs it, jax or onnx.
+      temperature: divides the logits, so that the highest probability is how often the prediction is right;
+        None if that was not measured.
     """
 
     config: Config
@@ -52,6 +54,7 @@ class Trained:
     _state: TrainState | None
     _read: Read
     runtime: str = "jax"
+    temperature: float | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -132,7 +135,8 @@ def from_run(run: epath.PathLike, checkpoint: str) -> Trained:
     model: dict[str, str | int] = {
         "run": epath.Path(run).name, "checkpoint": checkpoint, "step": step,
     }  # fmt: skip
-    return of_state(info.config, info.classes, info.faces, model, state)
+    network = of_state(info.config, info.classes, info.faces, model, state)
+    return dataclasses.replace(network, temperature=run_dir.temperature(run, step))
 
 
 def from_package(name: str, folder: pathlib.Path = weights.FOLDER) -> Trained:

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from rdfer_jax import intervals, metrics, models, plots, sharding
+from rdfer_jax.calibration import calibrated
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import loader, sampling, source
 from rdfer_jax.pipeline.feed import close, placer
@@ -201,7 +202,7 @@ def evaluate_and_save(
       The results, as for results.json.
     """
     predictions = predictions or evaluator(state, setup.test)
-    results = {"checkpoint": checkpoint, "step": int(state.step)} | summary(predictions)
+    results = {"checkpoint": checkpoint, "step": int(state.step)} | final_summary(predictions)
     train_predictions = None
     if setup.train.knows_flips:
         train_predictions = evaluator(state, setup.train)
@@ -209,6 +210,11 @@ def evaluate_and_save(
     if jax.process_index() == 0:
         _write(epath.Path(workdir), results, predictions, train_predictions)
     return results
+
+
+def final_summary(predictions: Predictions) -> dict[str, Any]:
+    """Returns the summary of a network that is done, with the temperature that calibrates it."""
+    return summary(predictions) | calibrated(predictions["logits"], predictions["label"])
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
@@ -298,6 +304,11 @@ def describe(results: dict[str, Any]) -> str:
         lines.append(
             f"KL(votes || prediction) {results['kl_votes']:.4f} nats, mean of the "
             f"{results['clips_with_votes']} clips with votes"
+        )
+    if results.get("temperature") is not None:
+        lines.append(
+            f"expected calibration error {results['ece']:.3f}; {results['ece_calibrated']:.3f} if the "
+            f"logits are divided by {results['temperature']:.2f}, as in prediction"
         )
     recalls = results["recall_per_class"].items()
     lines.append(

@@ -271,3 +271,25 @@ def read(workdir: epath.PathLike) -> RunInfo:
         raise ValueError(
             f"{workdir}: config.json or data.json does not fit this version of the program: {error}"
         ) from None
+
+
+def temperature(workdir: epath.PathLike, step: int) -> float | None:
+    """Returns the temperature that calibrates the checkpoint of a step, of results.json; None if unknown.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = epath.Path(paths.expand(workdir)) / "results.json"
+    if not path.exists():  # of a run that has not finished
+        return None
+    try:
+        results = json.loads(path.read_text())
+        scored = [results, results.get("best_on_validation", {})]
+        found = [
+            one["temperature"] for one in scored if one.get("step") == step and "temperature" in one
+        ]
+        return None if not found or found[0] is None else float(found[0])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected the results of a run, got: {error}. rdfer eval writes it again"
+        ) from None

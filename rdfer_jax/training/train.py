@@ -21,7 +21,7 @@ from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
 from rdfer_jax.training import memory_limit, run_dir
 from rdfer_jax.training.checkpoint import Checkpoints, last_variables
-from rdfer_jax.training.evaluate import Evaluator, evaluate_and_save, summary
+from rdfer_jax.training.evaluate import Evaluator, evaluate_and_save, final_summary
 from rdfer_jax.training.integrity import quarantine_damaged
 from rdfer_jax.training.loop import Loop, MetricLogger
 from rdfer_jax.training.predictions import Predictions
@@ -96,7 +96,7 @@ def _train(setup: Setup, workdir: epath.Path) -> dict[str, Any]:
         if setup.validation is not None:
             best = checkpoints.find("best")
             predictions = evaluator(checkpoints.restore(best, setup.abstract_state()), setup.test)
-            scores = summary(predictions)
+            scores = final_summary(predictions)
             results["best_on_validation"] = {"checkpoint": "best", "step": best} | scores
             if is_first:
                 results["best_on_validation"] |= _choice(workdir, best, len(setup.validation))

@@ -9,8 +9,8 @@ from etils import epath
 from planted import CLASSES, planted, save
 from scipy import special
 
-from experiments import analysis, analysis_tables, calibration, noise_scores, predictions
-from rdfer_jax import agreement, metrics
+from experiments import analysis, analysis_tables, noise_scores, predictions
+from rdfer_jax import agreement, calibration, metrics
 
 
 def without(arrays, *names):

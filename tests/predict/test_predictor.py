@@ -132,6 +132,27 @@ def test_a_clip_of_the_data_set_is_predicted_as_in_evaluation(run, predictor):
         jsonschema.validate(record.to_json(), SCHEMA)
 
 
+def test_a_run_is_calibrated_by_what_its_test_split_showed(run, predictor):
+    root, config = run
+    path, images = root / "run" / "results.json", np.zeros((6, 16, 16, 3), np.uint8)
+    plain = predictor.frames(images).faces[0].windows[0].probs
+    results = path.read_text()
+    assert json.loads(results)["temperature"] is None  # too few clips
+    try:
+        path.write_text(json.dumps(json.loads(results) | {"temperature": 2.0}))
+        calibrated = predict_lib.Predictor(root / "run")
+        own = predict_lib.Predictor(
+            root / "run", settings=dataclasses.replace(config.predict, temperature=1.0)
+        )
+    finally:
+        path.write_text(results)
+    half = np.sqrt(plain) / np.sqrt(plain).sum()
+    for one, expected in ((calibrated, half), (own, plain)):
+        found = one.frames(images).faces[0].windows[0].probs
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert calibrated.made_by() != predictor.made_by()
+
+
 def test_snippets_are_read_at_the_videos_own_rate(tmp_path):
     """As in evaluation, which reads every frame, where single frames are read ten times a second."""
     root, config = trained(tmp_path, snippet=2)

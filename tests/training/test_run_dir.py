@@ -132,3 +132,19 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     other.communicate()
     with run_dir.run_lock(folder):
         pass
+
+
+def test_the_temperature_is_that_of_the_checkpoint(tmp_path):
+    path = tmp_path / "results.json"
+    assert run_dir.temperature(tmp_path, 4) is None  # the run has not finished
+    best = {"step": 2, "temperature": 0.7}
+    path.write_text(json.dumps({"step": 4, "temperature": 1.5, "best_on_validation": best}))
+    assert [run_dir.temperature(tmp_path, step) for step in (4, 2, 3)] == [1.5, 0.7, None]
+    path.write_text(json.dumps({"step": 4, "temperature": None}))  # too few clips
+    assert run_dir.temperature(tmp_path, 4) is None
+    path.write_text(json.dumps({"step": 4}))  # of an earlier version
+    assert run_dir.temperature(tmp_path, 4) is None
+    for damaged in ("{", "[]", '{"step": 4, "temperature": "warm"}'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"results.json: expected the results of a run"):
+            run_dir.temperature(tmp_path, 4)

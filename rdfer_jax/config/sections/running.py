@@ -146,7 +146,8 @@ class Predict(Section):
     temperature: float = field(
         0.0,
         "the logits are divided by it before the softmax, so that a probability is the share of such "
-        "predictions that are right; 0: as the network was calibrated, or 1",
+        "predictions that are right; 0: as the network was calibrated, that of the package on its "
+        "validation part, that of a run on its test split if that has at least 100 clips; else 1",
         low=0,
         high=100,
     )

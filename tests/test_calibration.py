@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import sklearn.calibration
 from hypothesis import strategies as st
+from scipy import special
 
-from experiments import calibration
-from rdfer_jax import metrics
+from rdfer_jax import calibration, metrics
 
 quick = hypothesis.settings(max_examples=60, deadline=None)
 
@@ -96,3 +96,41 @@ def test_ece_refuses(confidence, correct, message):
         calibration.ece(confidence, correct)
     with pytest.raises(ValueError, match="bins: expected a positive number, got 0"):
         calibration.ece([0.5], [1], 0)
+
+
+def test_the_temperature_has_the_lowest_loss_of_a_grid():
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal((2000, 7))
+    probs = special.softmax(logits, axis=-1)
+    label = np.array([rng.choice(7, p=p) for p in probs])
+    found = calibration.temperature(3 * logits, label)
+
+    def loss(scale):
+        return -np.log(special.softmax(3 * logits / scale, axis=-1)[range(2000), label]).mean()
+
+    assert loss(found) <= min(loss(scale) for scale in np.linspace(0.5, 7, 300)) + 1e-6
+    assert found == pytest.approx(3, rel=0.1)
+
+
+def test_halves_are_calibrated_by_each_other():
+    rng = np.random.default_rng(1)
+    logits = 2 * rng.standard_normal((4000, 7))
+    label = np.array([rng.choice(7, p=p) for p in special.softmax(logits, axis=-1)])
+    found = calibration.calibrated(3 * logits, label)
+    assert found["temperature"] == calibration.temperature(3 * logits, label)
+    assert found["ece"] > 0.1 > 0.03 > found["ece_calibrated"]
+    # The temperature of a half does not come from it: with random labels in one, only the other suffers.
+    label[::2] = rng.permutation(label[::2])
+    probs = np.empty_like(logits)
+    for half in (0, 1):
+        scale = calibration.temperature(3 * logits[1 - half :: 2], label[1 - half :: 2])
+        probs[half::2] = special.softmax(3 * logits[half::2] / scale, axis=-1)
+    expected = _slow_ece(probs.max(-1), probs.argmax(-1) == label, 15)
+    found = calibration.calibrated(3 * logits, label)["ece_calibrated"]
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_few_examples_give_no_temperature():
+    logits = np.eye(3)[np.arange(calibration.LEAST - 1) % 3]
+    found = calibration.calibrated(logits, np.arange(len(logits)) % 3)
+    assert found["temperature"] is None and "ece_calibrated" not in found and found["ece"] > 0

@@ -1,14 +1,20 @@
-"""How well a confidence predicts errors: reliability curve, ECE and excess AURC.
+"""Does a confidence predict errors? Reliability curve, ECE, excess AURC, and the temperature that mends it.
 
-Shape letters: N examples, M bins.
+Shape letters: N examples, C classes, M bins.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special
 
-from rdfer_jax.metrics import aurc, checked_scores
+from rdfer_jax.metrics import aurc, checked_scores, loss_per_example
+
+#: Fewer examples than this say little about a temperature.
+LEAST = 100
+#: Lowest and highest logarithm of a temperature.
+_BOUNDS = (-2.0, 2.0)
 
 
 class Reliability(NamedTuple):
@@ -88,3 +94,51 @@ def excess_aurc(confidence_N: ArrayLike, correct_N: ArrayLike) -> float:
     are those of `aurc`.
     """
     return aurc(confidence_N, correct_N) - aurc(correct_N, correct_N)
+
+
+def temperature(logits_NC: ArrayLike, labels_N: ArrayLike) -> float:
+    """Returns the temperature of lowest cross-entropy of softmax(logits / temperature), in [0.14, 7.4].
+
+    Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
+
+    Args:
+      logits_NC: float [N, C].
+      labels_N: integers in [0, C).
+
+    Raises:
+      ValueError: as in `metrics.loss_per_example`.
+    """
+    logits_NC = np.asarray(logits_NC, np.float64)
+    found = optimize.minimize_scalar(
+        lambda log_t: loss_per_example(logits_NC / np.exp(log_t), labels_N).mean(),
+        bounds=_BOUNDS,
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+def calibrated(logits_NC: ArrayLike, labels_N: ArrayLike) -> dict[str, Any]:
+    """Returns the temperature of a split, and what it does to the calibration error.
+
+    Returns:
+      temperature: of all examples; None with fewer than LEAST, and then the last entry is left out.
+      ece: of the highest probability, as the logits are.
+      ece_calibrated: the same where each half of the examples is divided by the temperature of the other.
+    """
+    logits_NC, labels_N = np.asarray(logits_NC, np.float64), np.asarray(labels_N)
+
+    def error(scaled_NC: NDArray[np.float64]) -> float:
+        probs_NC = special.softmax(scaled_NC, axis=-1)
+        return ece(probs_NC.max(axis=-1), probs_NC.argmax(axis=-1) == labels_N)
+
+    if len(labels_N) < LEAST:
+        return {"temperature": None, "ece": error(logits_NC)}
+    scaled_NC = logits_NC.copy()
+    for half in (0, 1):
+        other = slice(1 - half, None, 2)
+        scaled_NC[half::2] /= temperature(logits_NC[other], labels_N[other])
+    return {
+        "temperature": temperature(logits_NC, labels_N),
+        "ece": error(logits_NC),
+        "ece_calibrated": error(scaled_NC),
+    }
