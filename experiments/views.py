@@ -1,18 +1,20 @@
 """What do several clips bring, and does it depend on how they are drawn?
 
     python -m experiments.views --output=runs/views
-    python -m experiments.views --variants=default,own_augmentation --output=runs/views
+    python -m experiments.views --variants=default,own_augmentation --report --epochs=11 --output=runs/views
 
 Trains cross-entropy, so that the clips decide nothing, with each way to draw the clips of a video, on the
-data set on which experiments.protocol chooses. Of each network it measures the same score of a wrong label
-from all clips and from the first one alone, which spans the video: remembered over the epochs, and of the
-last epoch. Intervals are over the videos of this data set; they leave out other seeds. Writes views.json,
-views.md and views.png to --output. When started again, it continues with the cells that have not finished.
+data set on which experiments.protocol chooses; with --report, on those for reporting. Of each network it
+measures the same score of a wrong label from all clips and from the first one alone, which spans the video:
+remembered over the epochs, and of the last epoch. Intervals are over videos and, with --report, seeds.
+Writes views.json, views.md and views.png to --output. When started again, it continues with the cells that
+have not finished.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
@@ -50,31 +52,39 @@ COLUMNS = {
 }
 
 
-def cells(variants: Sequence[str], epochs: int) -> list[Cell]:
-    """Returns a cell for each variant."""
-    ((condition, build_seed),) = protocol.CHOOSE
+def cells(variants: Sequence[str], epochs: int, report: bool = False) -> list[Cell]:
+    """Returns a cell for each data set and variant."""
+    ((condition, chosen_on),) = protocol.CHOOSE
     kind, rate, build = protocol.CONDITIONS[condition]
-    seed = protocol.CHOOSE_RUN_SEED
     length = {"train.duration": f"{epochs} epochs"}
+    seeds = {chosen_on: protocol.CHOOSE_RUN_SEED}  # of a data set -> of its run
+    if report:
+        seeds = {seed: seed for seed in protocol.REPORT}
     return [
         Cell(
-            f"views-{name}-e{epochs}",
+            f"views-{name}-b{build_seed}-e{epochs}",
             {**BASE, **VARIANTS[name], **length},
             Noise(kind, rate, seed),
             seed,
             build={"seed": build_seed, **build},
         )
+        for build_seed, seed in seeds.items()
         for name in variants
     ]
 
 
-def summary(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a row for each variant: WAR, and for each column the AUROC and what one clip lacks."""
+def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns a row for each variant: WAR, and for each column the AUROC and what one clip lacks.
+
+    Args:
+      results: of the data sets, by variant.
+    """
     rows = []
-    for name, result in results.items():
-        row: dict[str, Any] = {"variant": name, "war": result["results"]["war"]}
+    for name, found in results.items():
+        row: dict[str, Any] = {"variant": name, "data sets": len(found)}
+        row["war"] = float(np.mean([result["results"]["war"] for result in found]))
         for column, (task, score, other) in COLUMNS.items():
-            row[column] = report_tables.auroc_row([result], task, score, {"one": other})
+            row[column] = report_tables.auroc_row(found, task, score, {"one": other})
         rows.append(row)
     return rows
 
@@ -122,9 +132,10 @@ def main(_: Sequence[str]) -> None:
     options = flags.FLAGS
     grid.check_known("--variants", options.variants, list(VARIANTS))
     output, results = grid.run_from_flags(
-        cells(options.variants, options.epochs), protocol.common()
+        cells(options.variants, options.epochs, options.report), protocol.common()
     )
-    rows = summary(dict(zip(options.variants, results, strict=True)))
+    number = len(options.variants)
+    rows = summary({name: results[i::number] for i, name in enumerate(options.variants)})
     text = table(rows)
     grid.write_report(output, "views", results, {"rows": rows}, text, picture(rows))
     print(text)
@@ -133,5 +144,6 @@ def main(_: Sequence[str]) -> None:
 if __name__ == "__main__":
     grid.define_common_flags("runs/views", protocol.CONFIG)
     flags.DEFINE_list("variants", list(VARIANTS), f"Variants: {', '.join(VARIANTS)}.")
+    flags.DEFINE_boolean("report", False, "Train on the data sets for reporting.")
     flags.DEFINE_integer("epochs", 22, "Length of training, in epochs.", lower_bound=1)
     app.run(main)

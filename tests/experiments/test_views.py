@@ -16,10 +16,13 @@ def test_every_variant_is_a_setting_of_its_own_and_keeps_each_clip():
     assert all(config.agreement.remember_clips for config in found)
 
 
-def test_the_data_set_is_that_of_the_choice_and_never_one_of_the_report():
+def test_the_data_set_is_that_of_the_choice_unless_it_is_reported():
     for cell in views.cells(list(views.VARIANTS), 22):
         assert (cell.noise.kind, cell.build["seed"]) in protocol.CHOOSE
         assert cell.seed not in protocol.REPORT
+    reported = views.cells(["default", "windows"], 11, report=True)
+    assert [cell.build["seed"] for cell in reported[::2]] == list(protocol.REPORT)
+    assert len({cell.name for cell in reported}) == 10
 
 
 def test_the_gain_is_that_of_the_same_score_in_the_same_memory():
@@ -33,7 +36,7 @@ def test_the_gain_is_that_of_the_same_score_in_the_same_memory():
         },
     }  # fmt: skip
     result = {"results": {"war": 0.75}, "evidence": {"detection": detection}}
-    rows = views.summary({"default": result, "own_augmentation": result})
+    rows = views.summary({"default": [result], "own_augmentation": [result] * 2})
     gains = [rows[0][column]["minus_one"]["mean"] for column in views.COLUMNS]
     assert gains == pytest.approx([0.04, -0.05, 0.1])
     assert "| own augmentation | 75.0 | 90.0; +4.0 (" in views.table(rows)
