@@ -40,7 +40,7 @@ PARTS = (
         "Step of VideoMAE-B, beside PyTorch",
         "step",
         ("--family=videomae", "--frames=16", "--batch=32", "--rounds=10", STEP_OUTPUT),
-        ("--family=videomae", *TINY_STEP),
+        ("--family=videomae", "--set=model.trunk=videovit_narrow", *TINY_STEP),
         120,
         _SHARED,
     ),

@@ -24,7 +24,7 @@ PARTS = (
         "Step of VideoMAE-B",
         "step",
         ("--family=videomae", "--frames=16", "--batch=16", "--rounds=10", STEP_OUTPUT),
-        ("--family=videomae", *TINY_STEP),
+        ("--family=videomae", "--set=model.trunk=videovit_narrow", *TINY_STEP),
         150,
     ),
     Part(

@@ -14,7 +14,8 @@ Prints a table and writes step.json.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,8 @@ from rdfer_jax.training.setup import ModelSetup
 from rdfer_jax.types import Batch
 
 NUM_CLASSES = 7
+#: No changes to the settings.
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 #: Sides of the square matrices whose product is the limit, by platform.
 MATMUL = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
@@ -86,8 +89,10 @@ class Contestant(NamedTuple):
     memory: int | None = None
 
 
-def paper_scale(entry: Entry, frames: int, batch: int, size: int) -> Config:
-    """Returns the settings of one of our networks for videos of that length.
+def paper_scale(
+    entry: Entry, frames: int, batch: int, size: int, changes: Mapping[str, Any] = NOTHING
+) -> Config:
+    """Returns the settings of one of our networks for videos of that length, with some changes.
 
     The default network reads its clips; the others read the video once, as their PyTorch twins do.
     """
@@ -99,6 +104,7 @@ def paper_scale(entry: Entry, frames: int, batch: int, size: int) -> Config:
     if entry.config is not dfew:
         settings.clips.number, settings.clips.frames = 1, frames
         settings.key.enabled = False
+    settings.update_from_flattened_dict(changes)
     return config_lib.resolve(settings)
 
 
@@ -252,9 +258,11 @@ def main(argv: Sequence[str]) -> None:
     rows = []
     entries, size = FAMILIES[options.family]
     size = options.size or size
+    changes = harness.parse_settings(options.set)
     for frames in map(int, options.frames):
         contestants = [
-            ours(entry.title, paper_scale(entry, frames, options.batch, size)) for entry in entries
+            ours(entry.title, paper_scale(entry, frames, options.batch, size, changes))
+            for entry in entries
         ]
         contestants += theirs(options.family, frames, options.batch, size)
         rows += measure(contestants, options.batch, options.rounds)
@@ -275,6 +283,7 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_enum("family", "paper", list(FAMILIES), "Networks to compare.")
     flags.DEFINE_integer("batch", 2, "Videos per step.", lower_bound=1)
+    flags.DEFINE_multi_string("set", [], "Setting of our networks, such as model.dtype=float32.")
     flags.DEFINE_integer("size", 0, "Height and width of the frames; 0: the family's.")
     flags.DEFINE_list("frames", "16,64", "Frames of a video, multiples of 4.")
     flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
