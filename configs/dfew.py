@@ -26,4 +26,7 @@ def get_config(fold: str = "1") -> ConfigDict:
         "label_base": 1,
         **setting_types.clip_options(),
     }
+    # The smallest crop, 40 % of the area, is as large as the network's input of 112 pixels.
+    config.build.short_side = 180
+    config.data.image_size = 180
     return config

@@ -9,7 +9,8 @@ Uses the data set of configs/dfew.py. The number after the colon is the test fol
 Expected result: unknown, not yet run on the real data. The paper of M3DFEL reports WAR 69.25 and UAR 56.10.
 Differences from it: the trunk starts from random weights instead of Kinetics-400; the last checkpoint is
 tested instead of the best one on the test fold; weight decay applies to kernels only; the cosine schedule
-starts after the warm-up; test frames are not sampled at random.
+starts after the warm-up; test frames are not sampled at random; crops of down to 8 % of the area come from
+frames of 180 pixels instead of 256, so small ones are enlarged more.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
     rdfer train --config=dfew_s4d --workdir=runs/s4d1 --config.init_from=s4d_pretrained.safetensors
     rdfer train --config=dfew_s4d:2 --workdir=runs/s4d2 --config.init_from=s4d_pretrained.safetensors
 
-The build keeps frames of 160 pixels. The number after the colon is the test fold.
+The build keeps frames of 224 pixels, so that crops are not enlarged to the 160 of the network. The number after the colon is the test fold.
 
 Expected result: unknown, not yet run on the real data. S4D reports WAR 76.68 and UAR 66.80. Differences:
 no mixture of experts and no joint training with AffectNet; two clips of each video in a step; no mixing of
@@ -18,8 +18,6 @@ from rdfer_jax import config_files
 
 def get_config(fold: str = "1") -> ConfigDict:
     config = config_files.load(f"dfew_videomae_b:{fold}")
-    config.build.short_side = 160
-    config.data.image_size = 160
     config.augment.size = 160
     # 1e-5 for each 8 videos of a batch.
     config.optim.learning_rate = 8e-5

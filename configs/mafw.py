@@ -28,4 +28,7 @@ def get_config(fold_and_task: str = "1,single") -> ConfigDict:
         "task": task or "single",
         **setting_types.clip_options(),
     }
+    # The smallest crop, 40 % of the area, is as large as the network's input of 112 pixels.
+    config.build.short_side = 180
+    config.data.image_size = 180
     return config

@@ -73,6 +73,19 @@ def test_every_configuration_file_resolves(name):
     assert config.data.name == others.get(name, name)
 
 
+PUBLISHED = [name for name in FILES if name.startswith(("dfew", "ferv39k", "mafw"))]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_frames_are_stored_large_enough_for_their_crops(name):
+    config = config_lib.resolve(load(name))
+    stored = config.build["short_side"]
+    assert config.data.image_size == stored
+    smallest_crop = stored * config.augment.crop_area[0] ** 0.5
+    # 224 pixels is the size in which DFEW is distributed; M3DFEL's crops are smaller than any frame.
+    assert smallest_crop >= config.augment.size or stored == 224 or name == "dfew_m3dfel"
+
+
 def test_there_is_a_configuration_for_each_data_set():
     assert {"synthetic", "dfew", "ferv39k", "mafw", "video_folder"} <= set(FILES)
 
