@@ -98,6 +98,18 @@ def test_an_operation_is_that_of_pillow(name, negative):
         assert (np.abs(np.int32(expected) - frames).mean() > 0.5) == changes
 
 
+def test_counting_and_looking_up_by_products_are_exact():
+    """What runs on a GPU or TPU."""
+    rng = np.random.default_rng(0)
+    frame, table = rng.integers(0, 256, (999, 3)), rng.integers(0, 256, (256, 3))
+    expected = np.stack([np.bincount(frame[:, c], minlength=256) for c in range(3)], axis=1)
+    for count in (randaugment.counted, randaugment.counted_by_products):
+        np.testing.assert_array_equal(jax.jit(count)(frame), expected)
+    expected = np.stack([table[frame[:, c], c] for c in range(3)], axis=1)
+    for look_up in (randaugment.looked_up, randaugment.looked_up_by_products):
+        np.testing.assert_array_equal(jax.jit(look_up)(frame, table), expected)
+
+
 def test_plain_frames_stay_what_they_are():
     """Where there is nothing to stretch or to equalize."""
     plain = np.full((1, 36, 28, 3), 77, np.uint8)
