@@ -30,7 +30,7 @@ from benchmarks import harness
 from data.synthetic_faces import film, labels
 from rdfer_jax import paths, sharding
 from rdfer_jax.config import Config
-from rdfer_jax.faces import cut, detect, tracks
+from rdfer_jax.faces import cut, detect, kept, tracks
 from rdfer_jax.faces.blazeface import BlazeFace
 from rdfer_jax.media.sources import VideoFile
 from rdfer_jax.media.video import FALLBACK_FPS, VideoReader, VideoWriter
@@ -46,10 +46,10 @@ SIZE = (1080, 1920)
 #: The parts of a prediction -> the functions that do them, none of which calls another.
 PARTS: dict[str, tuple[Any, ...]] = {
     "load the network": (predictor.Predictor.__init__,),
-    "decode, twice": (VideoReader.frames,),
+    "decode": (VideoReader.frames,),
     "detect faces": (BlazeFace.__call__, detect._Haar.__call__, detect._YuNet.__call__),
     "track them": (tracks.track,),
-    "crop them": (cut.crop,),
+    "crop them": (cut.crop, kept.KeptCrops._around),
     "run the network": (predictor.Predictor._predict,),
     "write the files": (files.write,),
 }

@@ -14,7 +14,7 @@ Without it, nothing is known.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -24,6 +24,38 @@ from rdfer_jax.faces.tracks import Track
 
 #: Who cropped the faces of a data set; see above.
 BUILD, DISTRIBUTOR, NOBODY = "build", "distributor", "nobody"
+
+
+class Patch(NamedTuple):
+    """A part of a frame.
+
+    Attributes:
+      pixels: uint8 [h, w, 3].
+      left, top: where it begins in the frame, pixels.
+      frame: width and height of the frame.
+    """
+
+    pixels: np.ndarray
+    left: int
+    top: int
+    frame: tuple[int, int]
+
+    def covers(self, region: "Region") -> bool:
+        """Returns whether a region of the frame lies in it."""
+        height, width = self.pixels.shape[:2]
+        return (
+            self.left <= region.left and region.right <= self.left + width
+            and self.top <= region.top and region.bottom <= self.top + height
+        )  # fmt: skip
+
+
+class Region(NamedTuple):
+    """A part of a frame, by its first and its last pixel plus one."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +94,29 @@ class Cut:
         """
         return self.crop_at(image, track.boxes[place], track.points[place], size)
 
+    def region(self, box: Sequence[float], frame: tuple[int, int], times: float = 1.0) -> Region:
+        """Returns the part of a frame that the crop at a box can touch, or one `times` as wide.
+
+        Args:
+          box: left, top, width, height in pixels; it overlaps the frame.
+          frame: width and height of the frame, pixels.
+          times: see above.
+        """
+        return _region(*_square(box, self._margin), frame, times)
+
+    @property
+    def _margin(self) -> float:
+        return 0.0 if self.detector == "none" else self.margin
+
     def crop_at(
-        self, image: np.ndarray, box: Sequence[float], points: np.ndarray, size: int
+        self, image: np.ndarray | Patch, box: Sequence[float], points: np.ndarray, size: int
     ) -> np.ndarray:
-        """Cuts out the face at a box, with the key points float [P, 2]; see crop."""
+        """Cuts out the face at a box, with the key points float [P, 2]; see crop.
+
+        A patch must cover the region of the box; the result is that of the whole frame.
+        """
         eyes = points[:2] if self.align and len(points) else None
-        margin = 0.0 if self.detector == "none" else self.margin
-        return crop(image, box, margin, size, eyes)
+        return crop(image, box, self._margin, size, eyes)
 
     def __str__(self) -> str:
         aligned = "aligned by the eyes" if self.align else "upright"
@@ -87,8 +135,23 @@ class Cut:
         return cls(**{name: value for name, value in remembered.items() if name in names})
 
 
+def _square(box: Sequence[float], margin: float) -> tuple[np.ndarray, float]:
+    """Returns center and side of the square around a box, float [2] and float."""
+    left, top, width, height = box
+    side = max(max(width, height) * (1 + 2 * margin), 1.0)
+    return np.array([left + width / 2, top + height / 2]), side
+
+
+def _region(center: np.ndarray, side: float, frame: tuple[int, int], times: float = 1.0) -> Region:
+    """Returns the part of the frame that a turned square can touch; see Cut.region."""
+    reach = times * (side / math.sqrt(2) + 2)
+    x, y = np.clip(np.floor(center - reach), 0, np.array(frame) - 1).astype(int).tolist()
+    x_end, y_end = np.minimum(np.ceil(center + reach), frame).astype(int).tolist()
+    return Region(x, y, max(x_end, x + 1), max(y_end, y + 1))
+
+
 def crop(
-    image: np.ndarray,
+    image: np.ndarray | Patch,
     box: Sequence[float],
     margin: float,
     size: int,
@@ -99,7 +162,7 @@ def crop(
     The square is turned about the middle of the box so that the eyes become level.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: uint8 [H, W, 3]; or a part of it that covers what the square can touch.
       box: left, top, width, height in pixels.
       margin: added on every side, as a share of the box's longer side.
       size: height and width of the crop, pixels.
@@ -112,17 +175,14 @@ def crop(
     Raises:
       ValueError: the square lies outside of the frame.
     """
-    left, top, width, height = box
-    side = max(max(width, height) * (1 + 2 * margin), 1.0)
-    center = np.array([left + width / 2, top + height / 2])
-    frame = np.array(image.shape[1::-1])
+    patch = image if isinstance(image, Patch) else Patch(image, 0, 0, image.shape[1::-1])
+    center, side = _square(box, margin)
+    frame = np.array(patch.frame)
     if (center + side / 2 <= 0).any() or (center - side / 2 >= frame).any():
-        raise ValueError(f"the box {tuple(box)} lies outside of the frame {image.shape[:2]}")
-    # The part of the frame that the turned square can touch; OpenCV refuses to warp very wide images.
-    reach = side / math.sqrt(2) + 2
-    x, y = np.clip(np.floor(center - reach), 0, frame - 1).astype(int)
-    x_end, y_end = np.ceil(center + reach).astype(int)
-    part = image[y : max(y_end, y + 1), x : max(x_end, x + 1)]
+        raise ValueError(f"the box {tuple(box)} lies outside of the frame {patch.frame[::-1]}")
+    # Only a part of the frame: OpenCV refuses to warp very wide images.
+    x, y, x_end, y_end = _region(center, side, patch.frame)
+    part = patch.pixels[y - patch.top : y_end - patch.top, x - patch.left : x_end - patch.left]
     # Sampled at a multiple of the size and averaged, so that a large face keeps no jagged edges.
     times = math.ceil(side / size)
     scale = side / (size * times)

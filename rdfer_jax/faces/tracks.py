@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,6 +30,25 @@ LONGEST_STEP = 3.0
 ROUNDING = 1e-3
 
 
+class Found(NamedTuple):
+    """What was found in a frame: its faces, and the time of the last thorough search, seconds."""
+
+    faces: list[Detection]
+    searched: float
+
+
+class Memory(Protocol):
+    """What was found before in the same video."""
+
+    def known(self, number: int) -> Found | None:
+        """Returns what was found in a frame, by its number in the video; None if it is not known."""
+        ...
+
+    def add(self, number: int, time: float, found: Found) -> None:
+        """Takes what was found in a frame, at `time` seconds."""
+        ...
+
+
 class Finder:
     """Finds the faces in successive frames of a video. Searches thoroughly only from time to time."""
 
@@ -47,6 +67,16 @@ class Finder:
             self._searched = time if is_due else self._searched
         self._before = found
         return found
+
+    @property
+    def state(self) -> Found:
+        """What was found in the last frame."""
+        return Found(self._before, self._searched)
+
+    def recall(self, found: Found) -> list[Detection]:
+        """Takes what was found in the next frame instead of looking at it; returns its faces."""
+        self._before, self._searched = found
+        return self._before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +122,33 @@ class Scan:
     tracks: list[Track]
 
 
-def scan(frames: Iterable[Frame], detect: Detector) -> Scan:
-    """Finds and follows the faces of a video."""
+def scan(
+    frames: Iterable[Frame],
+    detect: Detector,
+    watch: Callable[[Frame, list[Detection]], None] | None = None,
+    memory: Memory | None = None,
+) -> Scan:
+    """Finds and follows the faces of a video.
+
+    Args:
+      frames: the frames to analyze, in time order.
+      detect: finds the faces in one.
+      watch: takes each frame and the faces found in it.
+      memory: knows what was found in some frames already, from the first one on, and takes the others.
+    """
     numbers, times, found, size = [], [], [], (0, 0)
     find = Finder(detect)
     for frame in frames:
         numbers.append(frame.number)
         times.append(frame.time)
-        found.append(find(frame.image, frame.time))
+        if memory and (known := memory.known(frame.number)):
+            found.append(find.recall(known))
+        else:
+            found.append(find(frame.image, frame.time))
+            if memory:
+                memory.add(frame.number, frame.time, find.state)
+        if watch:
+            watch(frame, found[-1])
         size = frame.image.shape[:2]
     return Scan(size, np.array(numbers, int), np.array(times, float), track(found, times))
 

@@ -16,7 +16,7 @@ from rdfer_jax.predict.timeline import timeline
 
 #: Columns of summary.csv.
 COLUMNS = (
-    "video", "folder", "expression", "probability", "agreement", "key_start", "key_end",
+    "video", "folder", "face", "expression", "probability", "agreement", "key_start", "key_end",
     "analyzed_frames", "frames_with_face", "faces", "problem", "damage",
 )  # fmt: skip
 #: Files of the results of each video.
@@ -87,9 +87,9 @@ def _number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def summary(prediction: VideoPrediction, folder: str) -> Row:
-    """Returns the row of a video in summary.csv; the expression is that of its largest face."""
-    row: Row = {
+def summary(prediction: VideoPrediction, folder: str) -> list[Row]:
+    """Returns the rows of a video in summary.csv: one for each predicted face, or one that says why not."""
+    video: Row = {
         "video": prediction.name,
         "folder": folder,
         "analyzed_frames": len(prediction.numbers),
@@ -98,21 +98,26 @@ def summary(prediction: VideoPrediction, folder: str) -> Row:
         "problem": prediction.problem,
         "damage": prediction.damage,
     }
-    if prediction.faces:
-        face = prediction.faces[0]
+    rows = []
+    for number, face in enumerate(prediction.faces, 1):
         start, end = face.key_span(prediction.times)
-        row |= {
-            "expression": prediction.expression(face.probs),
-            "probability": round(float(face.probs[face.expression]), 4),
-            "agreement": round(face.agreement, 4),
-            "key_start": round(start, 3),
-            "key_end": round(end, 3),
-        }
-    return row
+        rows.append(
+            video
+            | {
+                "face": number,
+                "expression": prediction.expression(face.probs),
+                "probability": round(float(face.probs[face.expression]), 4),
+                "agreement": round(face.agreement, 4),
+                "key_start": round(start, 3),
+                "key_end": round(end, 3),
+                "frames_with_face": int(face.present.sum()),
+            }
+        )
+    return rows or [video]
 
 
 def write_summary(rows: Sequence[Row], path: epath.Path) -> None:
-    """Writes summary.csv, a line for each video."""
+    """Writes summary.csv, a line for each face, or for a video without one."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, COLUMNS, restval="")
     writer.writeheader()

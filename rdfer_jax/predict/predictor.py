@@ -1,7 +1,8 @@
 """Prediction of a user's own videos: find and follow the faces, crop them, run the network on windows.
 
-Enters: the folder of a run, and videos. Leaves: VideoPredictions, and their files. Each video is read twice
-as a stream, first to find the faces and then to crop them, so memory does not grow with its length.
+Enters: the folder of a run, and videos. Leaves: VideoPredictions, and their files. Each video is read once,
+as a stream: its faces are found and cut out, and the crops wait in a temporary file, so memory does not
+grow with its length. Only if a crop turns out to be missing is the video read again; see faces.kept.
 
 Letters: A analyzed frames of the video, F frames of the network's input, N classes, S side of a crop.
 """
@@ -21,6 +22,7 @@ from rdfer_jax import weights
 from rdfer_jax.faces import blazeface
 from rdfer_jax.faces.cut import NOBODY, Cut
 from rdfer_jax.faces.detect import Detector
+from rdfer_jax.faces.kept import KeptCrops, step
 from rdfer_jax.faces.tracks import Scan, Track, runs_of_true, scan
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
@@ -29,6 +31,7 @@ from rdfer_jax.media.video import FALLBACK_FPS, Frame
 from rdfer_jax.pipeline.sampling import chosen_frames
 from rdfer_jax.predict import annotate, files, onnx_network, resume
 from rdfer_jax.predict import trained as trained_lib
+from rdfer_jax.predict.progress import Progress
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
 from rdfer_jax.predict.stream import LEAST_FRAMES, Moment, Stream
 from rdfer_jax.predict.timecourse import TimeCourse
@@ -46,6 +49,10 @@ FPS, SNIPPET_FPS = 10.0, 30.0
 RUNTIMES = ("auto", "jax", "onnx")
 #: Pictures of a face along its timeline, and their height and width in pixels.
 PORTRAITS, PORTRAIT_SIZE = 10, 192
+#: Of longer videos, only about this many frames may become portraits.
+CANDIDATES = 200
+#: Faces of a frame of which one may become the largest of the video, if only that is predicted.
+MOST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +61,12 @@ class Plan:
 
     Attributes:
       face: index of the face.
-      places: int [n], indices of the analyzed frames.
+      chosen: int [F], indices of the analyzed frames that the network reads.
+      places: int [n], indices of all its analyzed frames.
     """
 
     face: int
+    chosen: np.ndarray
     places: np.ndarray
 
 
@@ -67,12 +76,10 @@ class Clip:
 
     Attributes:
       plan: the window.
-      places: int [F], indices of the analyzed frames that the network reads.
-      crops: uint8 [F, S, S, 3], RGB, the face in each.
+      crops: uint8 [F, S, S, 3], RGB, the face in each frame that the network reads.
     """
 
     plan: Plan
-    places: np.ndarray
     crops: np.ndarray
 
 
@@ -151,16 +158,27 @@ class Predictor:
             raise MediaError(f"{path}: expected one video, found {len(videos)}")
         return self.video(videos[0])
 
-    def video(self, source: Video) -> VideoPrediction:
+    def video(self, source: Video, progress: Progress | None = None) -> VideoPrediction:
         """Predicts one video.
+
+        Args:
+          source: the video.
+          progress: what is known of it already; takes what is found and predicted.
 
         Raises:
           MediaError: it cannot be read.
         """
-        found = self._scan(source)
+        size = self.config.data.image_size
+        most = MOST if self.settings.faces == "largest" else None
+        with KeptCrops(self.cut, {size: 0, PORTRAIT_SIZE: CANDIDATES}, most) as kept:
+            return self._video(source, kept, progress)
+
+    def _video(self, source: Video, kept: KeptCrops, progress: Progress | None) -> VideoPrediction:
+        """Predicts one video; its crops are kept in an empty store."""
+        found = self._scan(source, kept, progress)
         tracks = found.tracks[: 1 if self.settings.faces == "largest" else None]
         plans = [
-            Plan(face, places)
+            Plan(face, places[chosen_frames(len(places), self.config.data)], places)
             for face, track in enumerate(tracks)
             for places in windows(
                 track.present, found.times, self.settings.window, self.settings.stride
@@ -170,18 +188,28 @@ class Predictor:
             _Collector(track, TimeCourse(found.times, len(self.classes), self.instants_share))
             for track in tracks
         ]
-        portraits: list[list[tuple[float, np.ndarray]]] = [[] for _ in tracks]
-        clips = self._crop(source, found, tracks, plans, portraits)
-        for batch in _batches(clips, self.settings.batch_size):
-            prediction = self._predict([clip.crops for clip in batch])
+        shown = [portrait_places(track.present, found.times) for track in tracks]
+        self._complete(source, found, plans, shown, kept)
+        clips = self._clips(tracks, plans, kept)
+        for number, batch in enumerate(_batches(clips, self.settings.batch_size)):
+            prediction = progress and progress.batch(number)
+            if not prediction:
+                prediction = self._predict([clip.crops for clip in batch])
+                if progress:
+                    progress.add_batch(number, prediction)
             for row, clip in enumerate(batch):
                 window, thumbnails = _window(prediction, row, clip, found, self.temperature)
                 instants = _instants(prediction, row, clip, self.temperature)
                 collectors[clip.plan.face].add(clip.plan.places, window, thumbnails, instants)
-        smooth = self.settings.smooth
         predicted = tuple(
-            collector.face(smooth, tuple(pictures))
-            for collector, pictures in zip(collectors, portraits, strict=True)
+            collector.face(
+                self.settings.smooth,
+                tuple(
+                    (float(found.times[place]), kept.get(track, place, PORTRAIT_SIZE))
+                    for place in places
+                ),
+            )
+            for collector, track, places in zip(collectors, tracks, shown, strict=True)
             if collector.windows
         )
         return VideoPrediction(
@@ -213,45 +241,50 @@ class Predictor:
         )
         return running.moments(frames)
 
-    def _scan(self, source: Video) -> Scan:
-        """Finds and follows the faces."""
+    def _scan(self, source: Video, kept: KeptCrops, progress: Progress | None) -> Scan:
+        """Finds and follows the faces, and cuts them out."""
         name, expected = epath.Path(source.name).name, source.expected(self.fps)
         frames = bar(source.frames(self.fps), f"{name}: faces", "frame", expected)
-        return scan(frames, self._detect)
+        found = scan(frames, self._detect, kept.watch, progress)
+        kept.finish()
+        if progress:
+            progress.save()
+        return found
 
-    def _crop(
+    def _complete(
         self,
         source: Video,
         found: Scan,
-        tracks: Sequence[Track],
         plans: Sequence[Plan],
-        portraits: Sequence[list[tuple[float, np.ndarray]]],
-    ) -> Iterator[Clip]:
-        """Yields each planned window as soon as its last frame is read; adds portraits of each face."""
-        if not plans:
-            return
+        shown: Sequence[Sequence[int]],
+        kept: KeptCrops,
+    ) -> None:
+        """Reads the video again if crops are missing, and cuts those out."""
         size = self.config.data.image_size
-        waiting = {
-            face: [plan for plan in plans if plan.face == face] for face in range(len(tracks))
-        }
-        crops: dict[int, dict[int, np.ndarray]] = {face: {} for face in waiting}
-        shown = [portrait_places(track.present, found.times) for track in tracks]
+        wanted = {(plan.face, place, size) for plan in plans for place in plan.chosen.tolist()}
+        for face in {plan.face for plan in plans}:
+            wanted |= {(face, place, PORTRAIT_SIZE) for place in shown[face]}
+        missing: dict[int, list[tuple[int, int]]] = {}
+        for face, place, side in wanted:
+            if not kept.has(found.tracks[face], place, side):
+                missing.setdefault(place, []).append((face, side))
+        if not missing:
+            return
+        log.debug("%s: read again for the faces of %d frames", source.name, len(missing))
         name = epath.Path(source.name).name
-        stream = source.frames(self.fps)
-        frames = bar(stream, f"{name}: expressions", "frame", len(found.times))
-        for place, frame in zip(range(len(found.times)), frames, strict=False):
-            for face, queue in waiting.items():
-                if place in shown[face]:
-                    picture = self.cut.crop(frame.image, tracks[face], place, PORTRAIT_SIZE)
-                    portraits[face].append((float(found.times[place]), picture))
-                if queue and place >= queue[0].places[0] and tracks[face].present[place]:
-                    crops[face][place] = self.cut.crop(frame.image, tracks[face], place, size)
-                while queue and place >= queue[0].places[-1]:
-                    plan = queue.pop(0)
-                    places = plan.places[chosen_frames(len(plan.places), self.config.data)]
-                    yield Clip(plan, places, np.stack([crops[face][p] for p in places.tolist()]))
-                    first = queue[0].places[0] if queue else np.inf
-                    crops[face] = {p: c for p, c in crops[face].items() if p >= first}
+        frames = bar(source.frames(self.fps), f"{name}: again", "frame", len(found.times))
+        for place, frame in zip(range(max(missing) + 1), frames, strict=False):
+            for face, side in missing.get(place, []):
+                kept.put(frame.image, found.tracks[face], place, side)
+
+    def _clips(
+        self, tracks: Sequence[Track], plans: Sequence[Plan], kept: KeptCrops
+    ) -> Iterator[Clip]:
+        """Yields the crops of each window, in the order of the windows' ends."""
+        size = self.config.data.image_size
+        for plan in sorted(plans, key=lambda plan: (plan.places[-1], plan.face)):
+            crops = [kept.get(tracks[plan.face], place, size) for place in plan.chosen.tolist()]
+            yield Clip(plan, np.stack(crops))
 
     def _predict(self, crops: Sequence[np.ndarray]) -> Prediction:
         """Runs the network; smaller batches are padded, so that it is compiled for one shape only."""
@@ -352,10 +385,12 @@ def portrait_places(present_A: np.ndarray, times_A: np.ndarray) -> list[int]:
 
     At least one, if it is anywhere. Arguments as of windows.
     """
+    places_P = np.arange(0, len(times_A), step(len(times_A), CANDIDATES))
     middles = times_A[0] + (np.arange(PORTRAITS) + 0.5) / PORTRAITS * (times_A[-1] - times_A[0])
-    nearest = np.abs(times_A[:, None] - middles).argmin(axis=0)
+    nearest = places_P[np.abs(times_A[places_P, None] - middles).argmin(axis=0)]
     places = list(dict.fromkeys(place for place in nearest.tolist() if present_A[place]))
-    return places or np.flatnonzero(present_A)[:1].tolist()
+    first = [*places_P[present_A[places_P]], *np.flatnonzero(present_A)]
+    return places or [int(place) for place in first[:1]]
 
 
 Thumbnails = tuple[tuple[float, np.ndarray], ...]
@@ -368,7 +403,7 @@ def _window(
     instants = () if prediction.key_instants is None else prediction.key_instants[row].tolist()
     keys: dict[int, np.ndarray] = {}  # short windows repeat frames
     for position in instants:
-        keys.setdefault(int(clip.places[position]), clip.crops[position])
+        keys.setdefault(int(clip.plan.chosen[position]), clip.crops[position])
     window = Window(
         start=float(found.times[clip.plan.places[0]]),
         end=float(found.times[clip.plan.places[-1]]),
@@ -389,7 +424,9 @@ def _instants(prediction: Prediction, row: int, clip: Clip, temperature: float) 
     if prediction.instants is None or prediction.instant_logits is None:
         return None
     logits_IN = np.asarray(prediction.instant_logits[row], np.float64)
-    return clip.places[prediction.instants[row]], special.softmax(logits_IN / temperature, axis=-1)
+    return clip.plan.chosen[prediction.instants[row]], special.softmax(
+        logits_IN / temperature, axis=-1
+    )
 
 
 class _Collector:
@@ -458,7 +495,7 @@ def predict(
       runtime: of RUNTIMES; see Predictor.
 
     Returns:
-      A row for each video, as in summary.csv.
+      The rows of summary.csv: one for each predicted face, and for each video without one.
 
     Raises:
       MediaError: there is no video, or none that could be read.
@@ -480,14 +517,22 @@ def predict(
     predicted, failed, before = 0, 0, 0
     for number, (video, folder) in enumerate(zip(videos, folders, strict=True), 1):
         digest = resume.digest(video, made_by)
-        if not force and (row := resume.finished(output / folder, digest)):
-            rows.append(row)
+        if not force and (known := resume.finished(output / folder, digest)):
+            rows += known
             before += 1
             continue
         resume.begin(output / folder)
+        progress = Progress(output / folder, digest)
+        if force:
+            progress.discard()
+            progress = Progress(output / folder, digest)
+        if progress.frames:
+            log.info("%s: the faces of %d frames are known already", video.name, progress.frames)
         try:
-            prediction = predictor.video(video)
+            with progress:
+                prediction = predictor.video(video, progress)
         except Exception as error:  # one video must not cost the others
+            progress.discard()
             if not isinstance(error, MediaError):
                 log.debug("", exc_info=True)
             rows.append({"video": video.name, "problem": _told(video, error)})
@@ -499,8 +544,10 @@ def predict(
         files.write(prediction, output / folder)
         if predictor.settings.annotate and prediction.faces:
             annotate.write(video, prediction, output / folder / "annotated.mp4")
-        rows.append(files.summary(prediction, folder))
-        resume.complete(output / folder, digest, rows[-1])
+        found = files.summary(prediction, folder)
+        rows += found
+        resume.complete(output / folder, digest, found)
+        progress.discard()
         predicted += bool(prediction.faces)
         which = f"{number} of {len(videos)}: " if len(videos) > 1 else ""
         picture = output / folder / "timeline.png"
@@ -509,8 +556,8 @@ def predict(
     again = f", {before} already predicted (--force predicts them again)" if before else ""
     log.info(
         "%d videos: %d predicted, %d without a face, %d not readable%s; results in %s",
-        len(rows), predicted, len(rows) - predicted - failed - before, failed, again, output,
+        len(videos), predicted, len(videos) - predicted - failed - before, failed, again, output,
     )  # fmt: skip
-    if failed == len(rows):
+    if failed == len(videos):
         raise MediaError(f"{inputs}: none of the {failed} videos could be read")
     return rows

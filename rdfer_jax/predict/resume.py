@@ -1,12 +1,12 @@
 """Which videos of a batch are predicted already, so that an interrupted command goes on where it was.
 
-A finished video has complete.json in its folder: its row in summary.csv, and a digest of all that its
+A finished video has complete.json in its folder: its rows in summary.csv, and a digest of all that its
 results depend on. It is written last, and removed before anything else of the video is written.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -41,8 +41,8 @@ def digest(video: Video, made_by: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()
 
 
-def finished(folder: epath.Path, wanted: str) -> Row | None:
-    """Returns the row of a video whose results are in a folder; None if they are not all, or are others.
+def finished(folder: epath.Path, wanted: str) -> list[Row]:
+    """Returns the rows of a video whose results are in a folder; none if they are not all, or are others.
 
     Args:
       folder: of the video's results.
@@ -52,10 +52,11 @@ def finished(folder: epath.Path, wanted: str) -> Row | None:
         found = json.loads((folder / NAME).read_text())
         is_same = bool(wanted) and found["digest"] == wanted
         is_whole = is_same and all((folder / name).exists() for name in RESULTS)
-        row: Row | None = found["row"] if is_whole and isinstance(found["row"], dict) else None
+        rows: list[Row] = found["rows"] if is_whole else []
+        is_read = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
     except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: predicted again
-        return None
-    return row
+        return []
+    return rows if is_read else []
 
 
 def begin(folder: epath.Path) -> None:
@@ -63,9 +64,9 @@ def begin(folder: epath.Path) -> None:
     (folder / NAME).unlink(missing_ok=True)
 
 
-def complete(folder: epath.Path, made: str, row: Row) -> None:
-    """Says that the results in a folder are complete: their digest, and their row in summary.csv."""
-    (folder / NAME).write_text(json.dumps({"digest": made, "row": row}, indent=1) + "\n")
+def complete(folder: epath.Path, made: str, rows: Sequence[Row]) -> None:
+    """Says that the results in a folder are complete: their digest, and their rows in summary.csv."""
+    (folder / NAME).write_text(json.dumps({"digest": made, "rows": rows}, indent=1) + "\n")
 
 
 def _files(video: Video) -> list[epath.Path]:

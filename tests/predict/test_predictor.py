@@ -7,6 +7,9 @@ import logging
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 from importlib import resources
 
@@ -17,16 +20,19 @@ import numpy as np
 import pytest
 import raw_trees
 import tiny
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import plots
+from rdfer_jax.faces import detect
+from rdfer_jax.faces.kept import KeptCrops
 from rdfer_jax.media.files import MediaError
 from rdfer_jax.media.sources import Array, VideoFile
 from rdfer_jax.pipeline import source
 from rdfer_jax.pipeline.decode import decode_frame
-from rdfer_jax.predict import annotate, files
+from rdfer_jax.predict import annotate, files, progress
 from rdfer_jax.predict import predictor as predict_lib
 from rdfer_jax.predict import timeline as timeline_lib
 from rdfer_jax.predict.result import NO_FACE, TOO_BRIEF, Face, VideoPrediction, Window
@@ -215,6 +221,27 @@ def test_portraits_show_a_face_only_where_it_is_and_at_least_once():
     assert predict_lib.portrait_places(np.ones(3, bool), times[:3]) == [0, 1, 2]
 
 
+def test_a_video_is_read_once_and_again_only_for_crops_that_are_missing(run, tmp_path, monkeypatch):
+    root, _ = run
+    path = epath.Path(tmp_path / "a.mp4")
+    raw_trees.write_video(path, frames=40, label=1, size=64)
+    settings = config_lib.Predict(detector="none")
+    predictor = predict_lib.Predictor(root / "run", settings=settings)
+    reads, frames = [], VideoFile.frames
+    monkeypatch.setattr(VideoFile, "frames", lambda *a: reads.append(a) or frames(*a))
+    once = predictor.video(VideoFile(path))
+    assert len(reads) == 1 and once.faces
+    monkeypatch.setattr(KeptCrops, "watch", lambda *_: None)
+    twice = predictor.video(VideoFile(path))
+    assert len(reads) == 3
+    assert once.to_json() == twice.to_json()
+    pairs = zip(once.faces, twice.faces, strict=True)
+    for one, two in pairs:
+        for name in ("thumbnails", "portraits"):
+            for (_, a), (_, b) in zip(getattr(one, name), getattr(two, name), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, caplog):
     root, _ = run
     raw_trees.write_video(tmp_path / "in" / "a.mp4", frames=30, label=1, size=64)
@@ -257,11 +284,11 @@ def test_an_interrupted_batch_goes_on_and_ends_as_if_it_had_not_been(
     settings = config_lib.Predict(detector="none", batch_size=2)
     real, read = predict_lib.Predictor.video, []
 
-    def video(self, source):
+    def video(self, source, progress):
         read.append(source.path.name)
         if len(read) == 3:
             raise KeyboardInterrupt
-        return real(self, source)
+        return real(self, source, progress)
 
     monkeypatch.setattr(predict_lib.Predictor, "video", video)
 
@@ -303,6 +330,105 @@ def test_an_interrupted_batch_goes_on_and_ends_as_if_it_had_not_been(
     (tmp_path / "out" / "2.mp4" / "complete.json").write_text("{")
     assert again() == 2
     assert again(force=True) == 3
+
+
+#: Predicts in.mp4 here, and is killed while it looks at a frame.
+KILLED = """
+import os, signal, sys
+from rdfer_jax import config
+from rdfer_jax.faces import detect
+from rdfer_jax.predict import predictor, progress
+
+real, looks = detect.whole_frame, []
+
+def whole_frame(*arguments, **named):
+    looks.append(arguments)
+    if len(looks) == 130:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **named)
+
+detect.whole_frame = whole_frame
+progress.EVERY = 2.0
+predictor.predict(sys.argv[1], "in.mp4", "out", settings=config.Predict(detector="none", batch_size=2))
+"""
+
+
+def counted(monkeypatch, ends):
+    """Counts looks at frames and batches of the network; stops when as many are reached as `ends` says."""
+    counts = {"look": 0, "batch": 0}
+
+    def counting(name, real):
+        def call(*arguments, **named):
+            counts[name] += 1
+            if counts[name] == ends[name]:
+                raise KeyboardInterrupt
+            return real(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(detect, "whole_frame", counting("look", detect.whole_frame))
+    batch = counting("batch", predict_lib.Predictor._predict)
+    monkeypatch.setattr(predict_lib.Predictor, "_predict", batch)
+    return counts
+
+
+def test_an_interrupted_film_goes_on_and_ends_as_if_it_had_not_been(run, tmp_path, monkeypatch):
+    root, _ = run
+    raw_trees.write_video(tmp_path / "in.mp4", frames=500, label=1, size=32)
+    monkeypatch.setattr(progress, "EVERY", 2.0)
+    ends = {"look": 130, "batch": 0}
+    counts = counted(monkeypatch, ends)
+    settings = config_lib.Predict(detector="none", batch_size=2)
+    predictor = predict_lib.Predictor(root / "run", settings=settings)
+    folder = epath.Path(tmp_path / "out")
+
+    def predict(digest="same"):
+        counts.update(look=0, batch=0)
+        with progress.Progress(folder, digest) as known:
+            return predictor.video(VideoFile(epath.Path(tmp_path / "in.mp4")), known)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict()
+    path = folder / progress.NAME
+    with path.open("a") as file:
+        file.write('{"found": [[1, ')  # a line that was cut off
+    ends |= {"look": 0, "batch": 4}
+    with pytest.raises(KeyboardInterrupt):
+        predict()
+    assert counts["look"] == 79  # of 200: those of twelve seconds are known
+    ends["batch"] = 0
+    resumed = predict()
+    assert counts == {"look": 0, "batch": 6}  # of nine
+    for digest in ("other", ""):  # of something else, nothing is known
+        whole = predict(digest)
+        assert counts == {"look": 200, "batch": 9}
+    assert resumed.to_json() == whole.to_json()
+    for one, two in zip(resumed.faces, whole.faces, strict=True):
+        np.testing.assert_array_equal(one.timeline, two.timeline)
+    path.write_text("{}")
+    predict()
+    assert counts["look"] == 200
+
+
+@pytest.mark.e2e
+def test_a_command_that_was_killed_goes_on_within_the_film(run, tmp_path, monkeypatch, caplog):
+    root, _ = run
+    monkeypatch.chdir(tmp_path)
+    raw_trees.write_video(tmp_path / "in.mp4", frames=500, label=1, size=32)
+    command = [sys.executable, "-c", KILLED, str(root / "run")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    path = tmp_path / "out" / "in.mp4" / progress.NAME
+    assert path.exists()
+    counts = counted(monkeypatch, {"look": 0, "batch": 0})
+    settings = config_lib.Predict(detector="none", batch_size=2)
+    with caplog.at_level(logging.INFO):
+        predict_lib.predict(root / "run", "in.mp4", "out", settings=settings)
+    assert counts["look"] == 79 and not path.exists()
+    assert "in.mp4: the faces of 121 frames are known already" in caplog.text
+    predict_lib.predict(root / "run", "in.mp4", "whole", settings=settings)
+    for name in files.RESULTS:
+        one, two = (tmp_path / out / "in.mp4" / name for out in ("out", "whole"))
+        assert one.read_bytes() == two.read_bytes()
 
 
 def write_frames(path, times, codec="libvpx"):
@@ -519,14 +645,29 @@ def test_a_record_in_json_and_csv_says_where_there_is_no_face():
 
 
 def test_a_summary_says_why_there_is_nothing():
-    row = files.summary(made_record(), "a.mp4")
+    (row,) = files.summary(made_record(), "a.mp4")
     assert (row["expression"], row["probability"], row["faces"]) == ("happy", 0.65, 2)
     none = made_record(faces=(), other_faces=0)
-    assert files.summary(none, "a")["problem"] == NO_FACE
+    assert [row["problem"] for row in files.summary(none, "a")] == [NO_FACE]
     brief = made_record(faces=(), other_faces=0, faces_too_brief=1)
-    assert files.summary(brief, "a")["problem"] == TOO_BRIEF
+    assert [row["problem"] for row in files.summary(brief, "a")] == [TOO_BRIEF]
     assert "no face was found; face in 0 of 10 frames" in files.describe(none)
     assert "1 other face not predicted" in files.describe(made_record())
+
+
+def test_a_summary_has_a_row_for_each_face(tmp_path):
+    (face,) = made_record().faces
+    later = np.where(np.arange(10)[:, None] < 6, np.nan, face.boxes)
+    sad = dataclasses.replace(face.windows[1], probs=np.array([0.2, 0.8]))
+    other = dataclasses.replace(face, boxes=later, windows=(sad,))
+    rows = files.summary(made_record(faces=(face, other), other_faces=0), "a")
+    files.write_summary(rows, epath.Path(tmp_path / "summary.csv"))
+    written = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    shown = ("face", "expression", "probability", "frames_with_face", "faces")
+    assert [tuple(row[name] for name in shown) for row in written] == [
+        ("1", "happy", "0.65", "6", "2"),
+        ("2", "sad", "0.8", "2", "2"),
+    ]
 
 
 @pytest.mark.parametrize("changes", [{}, {"faces": ()}])
