@@ -10,6 +10,7 @@ from rdfer_jax.faces.boxes import Box, Detection, overlap
 from rdfer_jax.faces.detect import create
 from rdfer_jax.faces.tracks import Finder, scan, track
 from rdfer_jax.media import sources
+from rdfer_jax.media.video import Frame
 
 TENTHS = np.arange(30) / 10
 
@@ -170,3 +171,37 @@ def test_real_faces_are_found_and_their_absence_is(name, least, most, detector):
     tracks = scan(video.frames(10.0), create(detector, 0.1)).tracks
     share = tracks[0].present.mean() if tracks else 0.0
     assert least <= share <= most, share
+
+
+@pytest.mark.parametrize("number", [1, 4, 9, 17])
+def test_a_search_that_goes_on_asks_the_detector_what_it_would_have_asked(number):
+    class Memory:
+        def __init__(self):
+            self.found = {}
+
+        def known(self, number):
+            return self.found.get(number)
+
+        def add(self, number, time, found):
+            self.found[number] = found
+
+    rng = np.random.default_rng(0)
+    images = [np.full((8, 8, 3), i, np.uint8) for i in range(20)]
+    frames = [Frame(3 * i, i / 10, image) for i, image in enumerate(images)]
+    shown = [[Detection(Box(*rng.uniform(1, 3, 4)))] * int(place % 7 != 5) for place in range(20)]
+    asked = []
+
+    def detect(image, near=(), small=True):
+        asked.append((int(image[0, 0, 0]), list(near), small))
+        return shown[image[0, 0, 0]]
+
+    whole = scan(frames, detect)
+    expected = [call for call in asked if call[0] >= number]
+    memory = Memory()
+    scan(frames[:number], detect, memory=memory)
+    asked.clear()
+    resumed = scan(frames, detect, memory=memory)
+    assert asked == expected
+    assert len(memory.found) == 20
+    for one, two in zip(whole.tracks, resumed.tracks, strict=True):
+        np.testing.assert_array_equal(one.boxes, two.boxes)
