@@ -116,7 +116,7 @@ def command(
 ) -> list[str]:
     """Returns the arguments of `python` that predict a film; settings are flags of --config."""
     places = (f"--workdir={workdir}", f"--input={source}", f"--output={output}")
-    return ["-m", "rdfer_jax.main", "--mode=predict", *places, *settings]
+    return ["-m", "rdfer_jax.main", "--mode=predict", "--force", *places, *settings]
 
 
 def measure(arguments: Sequence[str]) -> dict[str, float]:

@@ -106,7 +106,7 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
 
     def measure(arguments):
         ran.append(arguments)
-        flags = dict(text.split("=", 1) for text in arguments if text.startswith("--"))
+        flags = dict(text.split("=", 1) for text in arguments if text[:2] == "--" and "=" in text)
         length = len(list(VideoFile(epath.Path(flags["--input"])).frames())) / 20
         place = epath.Path(flags["--output"]) / "film"
         place.mkdir(parents=True, exist_ok=True)
@@ -122,8 +122,9 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
     assert [f["film_seconds"] for f in found["films"]] == [1.0, 2.0]
     assert [f["analyzed_frames"] for f in found["films"]] == [10, 20]
     assert ["cProfile" in arguments for arguments in ran] == [False, False, True]
-    assert ran[2][-7:] == ran[0][-7:] != ran[1][-7:]
+    assert ran[2][-8:] == ran[0][-8:] != ran[1][-8:]
     assert {f"--workdir={tmp_path / 'run'}", "--mode=predict", *settings} < set(ran[0])
+    assert all("--force" in arguments for arguments in ran)  # not what was predicted before
 
 
 def test_an_untrained_run_predicts(tmp_path):
