@@ -468,8 +468,8 @@ def test_no_input_ends_a_batch(run, tmp_path, caplog, monkeypatch):
         path.write_bytes(raw_trees.picture(number, 3, 1, size, ".png"))
     video = predict_lib.Predictor.video
 
-    def stumble(self, source):
-        return 1 // 0 if "strange" in source.name else video(self, source)
+    def stumble(self, source, known):
+        return 1 // 0 if "strange" in source.name else video(self, source, known)
 
     monkeypatch.setattr(predict_lib.Predictor, "video", stumble)
     settings = config_lib.Predict(detector="none", annotate=True, batch_size=2, fps=25.0)
