@@ -15,6 +15,7 @@ from etils import epath
 
 from rdfer_jax.faces.boxes import Box, Detection
 from rdfer_jax.faces.tracks import Found
+from rdfer_jax.training import integrity
 from rdfer_jax.types import Prediction
 
 NAME = "progress.jsonl"
@@ -29,20 +30,18 @@ class Progress:
         """Reads what is known, if it is of the same video, network and settings.
 
         Args:
-          folder: of the video's results, on a local disk. It is created when there is something to write.
+          folder: of the video's results. It is created when there is something to write. If it is not on a
+            local disk, nothing is written, because files elsewhere cannot be continued.
           digest: of all that the results depend on; empty if that is not known: then nothing is reused.
         """
         self._path, self._digest = folder / NAME, digest
         self._file: IO[str] | None = None
-        self._known: dict[int, Found] = {}
-        self._batches: dict[int, Prediction] = {}
         self._new: list[Any] = []
         self._since: float | None = None
-        lines, self._is_whole = _read(self._path, digest)
-        for line in lines:
-            self._known |= {row[0]: _found(*row[1:]) for row in line.get("found", [])}
-            if "batch" in line:
-                self._batches[line["batch"]] = _prediction(line["prediction"])
+        self._is_local = integrity.is_local(folder)
+        known = _read(self._path, digest) if self._is_local and digest else None
+        self._known, self._batches = known or ({}, {})
+        self._is_whole = known is not None
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +53,8 @@ class Progress:
     def discard(self) -> None:
         """Removes the file, and its folder if nothing else is there."""
         self.__exit__()
+        if not self._is_local:
+            return
         self._path.unlink(missing_ok=True)
         if self._path.parent.is_dir() and not any(self._path.parent.iterdir()):
             self._path.parent.rmdir()
@@ -95,6 +96,8 @@ class Progress:
         self._write({"batch": number, "prediction": fields})
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not self._is_local:
+            return
         if not self._file:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a" if self._is_whole else "w")
@@ -104,19 +107,24 @@ class Progress:
         self._file.flush()
 
 
-def _read(path: epath.Path, digest: str) -> tuple[list[dict[str, Any]], bool]:
-    """Returns the lines of a file after the first, and whether it can be continued."""
+def _read(path: epath.Path, digest: str) -> tuple[dict[int, Found], dict[int, Prediction]] | None:
+    """Returns what is known of frames and batches; None if there is no file, or one of something else."""
+    found: dict[int, Found] = {}
+    batches: dict[int, Prediction] = {}
     try:
-        *lines, rest = path.read_text().split("\n")
-        first, *others = [json.loads(line) for line in lines]
-        is_same = bool(digest) and first["digest"] == digest
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
-        return [], False
-    if not is_same:
-        return [], False
+        *whole, rest = path.read_text().split("\n")
+        first, *lines = [json.loads(line) for line in whole]
+        if first["digest"] != digest:
+            return None
+        for line in lines:
+            found |= {number: _found(faces, time) for number, faces, time in line.get("found", [])}
+            if "batch" in line:
+                batches[line["batch"]] = _prediction(line["prediction"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged
+        return None
     if rest:  # a line that was cut off
-        path.write_text("".join(f"{line}\n" for line in lines))
-    return others, True
+        path.write_text("".join(f"{line}\n" for line in whole))
+    return found, batches
 
 
 def _found(faces: list[Any], searched: float) -> Found:
