@@ -1,6 +1,10 @@
 """Pretraining as a run: it resumes, leaves weights to train from, and refuses what it cannot use."""
 
+import contextlib
+import dataclasses
+import io
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -8,7 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from rdfer_jax import models, sharding
+from rdfer_jax import commands, models, sharding
+from rdfer_jax import config as config_lib
 from rdfer_jax import state as state_lib
 from rdfer_jax.models import pretrained
 from rdfer_jax.training import evaluate, pretrain, run_dir, train
@@ -32,7 +37,7 @@ def settings(root, **sections):
             "optim": {"learning_rate": 1e-2, "warmup": "0 steps", "beta2": 0.95},
             "train": {
                 "duration": f"{STEPS} steps", "save_every": f"{STEPS // 2} steps",
-                "log_every": "1 steps", "tensorboard": False,
+                "log_every": "1 steps", "tensorboard": False, "shard_parameters": "always",
             },
         }
         | sections
@@ -74,10 +79,13 @@ def compiled():
 
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory, compiled):
-    """The folder of a finished run on all devices."""
+    """The folder of a finished run on all devices, started as by `rdfer pretrain`."""
     workdir = tmp_path_factory.mktemp("pretrain") / "run"
-    loss = pretrain.pretrain(settings(root), workdir)
-    assert loss == read_metrics(workdir)[-1]["loss"]
+    given = {"config": config_lib.to_dict(settings(root)), "workdir": str(workdir)}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        commands.pretrain(SimpleNamespace(**given, coordinator=None, multihost=False))
+    loss = read_metrics(workdir)[-1]["loss"]
+    assert f"loss {loss:.3f}; weights in {workdir}/encoder.safetensors" in printed.getvalue()
     return workdir
 
 
@@ -103,11 +111,13 @@ def test_resumes_bit_for_bit(root, run, tmp_path):
     assert (resumed / pretrain.WEIGHTS).read_bytes() == (run / pretrain.WEIGHTS).read_bytes()
 
 
-def test_one_device_finds_the_same_losses_as_eight(root, run, tmp_path, monkeypatch):
+def test_one_device_in_two_parts_finds_the_same_losses_as_eight(root, run, tmp_path, monkeypatch):
     assert len(jax.devices()) == 8
     mesh = sharding.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
-    pretrain.pretrain(settings(root), tmp_path)
+    config = settings(root, model={"trunk": "videovit_narrow", "remat": True})
+    optim = dataclasses.replace(config.optim, accumulate=2)
+    pretrain.pretrain(dataclasses.replace(config, optim=optim), tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(run), rtol=1e-3)
 
 
