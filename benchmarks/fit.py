@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import paths
+from rdfer_jax.training.pretrain import PretrainModelSetup
 from rdfer_jax.training.setup import ModelSetup
 
 GIB = 2**30
@@ -115,6 +116,7 @@ def define_flags() -> None:
         10_000,
         "Number of training videos, which is the size of the prediction memory, if enabled.",
     )
+    flags.DEFINE_bool("pretrain", False, "Compile the step of rdfer pretrain.")
     paths.DEFINE_path("json", None, "File to write the report to; may be gs://.")
     flags.mark_flag_as_required("config")
 
@@ -133,8 +135,9 @@ def command(
     jax.config.update("jax_platforms", "cpu")
     try:
         config = config_lib.resolve(options.config)
+        setup = PretrainModelSetup if options.pretrain else ModelSetup
         report = run(
-            lambda mesh: ModelSetup(
+            lambda mesh: setup(
                 config, mesh, options.num_classes, options.num_train
             ).abstract_step(),
             chips,

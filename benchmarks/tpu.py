@@ -1,7 +1,7 @@
 """Compiles the train step ahead of time for a TPU that you do not have, and reports its memory and cost.
 
     python -m benchmarks.tpu --config=configs/dfew.py --topology=v5e:2x4 [--json=PATH]
-        [--config.data.batch_size=256 ...]
+        [--pretrain] [--config.data.batch_size=256 ...]
 
 libtpu contains the TPU compiler and runs on any x86-64 Linux machine: `pip install 'rdfer-jax[tpu]'`. It
 builds the same program that a real slice would run. So the report shows whether the step compiles, whether

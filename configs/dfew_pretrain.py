@@ -26,14 +26,14 @@ def get_config(fold: str = "1") -> ConfigDict:
     config.data.stride = 4
     config.clips.kind = "snippets"
     config.key.enabled = False
-    config.data.batch_size = 512
+    config.data.batch_size = 256
     # VideoMAE crops to 0.66 of the side or more, and changes nothing else.
     config.augment.crop_area = (0.44, 1.0)
     config.augment.rand_layers = 0
     config.augment.flip = 0.0
     config.augment.erase = 0.0
     # 1.5e-4 for each 256 clips of a batch.
-    config.optim.learning_rate = 6e-4
+    config.optim.learning_rate = 3e-4
     config.optim.final_learning_rate = 1e-5
     config.optim.layer_decay = 1.0
     config.optim.warmup = "40 epochs"

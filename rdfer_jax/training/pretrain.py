@@ -4,6 +4,7 @@ A run reads the training split of a data set with the augmentation and the clips
 the labels and the sections agreement, loss and key of the settings. It leaves the weights in WEIGHTS.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from rdfer_jax.models import masked, resampling
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import GradFn, TrainStep
 from rdfer_jax.training import train
-from rdfer_jax.training.setup import Setup
+from rdfer_jax.training.setup import ModelSetup, Setup
 from rdfer_jax.training.writers import read_metrics
 from rdfer_jax.types import Batch
 
@@ -82,29 +83,17 @@ def write_weights(params: Any, path: epath.Path) -> None:
     temporary.replace(path)
 
 
-class PretrainSetup(Setup):
-    """The autoencoder and the data set whose training split it reads."""
+class PretrainModelSetup(ModelSetup):
+    """The autoencoder on its devices, with its step and state; no data set is needed."""
 
-    kind = "pretrain"
-
-    def __init__(self, *args: Any):
-        """As Setup.
+    @functools.cached_property
+    def pretraining(self) -> masked.Pretraining:
+        """The autoencoder, as pure functions.
 
         Raises:
-          ValueError: the trunk cannot be pretrained with these settings, or the data are less than a batch.
+          ValueError: the trunk cannot be pretrained with these settings.
         """
-        super().__init__(*args)
-        self.pretraining = masked.create(self.config, self.platform)
-        if self.num_train < self.config.data.batch_size:
-            raise ValueError(
-                f"config.data.batch_size: expected at most {self.num_train}, the training videos of "
-                f"{self.directory}, got {self.config.data.batch_size}"
-            )
-
-    @property
-    def sizes(self) -> str:
-        """How many videos are used for what, in words."""
-        return f"{self.num_train} videos to pretrain on, without their labels"
+        return masked.create(self.config, self.platform)
 
     def _step(self) -> TrainStep:
         return steps.make_update_step(
@@ -128,6 +117,31 @@ class PretrainSetup(Setup):
             teacher=None,
             memory=None,
         )
+
+
+class PretrainSetup(PretrainModelSetup, Setup):
+    """The autoencoder and the data set whose training split it reads."""
+
+    kind = "pretrain"
+
+    def __init__(self, *args: Any):
+        """As Setup.
+
+        Raises:
+          ValueError: the trunk cannot be pretrained with these settings, or the data are less than a batch.
+        """
+        super().__init__(*args)
+        assert self.pretraining
+        if self.num_train < self.config.data.batch_size:
+            raise ValueError(
+                f"config.data.batch_size: expected at most {self.num_train}, the training videos of "
+                f"{self.directory}, got {self.config.data.batch_size}"
+            )
+
+    @property
+    def sizes(self) -> str:
+        """How many videos are used for what, in words."""
+        return f"{self.num_train} videos to pretrain on, without their labels"
 
 
 def make_grad_fn(config: Config, pretraining: masked.Pretraining) -> GradFn:
