@@ -109,8 +109,8 @@ def create(config: Config, platform: str) -> Pretraining:
     """Returns the configured pretraining on "cpu", "gpu" or "tpu".
 
     Raises:
-      ValueError: config.model.trunk is no video transformer, config.augment.size is not a multiple of its
-        patch, or config.pretrain.mask_ratio leaves nothing visible or nothing masked.
+      ValueError: config.model.trunk is no video transformer, or config.pretrain.mask_ratio leaves nothing
+        visible or nothing masked. `init` raises it if config.augment.size is not a multiple of the patch.
     """
     name, settings, size = config.model.trunk, config.pretrain, config.augment.size
     video = [trunk for trunk in VITS if trunk in CLIP_TRUNKS and trunk not in FIXED_CLIPS]
