@@ -34,7 +34,7 @@ from rdfer_jax.pipeline.feed import close, feed
 from rdfer_jax.state import TrainState
 from rdfer_jax.steps import TrainStep
 from rdfer_jax.training import automatic, pretrain, train
-from rdfer_jax.training.evaluate import Evaluator, noise_detection, summary
+from rdfer_jax.training.evaluate import Evaluator, final_summary, noise_detection
 from rdfer_jax.training.loop import NonFiniteLossError
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
 from rdfer_jax.training.setup import ModelSetup, Setup
@@ -101,7 +101,7 @@ class Trainer:
         """
         setup, compiled, state = self.fit(config, folder)
         test, train = compiled.evaluator(state, setup.test), None
-        results = {"checkpoint": "last", "step": int(state.step)} | summary(test)
+        results = {"checkpoint": "last", "step": int(state.step)} | final_summary(test)
         save_predictions(test, folder / "run" / TEST_FILE)
         if setup.train.knows_flips:
             train = compiled.evaluator(state, setup.train)

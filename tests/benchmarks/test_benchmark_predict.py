@@ -76,7 +76,9 @@ def test_a_profile_is_cut_into_parts(source):
     stats = pstats.Stats(profile)
     found = benchmark.parts(stats)
     assert sum(found.values()) == pytest.approx(stats.total_tt)
-    done = ["decode", "detect faces", "track them", "the rest"]
+    rest = found.pop("the rest")  # little, and on a busy machine less than the clock can tell
+    assert abs(rest) < 0.3 * stats.total_tt
+    done = ["decode", "detect faces", "track them"]
     assert [name for name, seconds in found.items() if seconds > 0] == done
     assert 0.7 * spent < found["detect faces"] <= spent
 

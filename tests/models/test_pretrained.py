@@ -647,7 +647,8 @@ def test_training_starts_from_another_run_and_resumes_without_it(
 ):
     caplog.set_level("INFO", "rdfer_jax")
     # Evaluation compiles longer than all that is meant here.
-    monkeypatch.setattr(loop.Loop, "_evaluate", lambda *_: {})
+    monkeypatch.setattr(train.Evaluations, "evaluate", lambda *_: None)
+    monkeypatch.setattr(loop.Loop, "_score", lambda *_: {})
     monkeypatch.setattr(train, "evaluate_and_save", lambda *_, **__: {})
     given, theirs = other_run
     source_run, workdir = tmp_path / "source", tmp_path / "run"
