@@ -35,6 +35,9 @@ def block(results: dict[str, Any]) -> str:
             f"{results['noise_auroc_agreement_among_hard']:.3f} by agreement, "
             f"{results['noise_auroc_loss_among_hard']:.3f} by loss"
         ),
+        "expected calibration error, before and after the temperature": (
+            f"{results['ece']:.3f}, {results['ece_calibrated']:.3f}"
+        ),
         "key frames inside the true key segment": (
             f"{results['key_frames_inside']:.1%} (by chance {results['key_frames_inside_by_chance']:.1%})"
         ),
