@@ -14,7 +14,7 @@ from benchmarks.suite import Part
 #: PyTorch needs memory beside JAX in the same process.
 _SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".45"}
 STEP_OUTPUT = "--output={output}/step.json"
-TINY_STEP = ("--frames=4", "--size=32", "--batch=2", "--rounds=1", STEP_OUTPUT)
+TINY_STEP = ("--frames=8", "--size=32", "--batch=2", "--rounds=1", STEP_OUTPUT)
 RUN = (
     "--set=model.trunk=resnet18", "--set=data.image_size=128", "--set=augment.size=112",
     "--set=data.frames=16", "--set=data.batch_size=128", "--set=data.num_workers=8",

@@ -8,8 +8,10 @@ checkpoint and resumes from the one in the middle: the state must come out the s
 that needs XLA_FLAGS=--xla_gpu_deterministic_ops=true. Prints a table and writes training_run.json.
 """
 
+import contextlib
 import dataclasses
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,9 +134,10 @@ def main(argv: Sequence[str]) -> None:
         options.set
     )
     config = settings(options.config, options.steps, changes)
-    if options.build:
-        build(config)
-    train(config, workdir)
+    with contextlib.redirect_stdout(sys.stderr):  # only the results are printed
+        if options.build:
+            build(config)
+        train(config, workdir)
     report: dict[str, Any] = {"hardware": harness.hardware(), "commit": harness.commit()}
     report |= speed(workdir) | {"peak_memory": peak_memory()}
     report |= {"resumed": resumed(config, workdir)}
