@@ -15,17 +15,33 @@ from benchmarks.suite import Part
 _SHARED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".45"}
 STEP_OUTPUT = "--output={output}/step.json"
 TINY_STEP = ("--frames=8", "--size=32", "--batch=2", "--rounds=1", STEP_OUTPUT)
-RUN = (
+TINY_VIDEOMAE = ("--family=videomae", "--set=model.trunk=videovit_narrow", *TINY_STEP)
+_RUN = (
     "--set=model.trunk=resnet18", "--set=data.image_size=128", "--set=augment.size=112",
     "--set=data.frames=16", "--set=data.batch_size=128", "--set=data.num_workers=8",
     "--set=build.image_size=128", "--set=build.num_train=2048", "--set=build.num_test=64",
     "--steps=60", "--output={output}",
 )  # fmt: skip
-TINY_RUN = (
+_TINY_RUN = (
     "--set=build.num_train=64", "--set=build.num_test=16", "--set=build.num_frames=8",
     "--set=data.batch_size=8", "--set=data.frames=4", "--set=clips.frames=4", "--set=key.frames=2",
     "--steps=6", "--output={output}",
 )  # fmt: skip
+
+TRAINING = Part(
+    "A training run: speed, wait for data, memory, resumed bit for bit",
+    "training_run",
+    _RUN,
+    _TINY_RUN,
+    120,
+)
+EXPORTED = Part(
+    "Exported networks",
+    "exported",
+    ("--config=configs/dfew.py", "--batch=32"),
+    ("--batch=1", "--repeats=1"),
+    60,
+)
 
 PARTS = (
     Part(
@@ -40,32 +56,13 @@ PARTS = (
         "Step of VideoMAE-B, beside PyTorch",
         "step",
         ("--family=videomae", "--frames=16", "--batch=32", "--rounds=10", STEP_OUTPUT),
-        ("--family=videomae", "--set=model.trunk=videovit_narrow", *TINY_STEP),
+        TINY_VIDEOMAE,
         120,
         _SHARED,
     ),
-    Part(
-        "A training run: speed, wait for data, memory, resumed bit for bit",
-        "training_run",
-        RUN,
-        TINY_RUN,
-        120,
-        {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"},
-    ),
-    Part(
-        "The same without deterministic operations",
-        "training_run",
-        RUN,
-        TINY_RUN,
-        90,
-    ),
-    Part(
-        "Exported networks",
-        "exported",
-        ("--config=configs/dfew.py", "--batch=32"),
-        ("--batch=1", "--repeats=1"),
-        60,
-    ),
+    TRAINING._replace(environment={"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}),
+    TRAINING._replace(title="The same without deterministic operations", seconds=90),
+    EXPORTED,
     Part(
         "Step with the channels of convolutions last",
         "step",

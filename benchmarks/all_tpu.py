@@ -9,7 +9,7 @@ all.json.
 """
 
 from benchmarks import suite
-from benchmarks.all_gpu import RUN, STEP_OUTPUT, TINY_RUN, TINY_STEP
+from benchmarks.all_gpu import EXPORTED, STEP_OUTPUT, TINY_STEP, TINY_VIDEOMAE, TRAINING
 from benchmarks.suite import Part
 
 PARTS = (
@@ -24,23 +24,11 @@ PARTS = (
         "Step of VideoMAE-B",
         "step",
         ("--family=videomae", "--frames=16", "--batch=16", "--rounds=10", STEP_OUTPUT),
-        ("--family=videomae", "--set=model.trunk=videovit_narrow", *TINY_STEP),
+        TINY_VIDEOMAE,
         150,
     ),
-    Part(
-        "A training run: speed, wait for data, memory, resumed bit for bit",
-        "training_run",
-        RUN,
-        TINY_RUN,
-        200,
-    ),
-    Part(
-        "Exported networks",
-        "exported",
-        ("--config=configs/dfew.py", "--batch=32"),
-        ("--batch=1", "--repeats=1"),
-        90,
-    ),
+    TRAINING._replace(seconds=200),
+    EXPORTED._replace(seconds=90),
 )
 
 if __name__ == "__main__":

@@ -141,11 +141,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines = [["variant", "compared with", *COLUMNS.values()]]
         for row in inside:
             is_base = row["variant"] == row["versus"]
-            values = [
-                over_seeds.percent(row[c])
-                + ("" if is_base else f"; {over_seeds.points(row[f'{c}_difference'])}")
-                for c in COLUMNS
-            ]
+            values = over_seeds.shown(row, COLUMNS, not is_base)
             lines.append([row["variant"], "" if is_base else row["versus"], *values])
         blocks.append(harness.table(lines))
     return "\n\n".join(blocks)

@@ -109,3 +109,11 @@ def points(difference: Mapping[str, float] | None) -> str:
     if np.isfinite(difference["low"]):
         text += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
     return text
+
+
+def shown(row: Mapping[str, Any], columns: Iterable[str], with_difference: bool) -> list[str]:
+    """Returns the cells of a row of `compared` for a table: mean, or "mean; difference", of each column."""
+    return [
+        percent(row[name]) + (f"; {points(row[f'{name}_difference'])}" if with_difference else "")
+        for name in columns
+    ]

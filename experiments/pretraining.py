@@ -93,11 +93,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a Markdown table, in percent: mean ± half the interval; paired difference (interval)."""
     lines = [["weights", *COLUMNS.values()]]
     for row in rows:
-        values = [over_seeds.percent(row[column]) for column in COLUMNS]
-        if row["weights"] != BASE:
-            gains = [over_seeds.points(row[f"{column}_difference"]) for column in COLUMNS]
-            values = [f"{value}; {gain}" for value, gain in zip(values, gains, strict=True)]
-        lines.append([row["weights"], *values])
+        lines.append([row["weights"], *over_seeds.shown(row, COLUMNS, row["weights"] != BASE)])
     return f"{rows[0]['seeds']} seeds\n\n{harness.table(lines)}"
 
 

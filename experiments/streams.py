@@ -123,10 +123,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         blocks.append(f"{data}; {max(row['seeds'] for row in inside)} seeds")
         lines = [["variant", *columns.values()]]
         for row in inside:
-            values = [over_seeds.percent(row[c]) for c in columns]
-            if row["variant"] != BASE:
-                differences = [over_seeds.points(row[f"{c}_difference"]) for c in columns]
-                values = [f"{v}; {d}" for v, d in zip(values, differences, strict=True)]
+            values = over_seeds.shown(row, columns, row["variant"] != BASE)
             lines.append([row["variant"], *values])
         blocks.append(harness.table(lines))
     return "\n\n".join(blocks)

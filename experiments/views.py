@@ -19,7 +19,7 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from benchmarks import harness
-from experiments import evidence, grid, protocol, report_tables
+from experiments import evidence, grid, over_seeds, protocol, report_tables
 from experiments.choose import TASK
 from experiments.grid import Cell, Noise
 from rdfer_jax import plots
@@ -96,11 +96,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         values = []
         for column in COLUMNS:
             found = row[column]
-            gain = found["minus_one"]
-            low, high = 100 * gain["low"], 100 * gain["high"]
-            values.append(
-                f"{100 * found['auroc']['mean']:.1f}; {100 * gain['mean']:+.1f} ({low:+.1f} to {high:+.1f})"
-            )
+            gain = over_seeds.points(found["minus_one"])
+            values.append(f"{100 * found['auroc']['mean']:.1f}; {gain}")
         lines.append([row["variant"].replace("_", " "), f"{100 * row['war']:.1f}", *values])
     return harness.table(lines)
 

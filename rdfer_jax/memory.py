@@ -125,9 +125,8 @@ def update_features(memory: Memory, index_B: jax.Array, features_BD: jax.Array) 
     if memory.features is None:
         return memory
     unit_BD = _unit(jax.lax.stop_gradient(features_BD))
-    total_MD = jnp.zeros_like(memory.features).at[index_B].add(unit_BD)
-    seen_M1 = jnp.zeros((len(memory.label), 1)).at[index_B].add(1) > 0
-    features_MD = jnp.where(seen_M1, _unit(total_MD), memory.features)
+    mean_MD, seen_M = _means(unit_BD, index_B, len(memory.label))
+    features_MD = jnp.where(seen_M[:, None], _unit(mean_MD), memory.features)
     return dataclasses.replace(memory, features=features_MD)
 
 
