@@ -133,6 +133,12 @@ def test_the_tree_names_every_part_of_the_package():
         assert part in tree, part
 
 
+def test_the_reference_names_every_config():
+    page = (ROOT / "docs/reference/command-line.md").read_text()
+    for path in (ROOT / "configs").glob("*.py"):
+        assert path.stem == "__init__" or f"`{path.stem}`" in page, path.stem
+
+
 def fences(page: pathlib.Path) -> str:
     """The shell blocks of a page, and the recipes of the Makefile, with continued lines joined."""
     text = page.read_text()
