@@ -17,6 +17,7 @@ once for all seeds.
 Shape letters: S seeds, B pictures, N classes.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ DEFAULT = ("cross_entropy", "elr", "agreement", ORACLE)
 CONFIG = "configs/ferplus.py"
 #: Draws of pictures for a rank correlation.
 RANK_DRAWS = 200
+#: What a report measures on the predictions of a cell, in the folder of the cell.
+MEASURES = "measures.json"
 
 
 def make_cells(
@@ -118,6 +121,25 @@ def audit(folder: epath.Path) -> dict[str, float]:
     return audit_grid.figures(Simulated(true_B, label_B, probs, np.zeros(len(label_B))))
 
 
+def measured(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the ranks and the audit of a cell with predictions for the training split.
+
+    They are kept in the cell's folder. Other code measures again, and changed files do so every time.
+
+    Args:
+      folder: of the cell.
+      entropy: as for `rank_correlations`.
+    """
+    path, commit = folder / MEASURES, harness.commit()
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept.pop("commit") == commit and commit != "unknown" and not commit.endswith("+"):
+            return dict(kept)
+    found = {"ranks": rank_correlations(folder, entropy), "audit": audit(folder)}
+    path.write_text(harness.to_json({"commit": commit, **found}))
+    return found
+
+
 def votes_entropy(directory: epath.Path, data: Any) -> dict[str, float]:
     """Returns the entropy of the votes of each training picture, in nats, by its name."""
     columns = source.training_split(directory, data).columns("clip_id", "votes")
@@ -173,7 +195,7 @@ def summary(
             for name, balanced in (("war", False), ("uar", True)):
                 row[name] = statistics.bootstrap_shared(
                     label_B, right_SB, other_SB, balanced=balanced
-                )._asdict() | {"spread": None}
+                )._asdict()
             rows["differences"].append(row)
         if method == ORACLE:  # trained on the votes: there is nothing to detect
             continue
@@ -204,31 +226,16 @@ def detection(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> li
         report_tables.HARD_TASK: (("1 - max softmax", "1 - agreement"), "1 - max softmax, video"),
     }
     for task, (scores, base) in tasks.items():
-        tables = [cell["evidence"]["detection"][task] for cell in cells]
-        names = tables[0]["scores"]
-        for score in (f"{s}, {view}" for s in scores for view in ("K clips", "memory")):
-            if score not in names:
-                continue
-            single = f"{score.split(', ')[0]}, one clip"
-            others = {
-                "one view": single if single in names else "1 - max softmax, one clip",
-                "loss or softmax": base,
-            }
-            row = dict(head) | {"task": task, "score": score.replace("K clips", "views")}
-            wanted = [names.index(score), *(names.index(other) for other in others.values())]
-            auroc = [np.array(table["auroc"])[wanted] for table in tables]
-            covariance = [np.array(table["covariance"])[np.ix_(wanted, wanted)] for table in tables]
-            for column, weights in (
-                ("auroc", (1, 0, 0)),
-                *(
-                    (f"minus {name}", (1, *-np.eye(2, dtype=int)[i]))
-                    for i, name in enumerate(others)
-                ),
-            ):
-                row[column] = statistics.bootstrap_auroc(
-                    auroc, covariance, weights, shared=True
-                )._asdict()
-            rows.append(row)
+        for name in scores:
+            # A single view cannot disagree with itself.
+            single = "1 - max softmax" if name == "1 - agreement" else name
+            others = {"one_view": f"{single}, one clip", "loss_or_softmax": base}
+            for views in ("K clips", "memory"):
+                score = f"{name}, {views}"
+                row = report_tables.auroc_row(cells, task, score, others, shared=True)
+                if row:
+                    row = row | {"score": score.replace("K clips", "views")}
+                    rows.append({**head, "task": task, **row})
     return rows
 
 
@@ -271,7 +278,11 @@ def audits(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[
 
 def text(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Returns the tables as Markdown, in percent."""
-    return "\n\n".join(report_tables.table(part) for part in rows.values() if part)
+    return "\n\n".join(
+        report_tables.table(part, report_tables.DIFFERENCES if name == "differences" else ())
+        for name, part in rows.items()
+        if part
+    )
 
 
 def main(_: Sequence[str]) -> None:
@@ -296,8 +307,7 @@ def main(_: Sequence[str]) -> None:
     for name, result in results.items():
         folder = output / "cells" / name
         if (folder / "run" / TRAIN_FILE).exists() and f"-{ORACLE}-" not in name:
-            result["ranks"] = rank_correlations(folder, entropy)
-            result["audit"] = audit(folder)
+            result |= measured(folder, entropy)
     rows = summary(results, choice)
     origin = grid.provenance(list(results.values()), with_evidence=True)
     for cell in origin["cells"]:

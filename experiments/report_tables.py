@@ -21,6 +21,8 @@ from rdfer_jax import plots
 Groups = dict[tuple[int, str, str], list[Mapping[str, Any]]]
 
 HARD_TASK = "hard, among right labels"
+#: Columns of the rows of `differences` that hold differences.
+DIFFERENCES = ("war", "uar")
 
 
 def gather(results: Mapping[str, Mapping[str, Any]]) -> Groups:
@@ -90,12 +92,11 @@ def differences(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any
             counts_SG = _pairs(cells, other)
             row: dict[str, Any] = {"epochs": epochs, "condition": condition, "method": method}
             row |= {"than": than, "claimed": than != ORACLE}
-            row["war"] = _difference(counts_SG, "war")
-            row["uar"] = _difference(counts_SG, "uar")
+            row |= {name: _difference(counts_SG, name) for name in DIFFERENCES}
             rows.append(row)
     for epochs in {row["epochs"] for row in rows}:
         claimed = [row for row in rows if row["epochs"] == epochs and row["claimed"]]
-        for name in ("war", "uar"):
+        for name in DIFFERENCES:
             adjusted = statistics.holm([row[name]["p"] for row in claimed])
             for row, p in zip(claimed, adjusted, strict=True):
                 row[name]["holm_p"] = float(p)
@@ -142,8 +143,9 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
 
     Compared with the same score of one clip, with the best score of one clip (named by the choice, too),
     and with the loss of the video. If it is remembered over the epochs, it is also compared with the same
-    score of what would be remembered of the first clip alone, where that was measured, and a second row has
-    the same score of the last epoch's clips, because all other scores of one clip are of the last epoch.
+    score of the last epoch's clips, and with that of what would be remembered of the first clip alone, where
+    that was measured. A second row has the same score of the last epoch's clips, because all other scores of
+    one clip are of the last epoch. Agreement is compared with the highest probability of one and of all clips.
     """
     rows = []
     for (epochs, condition, method), cells in groups.items():
@@ -161,26 +163,48 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
                     rows.append(found | measured)
         found = {"epochs": epochs, "condition": condition, "method": method, "task": HARD_TASK}
         for score in ("1 - agreement, K clips", "1 - agreement, memory"):
-            others = _with_memory(score, {"single": "1 - max softmax, one clip"})
+            softmax = score.replace("1 - agreement", "1 - max softmax")
+            others = _with_memory(
+                score, {"single": "1 - max softmax, one clip", "softmax": softmax}
+            )
             if measured := auroc_row(cells, HARD_TASK, score, others):
                 rows.append(found | measured)
     return rows
 
 
 def _with_memory(score: str, others: Mapping[str, str]) -> dict[str, str]:
-    """Returns the scores to compare with, and for a remembered one that of the first clip's memory."""
-    if not score.endswith(", memory"):
+    """Returns the scores to compare with; for a remembered one also the last epoch's and one clip's."""
+    name, _, source = score.rpartition(", ")
+    if source != "memory":
         return dict(others)
-    name = score.removesuffix(", memory").replace("1 - agreement", "1 - max softmax")
-    return {**others, "remembered": f"{name}, {evidence.FIRST_CLIPS.format(1)}"}
+    one = name.replace("1 - agreement", "1 - max softmax")
+    return {
+        **others,
+        "last": f"{name}, K clips",
+        "remembered": f"{one}, {evidence.FIRST_CLIPS.format(1)}",
+    }
 
 
 def auroc_row(
-    cells: Sequence[Mapping[str, Any]], task: str, score: str, others: Mapping[str, str]
+    cells: Sequence[Mapping[str, Any]],
+    task: str,
+    score: str,
+    others: Mapping[str, str],
+    *,
+    shared: bool = False,
 ) -> dict[str, Any] | None:
     """Returns the AUROC of a score and its differences to the others that were measured, too.
 
-    None if the score was not measured in all cells.
+    Args:
+      cells: results of one method, one for each seed.
+      task: what is detected among what; a key of their evidence.
+      score: name of the score.
+      others: short name -> name of a score to compare with.
+      shared: whether all seeds have the same clips.
+
+    Returns:
+      score; others that were measured; auroc and, for each other, minus_<short name>, each an Estimate as a
+      dict. None if the score was not measured in all cells.
     """
     tables = [cell["evidence"].get("detection", {}).get(task) for cell in cells]
     known = set.intersection(*(set(table["scores"] if table else ()) for table in tables))
@@ -199,7 +223,7 @@ def auroc_row(
         weights[0] += 1
         if place:
             weights[place] -= 1
-        row[name] = statistics.bootstrap_auroc(auroc, covariance, weights)._asdict()
+        row[name] = statistics.bootstrap_auroc(auroc, covariance, weights, shared=shared)._asdict()
     return row
 
 
@@ -239,29 +263,41 @@ def text(report: Mapping[str, Any]) -> str:
             for name in ("accuracy", "differences", "detection", "calls")
         }
         blocks.append(f"## {head[1]}, {head[0]} epochs, {len(protocol.REPORT)} seeds")
-        blocks += [table(rows) for rows in parts.values() if rows]
+        blocks += [
+            table(rows, DIFFERENCES if name == "differences" else ())
+            for name, rows in parts.items()
+            if rows
+        ]
     return "\n\n".join(blocks)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns one of the tables: its columns are those of the rows."""
+def table(rows: Sequence[Mapping[str, Any]], signed: Sequence[str] = ()) -> str:
+    """Returns one of the tables: its columns are those of the rows.
+
+    Args:
+      rows: of the table.
+      signed: columns of differences, besides those whose names begin with "minus".
+    """
     names: dict[str, None] = {}
     for row in rows:
         names |= dict.fromkeys(
             name for name in row if name not in ("epochs", "condition", "others")
         )
     lines = [[name.replace("_", " ") for name in names]]
-    lines += [[_cell(name, row.get(name)) for name in names] for row in rows]
+    lines += [
+        [_cell(row.get(name), name in signed or name.startswith("minus")) for name in names]
+        for row in rows
+    ]
     return harness.table(lines)
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(value: Any, signed: bool) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        signed = "+" if name.startswith("minus") or "spread" in value else ""
-        body = f"{100 * value['mean']:{signed}.1f}"
-        body += f" ({100 * value['low']:{signed}.1f} to {100 * value['high']:{signed}.1f})"
+        sign = "+" if signed else ""
+        body = f"{100 * value['mean']:{sign}.1f}"
+        body += f" ({100 * value['low']:{sign}.1f} to {100 * value['high']:{sign}.1f})"
         return body + (f", p {value['holm_p']:.3g}" if "holm_p" in value else "")
     return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
 

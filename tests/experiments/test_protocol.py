@@ -257,3 +257,14 @@ def test_a_remembered_score_is_compared_in_the_last_epoch_too():
     rows = report_tables.detection({(11, "confusion", "elr"): cells}, choice)
     found = [(row["score"], round(row["minus_same"]["mean"], 2)) for row in rows]
     assert found == [("odds, memory", 0.15), ("odds, K clips", 0.05)]
+    assert rows[0]["minus_last"]["mean"] == pytest.approx(0.1, abs=1e-3)
+    assert "minus_last" not in rows[1]
+
+
+def test_differences_have_a_sign_and_scores_have_none():
+    found = {"mean": 0.012, "low": -0.001, "high": 0.025}
+    rows = [{"method": "elr", "war": found, "minus_loss": found, "share": 0.5}]
+    accuracy = report_tables.table(rows).splitlines()[-1]
+    assert accuracy == "| elr | 1.2 (-0.1 to 2.5) | +1.2 (-0.1 to +2.5) | 50.0 |"
+    differences = report_tables.table(rows, report_tables.DIFFERENCES).splitlines()[-1]
+    assert differences == "| elr | +1.2 (-0.1 to +2.5) | +1.2 (-0.1 to +2.5) | 50.0 |"

@@ -115,10 +115,10 @@ def test_all_methods_are_trained_on_the_original_labels_and_the_oracle_on_the_vo
     accuracy = {row["method"]: row["war"]["mean"] for row in found["accuracy"]}
     assert best["war"]["mean"] == pytest.approx(accuracy["agreement"] - accuracy["elr"])
     odds = next(r for r in found["detection"] if r["score"] == "odds, views")
-    assert odds["minus one view"]["mean"] == pytest.approx(0.1)
-    assert odds["minus loss or softmax"]["mean"] == pytest.approx(0.2)
+    assert odds["minus_one_view"]["mean"] == pytest.approx(0.1)
+    assert odds["minus_loss_or_softmax"]["mean"] == pytest.approx(0.2)
     hard = next(r for r in found["detection"] if r["score"] == "1 - agreement, views")
-    assert hard["minus one view"]["mean"] == pytest.approx(0.75 - 0.6)
+    assert hard["minus_one_view"]["mean"] == pytest.approx(0.75 - 0.6)
     text = (output / "real_faces.md").read_text()
     assert "| elr | 3 |" in text and (output / "agreement_agreement_4.png").exists()
 
@@ -166,3 +166,16 @@ def test_what_was_not_chosen_is_refused(command):
         command(methods=["gce"])
     assert not command.settings
     assert set(real_faces.SEEDS).isdisjoint({protocol.CHOOSE_RUN_SEED, *protocol.REPORT})
+
+
+def test_a_cell_is_measured_once_for_a_commit(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        real_faces, "rank_correlations", lambda *_: calls.append(1) or {"loss": 0.5}
+    )
+    monkeypatch.setattr(real_faces, "audit", lambda _: {"ap": 0.25})
+    expected = {"ranks": {"loss": 0.5}, "audit": {"ap": 0.25}}
+    for commit, measured in (("a", 1), ("a", 1), ("b", 2), ("b+", 3), ("b+", 4), ("b", 5)):
+        monkeypatch.setattr(real_faces.harness, "commit", lambda commit=commit: commit)
+        assert real_faces.measured(epath.Path(tmp_path), {}) == expected
+        assert len(calls) == measured
