@@ -143,9 +143,10 @@ def detection(groups: Groups, choice: Mapping[str, Any]) -> list[dict[str, Any]]
 
     Compared with the same score of one clip, with the best score of one clip (named by the choice, too),
     and with the loss of the video. If it is remembered over the epochs, it is also compared with the same
-    score of the last epoch's clips, and with that of what would be remembered of the first clip alone, where
-    that was measured. A second row has the same score of the last epoch's clips, because all other scores of
-    one clip are of the last epoch. Agreement is compared with the highest probability of one and of all clips.
+    score of the last epoch's clips, and with that of what would be remembered of the first clip alone,
+    where that was measured. A second row has the same score of the last epoch's clips, because all other
+    scores of one clip are of the last epoch. Agreement is compared with the highest probability of one clip
+    and of all clips.
     """
     rows = []
     for (epochs, condition, method), cells in groups.items():
