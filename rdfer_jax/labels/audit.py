@@ -2,15 +2,15 @@
 
 Enters: the folder of a cross-validation with its out-of-fold predictions, and possibly a person's decisions
 on the sample. Leaves: issues.csv, suggested.csv, sample.csv, audit.json and audit.html, a page to review
-the clips; only audit.json if the predictions are no better than the most frequent class. It reads saved
-predictions and the frames of the data set; no model is run.
+the clips, and class_shares.csv after a review; only audit.json if the predictions are no better than the
+most frequent class. It reads saved predictions and the frames of the data set; no model is run.
 
 Letters: N videos, K clips of a video, C classes.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 from scipy import special
 
-from rdfer_jax import metrics
+from rdfer_jax import class_shares, metrics
 from rdfer_jax.config import Config
 from rdfer_jax.labels import issues, page, review
 from rdfer_jax.labels import share as share_lib
@@ -45,7 +45,7 @@ MAX_CARDS = 5000
 STRIP_FRAMES, STRIP_SIDE = 8, 72
 #: Files that need predictions that know something.
 _FINDINGS = ("issues.csv", "suggested.csv", "audit.html")
-_SAMPLE = "sample.csv"
+_SAMPLE, _CLASS_SHARES = "sample.csv", "class_shares.csv"
 #: The largest share of the votes for one class, up to which annotators disagree.
 SPLIT_VOTES = 2 / 3
 
@@ -100,7 +100,9 @@ def run(
             "labels that were learned, and no share can be promised. Run `rdfer crossval`, or leave it out"
         )
     clip_ids = arrays["clip_id"].tolist()
-    decided = review.read(output / _SAMPLE, reviewed, clip_ids, classes) if reviewed else None
+    decided = None
+    if reviewed:
+        decided = review.read(output / _SAMPLE, reviewed, clip_ids, arrays["label"], classes)
     share = decided.share if decided else share_lib.of_votes(arrays["label"], arrays["votes"])
     findings = issues.find_label_issues(arrays["label"], probs, precision=precision, share=share)
     found |= issues.summary(findings, classes) | _measured(findings, arrays)
@@ -108,8 +110,8 @@ def run(
     if in_fold and not share:
         found |= {"share": None, "list_precision": None, "noise_matrix": None}
     if decided:
-        found["review"] = decided.to_dict()
-    if decided:
+        found["review"] = decided.to_dict(classes)
+        class_shares.write(output / _CLASS_SHARES, classes, decided.classes)
         sample = decided.sample
     else:
         listed = findings.kind == "mislabeled"
@@ -160,7 +162,25 @@ def describe(found: dict[str, Any]) -> str:
         if found.get("hard_are_hard") is not None:
             text += f"; of the clips called hard, {found['hard_are_hard']:.1%} are hard"
         text += "."
+    if found.get("review"):
+        text += _frequencies(found["review"]["classes"])
     return text
+
+
+def _frequencies(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns a sentence about classes that the labels give too often or too rarely, by a review."""
+    apart = [
+        f"{name} is {found['reviewed']:.0%} of the clips ({found['low']:.0%} to {found['high']:.0%}) and "
+        f"{found['given']:.0%} of the labels"
+        for name, found in shares.items()
+        if not found["low"] <= found["given"] <= found["high"]
+    ]
+    if not apart:
+        return ""
+    return (
+        f" By the review, {'; '.join(apart)}. With --config.predict.class_shares={_CLASS_SHARES}, "
+        "prediction follows the review."
+    )
 
 
 def _promise(promised: float, review: dict[str, Any]) -> str:

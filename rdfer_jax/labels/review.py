@@ -1,13 +1,13 @@
 """A sample of clips for a person to review, and what the decisions say about the labels.
 
 Enters: the list of an audit; later a CSV file of decisions, as the audit page exports it. Leaves:
-sample.csv, and the shares of wrong labels with their intervals.
+sample.csv, and the shares of wrong labels and of the classes with their intervals.
 
 Half of the sample comes from the list and half from the other clips, each drawn at random, so that both
 questions have an answer. Decisions on clips outside the sample are not used: a reviewer who starts with the
 most suspicious ones would find more wrong labels than there are.
 
-Letters: N videos.
+Letters: N videos, S strata, C classes.
 """
 
 import csv
@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from numpy.typing import ArrayLike
 
+from rdfer_jax.class_shares import ClassShares, shrunk
 from rdfer_jax.labels import csv_file
 from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.share import Share
@@ -37,6 +39,7 @@ class Review(NamedTuple):
       share: the share of wrong labels.
       precision: the share of wrong labels on the list when the sample was drawn, with its 95 % limits
         (Wilson): [mean, low, high]; None if nothing was listed.
+      classes: the shares of the classes.
       sample: int [M], the places of the sample's clips among the N.
       reviewed: how many of these were decided.
       ignored: how many decisions are on clips outside the sample.
@@ -44,13 +47,20 @@ class Review(NamedTuple):
 
     share: Share
     precision: tuple[float, float, float] | None
+    classes: ClassShares
     sample: np.ndarray
     reviewed: int
     ignored: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the review for JSON."""
-        values = self._asdict() | {"share": self.share.to_dict(), "sampled": len(self.sample)}
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Returns the review for JSON; with the names of the classes."""
+        shares = {
+            name: dict(zip(ClassShares._fields, row, strict=True))
+            for name, row in zip(classes, np.stack(self.classes, axis=1).tolist(), strict=True)
+        }
+        values = self._asdict() | {
+            "share": self.share.to_dict(), "classes": shares, "sampled": len(self.sample),
+        }  # fmt: skip
         del values["sample"]
         return values
 
@@ -105,6 +115,7 @@ def read(
     sample_path: epath.PathLike,
     decisions: epath.PathLike,
     clip_ids: Sequence[str],
+    labels_N: np.ndarray,
     classes: Sequence[str],
 ) -> Review:
     """Combines the sample with the decisions.
@@ -113,6 +124,7 @@ def read(
       sample_path: sample.csv, as `write_sample` wrote it.
       decisions: a CSV file with the columns clip_id and label, the label that a person finds right.
       clip_ids: the names of the N videos.
+      labels_N: int [N], their given labels.
       classes: the names of the classes.
 
     Raises:
@@ -129,16 +141,17 @@ def read(
     given = label_files.read(decisions, classes, "--reviewed")
     place = {clip_id: i for i, clip_id in enumerate(clip_ids)}
     sizes: dict[bool, int] = {}
-    found: dict[bool, tuple[int, int]] = {}
+    found: dict[bool, list[int]] = {}  # the right class of the decided clips, on and off the list
+    wrong: dict[bool, int] = {}
     try:
         sample = np.array([place[row["clip_id"]] for row in rows], int)
         for row in rows:
             listed = row["listed"] == "1"
             sizes[listed] = int(row["drawn_from"])
-            wrong, total = found.get(listed, (0, 0))
             if row["clip_id"] in given:
-                is_wrong = classes[given[row["clip_id"]]] != row["label"]
-                found[listed] = (wrong + is_wrong, total + 1)
+                right = given[row["clip_id"]]
+                found.setdefault(listed, []).append(right)
+                wrong[listed] = wrong.get(listed, 0) + (classes[right] != row["label"])
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{sample_path}: expected the columns {', '.join(COLUMNS)}, and clips of these predictions. "
@@ -150,15 +163,50 @@ def read(
                 f"{decisions}: no decision on the {'listed' if listed else 'other'} clips of "
                 f"{sample_path}. Review the clips of the sample, some on the list and some not"
             )
-    reviewed = sum(total for _, total in found.values())
+    reviewed = sum(map(len, found.values()))
+    samples = [(wrong[listed], len(found[listed])) for listed in sizes]
     precision = None
     if True in found:
-        wrong, total = found[True]
-        precision = (wrong / total, *share_lib.limits(wrong, total))
+        count = wrong[True], len(found[True])
+        precision = (count[0] / count[1], *share_lib.limits(*count))
     return Review(
-        share=share_lib.of_strata([*sizes.values()], [found[listed] for listed in sizes]),
+        share=share_lib.of_strata([*sizes.values()], samples),
         precision=precision,
+        classes=shares_of_classes(
+            np.bincount(labels_N[labels_N >= 0], minlength=len(classes)),
+            [*sizes.values()],
+            [np.bincount(found[listed], minlength=len(classes)) for listed in sizes],
+        ),
         sample=sample,
         reviewed=reviewed,
         ignored=len(given) - reviewed,
+    )
+
+
+def shares_of_classes(
+    given_C: ArrayLike, sizes_S: Sequence[int], decided_SC: ArrayLike
+) -> ClassShares:
+    """Estimates how frequent the classes are from a reviewed sample.
+
+    Args:
+      given_C: numbers of the given labels of each class.
+      sizes_S: the number of videos of each stratum from which the sample was drawn.
+      decided_SC: int [S, C], the reviewed videos of each stratum by their right class; some of every
+        stratum.
+    """
+    sizes_S1, decided_SC = np.asarray(sizes_S)[:, None], np.asarray(decided_SC, int)
+    total_S1 = decided_SC.sum(axis=1, keepdims=True)
+    found = [
+        share_lib.of_strata(sizes_S, [*zip(part_S.tolist(), total_S1[:, 0].tolist(), strict=True)])
+        for part_S in decided_SC.T
+    ]
+    reviewed_C, low_C, high_C = (
+        np.array([getattr(share, name) for share in found]) for name in ("estimate", "low", "high")
+    )
+    # A class without a label counts as one with a single label, so that its logarithm is finite.
+    given_C = np.maximum(np.asarray(given_C, np.float64), 1)
+    given_C /= given_C.sum()
+    effective = sizes_S1.sum() ** 2 / (sizes_S1**2 / total_S1).sum()
+    return ClassShares(
+        given_C, reviewed_C, low_C, high_C, shrunk(given_C, reviewed_C, float(effective))
     )

@@ -1,5 +1,6 @@
 """A trained network as files that run without this package, and what their user has to know."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,11 @@ def export(
 
 def card(predictor: Predictor) -> dict[str, Any]:
     """Returns what the user of an exported network has to know, ready for JSON."""
-    config, settings, cut = predictor.config, predictor.settings, predictor.cut
+    settings, cut = predictor.settings, predictor.cut
+    config = dataclasses.replace(
+        predictor.config,  # the network has the class shares built in
+        predict=dataclasses.replace(predictor.config.predict, class_shares=""),
+    )
     about: dict[str, Any] = {
         "form": FORM,
         "package": "rdfer_jax",

@@ -51,7 +51,8 @@ def of(network: Trained) -> Trained:
             runtime.keep(path, content, MOST_MODELS)
         except OSError as problem:
             log.debug("%s: not kept: %s", path, problem)
-    return dataclasses.replace(network, runtime="onnx", _read=_reader(session))
+    # The shift is a part of the exported function.
+    return dataclasses.replace(network, runtime="onnx", _read=_reader(session), shift=None)
 
 
 def is_export(folder: epath.PathLike) -> bool:

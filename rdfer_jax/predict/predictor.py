@@ -17,8 +17,8 @@ import numpy as np
 from etils import epath
 from scipy import special
 
+from rdfer_jax import class_shares, weights
 from rdfer_jax import config as config_lib
-from rdfer_jax import weights
 from rdfer_jax.faces import blazeface
 from rdfer_jax.faces.cut import NOBODY, Cut
 from rdfer_jax.faces.detect import Detector
@@ -105,11 +105,10 @@ class Predictor:
 
         Raises:
           FileNotFoundError: not a run, or no such checkpoint, or no such detector file.
-          ValueError: the run's files are damaged.
+          ValueError: the run's files are damaged, or the class shares are of other classes.
         """
         network = _load(run, checkpoint, runtime)
         self.config, self.classes, self.model = network.config, network.classes, network.model
-        self.network = network
         self.settings = settings or self.config.predict
         self.fps = self.settings.fps or (FPS if self.config.data.snippet == 1 else SNIPPET_FPS)
         # What a network of single frames says of a window is the mean over its frames already.
@@ -120,6 +119,15 @@ class Predictor:
             or network.temperature
             or 1.0
         )
+        if self.settings.class_shares:
+            if network.runtime == "onnx":
+                raise ValueError(
+                    f"config.predict.class_shares: {run} is an exported network. Give the file to rdfer "
+                    "export, and leave the setting empty here"
+                )
+            shift_N = class_shares.read(self.settings.class_shares, self.classes, self.config)
+            network = network.shifted(self.temperature * shift_N)
+        self.network = onnx_network.of(network) if runtime == "onnx" else network
         self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
 
     def made_by(self) -> dict[str, Any]:
@@ -302,8 +310,7 @@ def _load(run: epath.PathLike | None, checkpoint: str, runtime: str) -> Trained:
         if runtime == "jax":
             raise ValueError(f"{run}: an exported network, which ONNX Runtime runs, not jax")
         return onnx_network.from_export(run)
-    network = trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
-    return onnx_network.of(network) if runtime == "onnx" else network
+    return trained_lib.from_run(run, checkpoint) if run else trained_lib.from_package(PACKAGED)
 
 
 def choose_cut(trained: Mapping[str, Any], settings: config_lib.Predict) -> Cut:

@@ -25,6 +25,8 @@ from rdfer_jax.types import Batch, Prediction
 STILL_FRAMES = 16
 #: What the network says of a window, by the names of Prediction; some networks lack the last three.
 OUTPUTS = ("logits", "clip_logits", "agreement", "instants", "instant_logits", "key_instants")
+#: Those of them that are logits of the classes.
+LOGITS = ("logits", "clip_logits", "instant_logits")
 
 
 #: Reads windows, uint8 [B, F, S, S, 3], with their mask, bool [B].
@@ -44,6 +46,7 @@ class Trained:
       runtime: what runs it, jax or onnx.
       temperature: divides the logits, so that the highest probability is how often the prediction is right;
         None if that was not measured.
+      shift: float [N], added to all logits; None for none.
     """
 
     config: Config
@@ -55,6 +58,7 @@ class Trained:
     _read: Read
     runtime: str = "jax"
     temperature: float | None = None
+    shift: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -92,6 +96,7 @@ class Trained:
             zeros = jnp.zeros(videos, jnp.int32)
             state = jax.lax.optimization_barrier(bare)
             found = step(state, Batch(frames, zeros, zeros, jnp.ones(videos, bool)))
+            found = _shifted(found, self.shift)
             named = {name: getattr(found, name) for name in OUTPUTS}
             return {name: value for name, value in named.items() if value is not None}
 
@@ -106,16 +111,30 @@ class Trained:
           mirror: whether to read the mirror images, too: logits and agreement are the means of both, key
             instants those of the frames themselves.
         """
-        found = self._read(frames, mask)
+        found = _shifted(self._read(frames, mask), self.shift)
         if not mirror:
             return found
-        other = self._read(np.ascontiguousarray(frames[..., ::-1, :]), mask)
+        other = self.predict(np.ascontiguousarray(frames[..., ::-1, :]), mask)
         means = {
             name: (getattr(found, name) + getattr(other, name)) / 2
-            for name in ("logits", "clip_logits", "agreement", "instant_logits")
+            for name in (*LOGITS, "agreement")
             if getattr(found, name) is not None
         }
         return dataclasses.replace(found, **means)
+
+    def shifted(self, shift_N: np.ndarray) -> "Trained":
+        """Returns the network with float64 [N] added to its logits of the classes."""
+        digest = hashlib.blake2b(self.digest.encode() + shift_N.tobytes()).hexdigest()
+        return dataclasses.replace(self, shift=shift_N.astype(np.float32), digest=digest)
+
+
+def _shifted(found: Prediction, shift_N: np.ndarray | None) -> Prediction:
+    if shift_N is None:
+        return found
+    values = {name: getattr(found, name) for name in LOGITS}
+    return dataclasses.replace(
+        found, **{name: value + shift_N for name, value in values.items() if value is not None}
+    )
 
 
 def from_run(run: epath.PathLike, checkpoint: str) -> Trained:

@@ -13,7 +13,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from rdfer_jax import intervals, metrics, models, plots, sharding
+from rdfer_jax import class_shares, intervals, metrics, models, plots, sharding
 from rdfer_jax.calibration import calibrated
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import loader, sampling, source
@@ -168,11 +168,19 @@ def evaluate(config: Config, workdir: epath.PathLike, checkpoint: str = "last") 
       ValueError: the run is one of pretraining.
     """
     run_dir.check_kind(workdir)
+    file, shift_N = config.predict.class_shares, None
+    if file:
+        info = run_dir.read(workdir)
+        shift_N = class_shares.read(file, info.classes, info.config)
     setup = Setup.create(automatic.of_run(config, workdir))
     step, state = setup.restore(workdir, checkpoint)
     log.info("restored step %d of %s", step, workdir)
     evaluator = Evaluator(setup.config, setup.network, setup.mesh)
-    results = evaluate_and_save(evaluator, state, setup, workdir, checkpoint)
+    predictions = evaluator(state, setup.test)
+    results = evaluate_and_save(evaluator, state, setup, workdir, checkpoint, predictions)
+    if shift_N is not None:
+        scale = config.predict.temperature or results["temperature"] or 1.0
+        results["class_shares"] = {"file": file} | shifted_scores(predictions, scale * shift_N)
     if jax.process_index() == 0:
         run_dir.write_json(epath.Path(workdir) / "results.json", results)
     return results
@@ -215,6 +223,14 @@ def evaluate_and_save(
 def final_summary(predictions: Predictions) -> dict[str, Any]:
     """Returns the summary of a network that is done, with the temperature that calibrates it."""
     return summary(predictions) | calibrated(predictions["logits"], predictions["label"])
+
+
+def shifted_scores(predictions: Predictions, shift_N: np.ndarray) -> dict[str, float]:
+    """Returns WAR and UAR with float [N] added to the logits of the classes."""
+    best = (predictions["logits"] + shift_N).argmax(-1)
+    confusion = metrics.confusion_matrix(predictions["label"], best, len(predictions.classes))
+    scores = metrics.summarize(confusion, predictions.classes)
+    return {name: scores[name] for name in ("war", "uar")}
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
@@ -309,6 +325,12 @@ def describe(results: dict[str, Any]) -> str:
         lines.append(
             f"expected calibration error {results['ece']:.3f}; {results['ece_calibrated']:.3f} if the "
             f"logits are divided by {results['temperature']:.2f}, as in prediction"
+        )
+    if "class_shares" in results:
+        found = results["class_shares"]
+        lines.append(
+            f"for classes as frequent as {found['file']} estimates: WAR {found['war']:.4f}  "
+            f"UAR {found['uar']:.4f}"
         )
     recalls = results["recall_per_class"].items()
     lines.append(

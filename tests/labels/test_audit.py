@@ -178,6 +178,24 @@ def test_a_reviewed_sample_tells_what_predictions_cannot(tmp_path):
     assert "of the labels are wrong by the review" in audit.describe(again)
     assert "of the listed labels are wrong" in (output / "audit.html").read_text()
     assert list(csv.DictReader((output / "sample.csv").open())) == sample  # the same sample
+    shares = list(csv.DictReader((output / "class_shares.csv").open()))
+    assert [row["class"] for row in shares] == list(classes)
+    for i, name in enumerate(classes):
+        expected = 0.0
+        for on in ("0", "1"):
+            part = [row for row in sample if row["listed"] == on]
+            found = np.mean([true[row["clip_id"]] == i for row in part])
+            expected += found * int(part[0]["drawn_from"]) / 1500
+        assert float(shares[i]["reviewed"]) == pytest.approx(expected, abs=1e-6), name
+    given = np.bincount(data.label, minlength=len(classes)) / 1500
+    np.testing.assert_allclose([float(row["given"]) for row in shares], given, atol=1e-6)
+    text = audit.describe(
+        again | {"review": again["review"] | {"classes": {
+            "sad": {"given": 0.1, "reviewed": 0.3, "low": 0.2, "high": 0.4},
+            "happy": {"given": 0.1, "reviewed": 0.15, "low": 0.05, "high": 0.2},
+        }}}
+    )  # fmt: skip
+    assert "By the review, sad is 30% of the clips (20% to 40%) and 10% of the labels. With" in text
 
 
 def test_a_promise_lists_fewer_clips_that_are_more_often_wrong(tmp_path):

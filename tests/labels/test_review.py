@@ -7,6 +7,7 @@ from scipy import stats
 from rdfer_jax.labels import csv_file, review
 
 CLASSES = ("happy", "sad")
+LABELS = np.zeros(1000, int)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def _write(folder, wrong_listed=40, wrong_others=3):
 
 def test_decisions_give_the_share_and_the_precision(tmp_path):
     clips = _write(tmp_path)
-    found = review.read(tmp_path / "sample.csv", tmp_path / "decisions.csv", clips, CLASSES)
+    found = review.read(tmp_path / "sample.csv", tmp_path / "decisions.csv", clips, LABELS, CLASSES)
     limits = stats.binomtest(40, 50).proportion_ci(method="wilson")
     assert found.precision == pytest.approx((0.8, limits.low, limits.high))
     assert found.share.estimate == pytest.approx((100 * 0.8 + 900 * 0.06) / 1000)
@@ -53,23 +54,49 @@ def test_decisions_give_the_share_and_the_precision(tmp_path):
     assert (found.reviewed, found.ignored, len(found.sample)) == (100, 7, 100)
     assert "80% of the listed labels are wrong (67% to 89%)" in found.describe()
     assert "7 decisions on other clips are not used" in found.describe()
-    assert found.to_dict()["sampled"] == 100
+    assert found.to_dict(CLASSES)["sampled"] == 100
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
     clips = _write(tmp_path)
     sample, decisions = tmp_path / "sample.csv", tmp_path / "decisions.csv"
     with pytest.raises(FileNotFoundError, match="without --reviewed first"):
-        review.read(tmp_path / "none.csv", decisions, clips, CLASSES)
+        review.read(tmp_path / "none.csv", decisions, clips, LABELS, CLASSES)
     with pytest.raises(ValueError, match="clips of these predictions"):
-        review.read(sample, decisions, clips[:500], CLASSES)
+        review.read(sample, decisions, clips[:500], LABELS[:500], CLASSES)
     csv_file.write(decisions, ("clip_id", "label"), [("c999", "happy")])
     with pytest.raises(ValueError, match="no decision on the listed clips"):
-        review.read(sample, decisions, clips, CLASSES)
+        review.read(sample, decisions, clips, LABELS, CLASSES)
     csv_file.write(decisions, ("clip_id", "label"), [("c1", "joy")])
     with pytest.raises(ValueError, match=r"decisions.csv, line 2, clip 'c1': unknown class 'joy'"):
-        review.read(sample, decisions, clips, CLASSES)
+        review.read(sample, decisions, clips, LABELS, CLASSES)
     sample.write_text("clip_id,label\nc1,happy\n")
     csv_file.write(decisions, ("clip_id", "label"), [("c1", "happy")])
     with pytest.raises(ValueError, match="expected the columns clip_id, label, listed, drawn_from"):
-        review.read(sample, decisions, clips, CLASSES)
+        review.read(sample, decisions, clips, LABELS, CLASSES)
+
+
+def test_decisions_tell_how_frequent_the_classes_are():
+    """Against a slow mean over many samples of half the list and half of the others."""
+    rng = np.random.default_rng(0)
+    true = rng.choice(3, 2000, p=[0.6, 0.3, 0.1])
+    given = np.where(rng.random(2000) < 0.5, 0, true)
+    listed = rng.random(2000) < np.where(given != true, 0.5, 0.1)
+    counts = np.bincount(given)
+    found, inside = [], []
+    for _ in range(100):
+        parts = [rng.permutation(np.flatnonzero(listed == value))[:50] for value in (True, False)]
+        shares = review.shares_of_classes(
+            counts,
+            [int(listed.sum()), int((~listed).sum())],
+            [np.bincount(true[part], minlength=3) for part in parts],
+        )
+        found.append(shares.reviewed)
+        inside.append(
+            (shares.low <= np.bincount(true) / 2000) & (np.bincount(true) / 2000 <= shares.high)
+        )
+    np.testing.assert_allclose(shares.given, counts / 2000)
+    np.testing.assert_allclose(np.mean(found, axis=0), np.bincount(true) / 2000, atol=0.02)
+    assert np.mean(inside) > 0.9
+    between = np.sort([shares.given, shares.reviewed], axis=0)
+    assert ((between[0] <= shares.estimate) & (shares.estimate <= between[1])).all()

@@ -23,9 +23,11 @@ import tiny
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
+from rdfer_jax import class_shares, plots
 from rdfer_jax import config as config_lib
-from rdfer_jax import plots
+from rdfer_jax.class_shares import ClassShares
 from rdfer_jax.faces import detect
 from rdfer_jax.faces.kept import KeptCrops
 from rdfer_jax.media.files import MediaError
@@ -37,7 +39,7 @@ from rdfer_jax.predict import predictor as predict_lib
 from rdfer_jax.predict import timeline as timeline_lib
 from rdfer_jax.predict.result import NO_FACE, TOO_BRIEF, Face, VideoPrediction, Window
 from rdfer_jax.predict.timeline import timeline
-from rdfer_jax.training import run_dir, train
+from rdfer_jax.training import evaluate, run_dir, train
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +159,27 @@ def test_a_run_is_calibrated_by_what_its_test_split_showed(run, predictor):
         found = one.frames(images).faces[0].windows[0].probs
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert calibrated.made_by() != predictor.made_by()
+
+
+def test_evaluation_gives_the_scores_for_the_class_shares_of_a_review(run, tmp_path):
+    root, config = run
+    saved = np.load(root / "run" / "predictions.npz")
+    classes = saved["classes"].tolist()
+    before, after = np.random.default_rng(0).dirichlet(np.ones(len(classes)), 2)
+    class_shares.write(tmp_path / "shares.csv", classes, ClassShares(before, *[after] * 4))
+    asked = dataclasses.replace(
+        config,
+        predict=dataclasses.replace(config.predict, class_shares=str(tmp_path / "shares.csv")),
+    )
+    results = (root / "run" / "results.json").read_text()
+    try:
+        found = evaluate.evaluate(asked, root / "run")
+    finally:
+        (root / "run" / "results.json").write_text(results)
+    best = (np.log(special.softmax(saved["logits"], axis=-1)) + np.log(after / before)).argmax(-1)
+    assert found["class_shares"]["war"] == pytest.approx(np.mean(best == saved["label"]))
+    assert found["war"] == json.loads(results)["war"]
+    assert f"{found['class_shares']['war']:.4f}" in evaluate.describe(found)
 
 
 def test_snippets_are_read_at_the_videos_own_rate(tmp_path):

@@ -9,11 +9,12 @@ import pytest
 import tiny
 from scipy import special
 
+from rdfer_jax import class_shares, main, weights
 from rdfer_jax import config as config_lib
-from rdfer_jax import main, weights
+from rdfer_jax.class_shares import ClassShares
 from rdfer_jax.media.sources import Array
 from rdfer_jax.media.video import VideoWriter
-from rdfer_jax.predict import predictor, trained
+from rdfer_jax.predict import exported, predictor, trained
 from rdfer_jax.predict.result import UNSURE
 from rdfer_jax.training import train
 from rdfer_jax.training.checkpoint import last_variables
@@ -87,6 +88,35 @@ def test_the_temperature_and_the_least_confidence_are_used(video):
     assert unsure.to_json()["faces"][0]["expression"] == UNSURE
     assert unsure.to_json()["faces"][0]["windows"][0]["expression"] == UNSURE
     assert unsure.verdict(unsure.faces[0]).startswith(f"unsure (at best {best}")
+
+
+def test_the_class_shares_of_a_review_are_followed(video, tmp_path):
+    """By JAX, by ONNX Runtime and in an export, whatever the temperature."""
+    pytest.importorskip("onnxruntime")
+    classes = weights.load("faces").classes
+    rng = np.random.default_rng(1)
+    given, estimate = rng.dirichlet(np.full(7, 5.0), 2)
+    shares = tmp_path / "shares.csv"
+    class_shares.write(shares, classes, ClassShares(given, *[estimate] * 4))
+    followed = dataclasses.replace(SETTINGS, temperature=2.0, class_shares=str(shares), smooth=0.0)
+    plain = predictor.Predictor(settings=dataclasses.replace(followed, class_shares=""))
+    before = plain.frames(video).faces[0]
+    exported.export(None, tmp_path / "export", formats=("onnx",), settings=followed)
+    for one in (
+        predictor.Predictor(settings=followed),
+        predictor.Predictor(settings=followed, runtime="onnx"),
+        predictor.Predictor(
+            tmp_path / "export", settings=dataclasses.replace(followed, class_shares="")
+        ),
+    ):
+        after = one.frames(video).faces[0]
+        for found, base in ((after.probs, before.probs), (after.timeline, before.timeline)):
+            expected = base * estimate / given
+            expected /= expected.sum(axis=-1, keepdims=True)
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert one.made_by() != plain.made_by()
+    with pytest.raises(ValueError, match=r"is an exported network. Give the file to rdfer export"):
+        predictor.Predictor(tmp_path / "export", settings=followed)
 
 
 def test_color_does_not_matter_to_the_network_of_gray_pictures(video):

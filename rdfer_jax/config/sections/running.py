@@ -151,6 +151,12 @@ class Predict(Section):
         low=0,
         high=100,
     )
+    class_shares: str = field(
+        "",
+        "class_shares.csv of an audit with a review: predict for classes as frequent as it estimates, in "
+        "place of those of the training labels; evaluation gives the scores of both",
+        path=True,
+    )
     min_confidence: float = field(
         0.0,
         "a prediction is called unsure if its highest probability is below this",
