@@ -14,7 +14,7 @@ real_faces.png. Resumable as the other grids are.
 The seeds share training pictures, labels and test pictures. So the pictures of a bootstrap's draw are drawn
 once for all seeds.
 
-Shape letters: S seeds, B pictures, N classes.
+Shape letters: S seeds, R reviews, B test and N training pictures, C classes.
 """
 
 import json
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from etils import epath
+from numpy.typing import NDArray
 from scipy import special, stats
 
 from benchmarks import harness
@@ -33,9 +34,10 @@ from experiments.grid import Cell, Noise
 from experiments.noise_scores import Evidence
 from experiments.protocol import METHODS, ORACLE, ORACLE_AS
 from experiments.simulated import Simulated
-from rdfer_jax import paths, plots
+from rdfer_jax import find_label_issues, paths, plots
+from rdfer_jax.labels import review
 from rdfer_jax.pipeline import source
-from rdfer_jax.training.predictions import TRAIN_FILE, read_predictions
+from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, read_predictions
 
 #: Run seeds, which no choice has seen.
 SEEDS = (301, 302, 303, 304, 305)
@@ -46,6 +48,8 @@ CONFIG = "configs/ferplus.py"
 RANK_DRAWS = 200
 #: What a report measures on the predictions of a cell, in the folder of the cell.
 MEASURES = "measures.json"
+#: Numbers of reviewed pictures, and reviews of each.
+REVIEWED, REVIEWS = (50, 100, 200), 30
 
 
 def make_cells(
@@ -140,6 +144,40 @@ def measured(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]
     return found
 
 
+def reviewed(folder: epath.Path) -> dict[int, NDArray[np.bool_]]:
+    """Returns whether a cell is right about the test pictures if it follows the class shares of a review.
+
+    As `rdfer audit --reviewed` and config.predict.class_shares do, with the majority of the votes in place
+    of a reviewer.
+
+    Returns:
+      By number of reviewed pictures, bool [R, B], for R reviews of other random samples.
+    """
+    train = read_predictions(folder / "run" / TRAIN_FILE, ("clip_logits", "true_label"))
+    test = read_predictions(folder / "run" / TEST_FILE, ("logits",))
+    label_N, true_N = (np.asarray(train[name], np.int64) for name in ("label", "true_label"))
+    probs = special.softmax(np.asarray(train["clip_logits"], np.float64), axis=-1)
+    listed_N = find_label_issues(label_N, probs).kind == "mislabeled"
+    logits_BC = np.asarray(test["logits"], np.float64)
+    classes = logits_BC.shape[1]
+    found = {}
+    for size in REVIEWED:
+        right_RB = []
+        for seed in range(REVIEWS):
+            sample = review.draw(listed_N, size, seed)
+            strata = [sample[listed_N[sample] == on] for on in (True, False)]
+            sizes = [int((listed_N == on).sum()) for on in (True, False)]
+            shares = review.shares_of_classes(
+                np.bincount(label_N, minlength=classes),
+                [n for n, part in zip(sizes, strata, strict=True) if len(part)],
+                [np.bincount(true_N[part], minlength=classes) for part in strata if len(part)],
+            )
+            best_B = (logits_BC + np.log(shares.estimate / shares.given)).argmax(axis=1)
+            right_RB.append(best_B == test["label"])
+        found[size] = np.array(right_RB)
+    return found
+
+
 def votes_entropy(directory: epath.Path, data: Any) -> dict[str, float]:
     """Returns the entropy of the votes of each training picture, in nats, by its name."""
     columns = source.training_split(directory, data).columns("clip_id", "votes")
@@ -172,7 +210,8 @@ def summary(
     """Returns the rows of all tables."""
     groups = gather(results)
     rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("accuracy", "differences", "detection", "ranks", "calls", "audit")
+        name: []
+        for name in ("accuracy", "differences", "reviewed", "detection", "ranks", "calls", "audit")
     }
     for (epochs, method), cells in groups.items():
         head: dict[str, Any] = {"epochs": epochs, "method": method, "seeds": len(cells)}
@@ -197,6 +236,7 @@ def summary(
                     label_B, right_SB, other_SB, balanced=balanced
                 )._asdict()
             rows["differences"].append(row)
+        rows["reviewed"] += after_reviews(head, cells)
         if method == ORACLE:  # trained on the votes: there is nothing to detect
             continue
         rows["detection"] += detection(head, cells)
@@ -259,6 +299,32 @@ def ranks(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[d
     ]
 
 
+def after_reviews(
+    head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns what the class shares of a review change, by number of reviewed pictures.
+
+    The mean over the reviews, with an interval over pictures and seeds; and the tenth of the reviews with
+    the least gain in WAR, where the mean over the seeds is taken.
+    """
+    if not all("reviewed" in cell for cell in cells):
+        return []
+    label_B, before_SB = _right(cells)
+    rows = []
+    for size in cells[0]["reviewed"]:
+        after_SRB = np.stack([cell["reviewed"][size] for cell in cells])
+        row = dict(head) | {"reviewed": size}
+        for name, balanced in (("war", False), ("uar", True)):
+            after_SB = after_SRB.mean(axis=1)
+            row[name] = statistics.bootstrap_shared(label_B, after_SB, balanced=balanced)._asdict()
+            row[f"minus before, {name}"] = statistics.bootstrap_shared(
+                label_B, after_SB, before_SB, balanced=balanced
+            )._asdict()
+        gain_R = (after_SRB.mean(axis=2) - before_SB.mean(axis=1)[:, None]).mean(axis=0)
+        rows.append(row | {"least tenth": float(np.quantile(gain_R, 0.1))})
+    return rows
+
+
 def audits(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the figures of the audit and the best of cleanlab's: means over the seeds, no intervals."""
     by_seed = {cell["seed"]: cell["audit"] for cell in cells if "audit" in cell}
@@ -308,6 +374,7 @@ def main(_: Sequence[str]) -> None:
         folder = output / "cells" / name
         if (folder / "run" / TRAIN_FILE).exists() and f"-{ORACLE}-" not in name:
             result |= measured(folder, entropy)
+            result["reviewed"] = reviewed(folder)
     rows = summary(results, choice)
     origin = grid.provenance(list(results.values()), with_evidence=True)
     for cell in origin["cells"]:

@@ -75,14 +75,14 @@ class Review(NamedTuple):
         return f"{text}."
 
 
-def draw(listed_N: np.ndarray) -> np.ndarray:
-    """Draws the sample: int [M], the places of at most SIZE videos, in their order.
+def draw(listed_N: np.ndarray, size: int = SIZE, seed: int = SEED) -> np.ndarray:
+    """Draws the sample: int [M], the places of at most `size` videos, in their order.
 
     Half of them are listed and half are not; where there are too few of one, more are of the other.
     """
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     groups = [rng.permutation(np.flatnonzero(listed_N == value)) for value in (True, False)]
-    half = [min(len(group), max(SIZE // 2, SIZE - len(other))) for group, other in
+    half = [min(len(group), max(size // 2, size - len(other))) for group, other in
             zip(groups, groups[::-1], strict=True)]  # fmt: skip
     return np.sort(np.concatenate([g[:n] for g, n in zip(groups, half, strict=True)]))
 

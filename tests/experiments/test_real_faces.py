@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn import metrics
 
 from data.ferplus import ferplus_dataset_builder as ferplus
-from experiments import choose, grid, protocol, real_faces, report, report_tables
+from experiments import choose, evidence, grid, protocol, real_faces, report, report_tables
 from experiments.protocol import METHODS
 from rdfer_jax import find_label_issues
 from rdfer_jax.training.predictions import Predictions
@@ -64,6 +64,16 @@ def command(tmp_path, choice, monkeypatch):
             }
             classes = tuple(builder.info.features["label"].names)
             Predictions("train", classes, arrays).save(folder / "run" / "predictions_train.npz")
+            tested = result["evidence"]["test"]
+            label, best = (evidence.numbers(tested[name]) for name in ("label", "prediction"))
+            logits = rng.normal(size=(len(label), 7))
+            logits[np.arange(len(label)), best] = logits.max(axis=1) + 0.1
+            arrays = {
+                "clip_id": np.arange(len(label)).astype(str),
+                "logits": logits,
+                "label": label,
+            }
+            Predictions("test", classes, arrays).save(folder / "run" / "predictions.npz")
 
     def fake(cell, output, config, overrides):
         result = cell_result(cell, output, config, overrides)
@@ -149,6 +159,30 @@ def test_correlations_with_the_entropy_of_the_votes_are_spearmans(command):
     assert row["audit ap"] == pytest.approx(expected, abs=1e-6)
     listed = ours.kind == "mislabeled"
     assert row["audit f1"] == pytest.approx(metrics.f1_score(wrong, listed))
+
+
+def test_the_class_shares_of_a_review_of_everything_are_the_true_ones(command, monkeypatch):
+    monkeypatch.setattr(real_faces, "REVIEWED", (10**6,))
+    monkeypatch.setattr(real_faces, "REVIEWS", 2)
+    for record in [*command.truth.values()][:30]:
+        record["true_label"] = 2
+    output = command(methods=["elr"], seeds=["5"])
+    (row,) = json.loads((output / "real_faces.json").read_text())["reviewed"]
+    given, true = (
+        np.bincount([r[name] for r in command.truth.values()], minlength=7) / len(command.truth)
+        for name in ("label", "true_label")
+    )
+    distance = len(command.truth) * ((true - given) ** 2 / given).sum()
+    estimate = given + (true - given) * max(0, 1 - 6 / distance)
+    test = np.load(output / "cells/people-elr-s5-e4/run/predictions.npz")
+    probs = np.exp(test["logits"]) * estimate / given
+    before, after = (
+        (values.argmax(axis=1) == test["label"]).mean() for values in (test["logits"], probs)
+    )
+    assert before != after
+    assert row["war"]["mean"] == pytest.approx(after)
+    assert row["minus before, war"]["mean"] == pytest.approx(after - before)
+    assert row["least tenth"] == pytest.approx(after - before)
 
 
 def test_only_seeds_that_all_methods_have_finished_are_compared(command):
