@@ -156,7 +156,12 @@ def _show(options: Mapping[str, Any], field: str) -> str:
 @contextlib.contextmanager
 def _build_lock(variant_dir: epath.Path) -> Iterator[None]:
     """Lets one build of a variant run at a time; others wait. Object stores (gs://) have no locks."""
-    variant_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        variant_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"config.data.dir: {variant_dir} cannot be created ({error.strerror}); choose another folder"
+        ) from None
     if "://" in os.fspath(variant_dir):
         yield
         return

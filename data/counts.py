@@ -38,10 +38,10 @@ def table(
       published: published counts, shown after a slash; a star marks a count that differs.
     """
     splits = list(clips)
-    counts = {split: dict(zip(classes, clips[split], strict=True)) for split in splits}
+    of_classes = zip(*(clips[split] for split in splits), strict=True)
+    total = [sum(clips[split]) for split in splits]
     rows = [["clips", *splits, "all"]]
-    for name in (*classes, "total"):
-        numbers = [sum(clips[s]) if name == "total" else counts[s][name] for s in splits]
+    for name, numbers in zip((*classes, "total"), (*of_classes, total), strict=True):
         expected = [published.get(split, {}).get(name) for split in (*splits, "all")]
         rows.append([name, *map(_cell, (*numbers, sum(numbers)), expected)])
     for name, by_split in extra.items():
@@ -55,6 +55,6 @@ def table(
         ).rstrip()
         for row in rows
     ]
-    if any("/" in line for line in lines):
+    if published:
         lines.append("after the slash: the published count; * marks a difference")
     return "\n".join(lines)

@@ -126,7 +126,8 @@ def frame_files(folder: epath.Path) -> list[epath.Path]:
         folders = [path for path in entries if path.is_dir()]
         if len(folders) == 1:
             return frame_files(folders[0])
-        raise MediaError(f"{folder}: holds no frames ({len(entries)} entries, no picture)")
+        entry = f", such as {min(path.name for path in entries)}" if entries else ""
+        raise MediaError(f"{folder}: holds no frames ({len(entries)} entries{entry}, no picture)")
     return in_time_order(pictures)
 
 

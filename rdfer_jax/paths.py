@@ -1,22 +1,31 @@
 """One rule for every flag and setting that is a path.
 
 A leading `~` or `~user` is a home folder. Relative paths start at the current folder. Paths in object
-stores, such as gs://, stay as they are.
+stores, such as gs://, stay as they are; other addresses are refused.
 """
 
 import os
+import re
 from typing import Any
 
 from absl import flags
+
+#: Object stores that paths may lie in.
+_STORES = ("gs", "s3", "az", "hf")
 
 
 def expand(path: os.PathLike[str] | str) -> str:
     """Returns a path with its home folder written out; an empty one stays empty.
 
     Raises:
-      ValueError: there is no such home folder.
+      ValueError: there is no such home folder, or it is another address than of an object store.
     """
     text = os.fspath(path)
+    scheme, is_address, _ = text.partition("://")
+    if is_address and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.\-]*", scheme) and scheme not in _STORES:
+        if scheme.lower() == "file":
+            raise ValueError(f"{text}: write the path without {scheme}://")
+        raise ValueError(f"{text}: an address on the network; download the file and give its path")
     full = os.path.expanduser(text)  # noqa: PTH111 - pathlib would also change gs://
     if full.startswith("~"):
         user = text.partition("/")[0]

@@ -43,6 +43,26 @@ def test_an_unknown_home_folder_is_refused():
         paths.expand("~nobody-here/a")
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://example.com/a", "an address on the network; download the file and give its path"),
+        ("rtsp://camera/1", "an address on the network"),
+        ("file:///tmp/a", "write the path without file://"),
+    ],
+)
+def test_an_address_is_no_path(address, message):
+    with pytest.raises(ValueError, match=f"^{address}: {message}"):
+        paths.expand(address)
+    for flag in ("workdir", "output", "input"):
+        with pytest.raises(ValueError, match=message) as error:
+            cli.parse(["predict", "--input=a", f"--{flag}={address}"])
+        assert flag in str(error.value) and "\n" not in str(error.value)
+    call = cli.parse(["train", "--config=dfew", "--workdir=a", f"--config.data.dir={address}"])
+    with pytest.raises(ValueError, match=rf"config\.data\.dir: {address}: {message}"):
+        config.resolve(call.flags.config)
+
+
 def test_live_looks_for_a_file_in_the_home_folder(home):
     with pytest.raises(MediaError, match=f"{home}/film.mp4"):
         live.run(None, "~/film.mp4")

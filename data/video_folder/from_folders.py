@@ -206,8 +206,21 @@ def find(root: epath.Path, classes: Sequence[str] = (), skipped: str = "") -> Fo
                     clips += _listed(root, walk.clips(child), child, split, parent.name)
             else:
                 clips += _listed(root, walk.clips(parent), parent, split)
+    _check_depth(root, clips, classes)
     clips, more = _persons(clips)
     return Found(clips, notes + more + walk.rest.notes())
+
+
+def _check_depth(root: epath.Path, clips: Sequence[Listed], classes: Sequence[str]) -> None:
+    """Raises ValueError where the only class is a folder that holds folders, which may be the classes."""
+    labels = {clip.label for clip in clips}
+    inner = {clip.subject for clip in clips} - {""}
+    if not classes and len(labels) == 1 and len(inner) > 1 and all(clip.subject for clip in clips):
+        (label,) = labels
+        raise ValueError(
+            f"{root}: the only folder with clips is {raw.shown(label)}, with folders "
+            f"{raw.listed(sorted(inner))}; if these are the classes, set source_dir to {root / label}"
+        )
 
 
 def _is_wrapped(clip: epath.Path) -> bool:

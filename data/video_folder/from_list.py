@@ -5,8 +5,10 @@ The table is a text file or a spreadsheet; see rdfer_jax/tables.py for encodings
 
 import dataclasses
 import os
+import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
@@ -33,6 +35,13 @@ COLUMNS: Mapping[str, Column] = {"path": tables.PATH} | {
 #: Columns without a header, by their number.
 _ORDER = ("path", "label", "split", "subject")
 _EXPECTED = "`path,label[,split[,subject]]`"
+#: What programs write where there is no value, in lower case.
+_NO_VALUE = frozenset(
+    (
+        *("nan", "n/a", "#n/a", "<na>", "na", "null", "nat"),
+        *("#null!", "#ref!", "#value!", "#name?", "#num!", "#div/0!"),
+    )
+)
 #: Rows that are looked up to find out where paths start.
 _TRIED = 200
 
@@ -68,6 +77,13 @@ def find(root: epath.Path, name: str) -> Found:
         cells = {key: row.cells[place] for key, place in found.items()}
         if not cells["label"]:
             raise ValueError(f"{row.where}: expected a label, got none: {_shown(row)}")
+        if cells["label"].casefold() in _NO_VALUE:
+            raise ValueError(
+                f"{row.where}: label {raw.shown(cells['label'])} is what programs write where "
+                "there is none; fill it in, delete the line, or give a class of that meaning another name"
+            )
+        if cells.get("subject", "").casefold() in _NO_VALUE:
+            cells["subject"] = ""
         split = split_of(cells.get("split", ""))
         if cells.get("split") and not split:
             raise ValueError(
@@ -79,6 +95,7 @@ def find(root: epath.Path, name: str) -> Found:
             raise ValueError(f"{row.where}: {clip} is already listed in {seen[clip]}")
         seen[clip] = row.where
         result.append(Listed(clip, cells["label"], split, row.where, cells.get("subject", "")))
+    more += locate.notes(path)
     unsplit = [clip.where for clip in result if not clip.split]
     if unsplit and len(unsplit) < len(result):
         raise ValueError(
@@ -192,50 +209,95 @@ def _check_widths(rows: Sequence[Row], found: Mapping[str, int]) -> None:
             )
 
 
-def _base(
-    root: epath.Path, path: epath.Path, cells: Sequence[str]
-) -> tuple[Callable[[str, str], str], list[str]]:
+def _base(root: epath.Path, path: epath.Path, cells: Sequence[str]) -> tuple["_Locator", list[str]]:
     """Returns what turns a path of the list into one relative to the root, and notes.
 
     Paths start at the root; at the folder of the list, or at the folder above the root, if more of
     them are found there.
     """
-    tried = [
-        cell for cell in cells[:_TRIED] if cell and not epath.Path(paths.expand(cell)).is_absolute()
-    ]
+    tried = [cell for cell in cells[:_TRIED] if cell and not _is_absolute(cell)]
     base, most = root, sum(_exists(root, cell) for cell in tried)
     for other in (path.parent, root.parent):
         if most < len(tried) and (count := sum(_exists(other, cell) for cell in tried)) > most:
             base, most = other, count
     notes = [] if base == root else [f"the paths in {path.name} start at the folder {base.name}"]
-    stems: dict[epath.Path, dict[str, list[str]]] = {}
+    return _Locator(root, base), notes
 
-    def locate(cell: str, where: str) -> str:
-        text = paths.expand(cell).replace("\\", "/")
-        if base != root or epath.Path(text).is_absolute() or ".." in text.split("/"):
-            text = _inside(root, base / text, cell, where)
+
+@dataclasses.dataclass
+class _Locator:
+    """Turns paths of a list into those of clips, relative to the root.
+
+    The suffix of a video may be missing. Where nothing has exactly the name, upper and lower case and the
+    two ways to write accents are taken for the same, as macOS and Windows do.
+
+    Attributes:
+      root: the folder that holds the clips.
+      base: the folder at which relative paths start.
+    """
+
+    root: epath.Path
+    base: epath.Path
+    _names: dict[epath.Path, dict[str, list[str]]] = dataclasses.field(default_factory=dict)
+    _respelled: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def __call__(self, cell: str, where: str) -> str:
+        """Returns the path of a clip; that of the list if there is no clip.
+
+        Raises:
+          ValueError: it is no path inside of the root, or may be one of several.
+        """
+        try:
+            text = paths.expand(cell).replace("\\", "/")
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if self.base != self.root or epath.Path(text).is_absolute() or ".." in text.split("/"):
+            text = _inside(self.root, self.base / text, cell, where)
         relative = raw.relative_path(text, where)
-        clip = root / relative
-        if clip.exists() or clip.suffix.lower() in VIDEO_SUFFIXES or not clip.parent.is_dir():
+        if (self.root / relative).exists():
             return relative
-        if clip.parent not in stems:
-            stems[clip.parent] = _videos_by_stem(clip.parent)
-        found = stems[clip.parent].get(clip.name, [])
-        if len(found) > 1:
-            raise ValueError(
-                f"{where}: {raw.shown(cell)} may be {' or '.join(found)}; write the suffix"
-            )
-        return (epath.Path(relative).parent / found[0]).as_posix() if found else relative
+        found = ""
+        for part in relative.split("/"):
+            here = self.root / found
+            if not (here / part).exists():
+                same = self._same(here, part)
+                if len(same) > 1:
+                    raise ValueError(
+                        f"{where}: {raw.shown(cell)} may be {' or '.join(same)}; write the whole name"
+                    )
+                if not same:
+                    return relative
+                part = same[0]
+            found = posixpath.join(found, part)
+        if found != relative and not found.startswith(f"{relative}."):
+            self._respelled.append((relative, found))
+        return found
 
-    return locate, notes
+    def notes(self, path: epath.Path) -> list[str]:
+        """Returns a note about names that are spelled in another way."""
+        if not self._respelled:
+            return []
+        listed, found = self._respelled[0]
+        return [
+            f"{path.name}: {len(self._respelled)} paths are spelled in another way than on the disk, "
+            f"such as {raw.shown(listed)}, which is {raw.shown(found)}"
+        ]
+
+    def _same(self, folder: epath.Path, name: str) -> list[str]:
+        """Returns the entries of a folder of a name in any spelling; videos also without their suffix."""
+        if folder not in self._names:
+            names: dict[str, list[str]] = {}
+            for entry in folders.visible(folder) if folder.is_dir() else ():
+                names.setdefault(_spelling(entry.name), []).append(entry.name)
+                if entry.suffix.lower() in VIDEO_SUFFIXES:
+                    names.setdefault(_spelling(entry.stem), []).append(entry.name)
+            self._names[folder] = names
+        return self._names[folder].get(_spelling(name), [])
 
 
-def _videos_by_stem(folder: epath.Path) -> dict[str, list[str]]:
-    """Returns the names of the videos in a folder, by their names without suffix."""
-    names: dict[str, list[str]] = {}
-    for video in folders.contents(folder).videos:
-        names.setdefault(video.stem, []).append(video.name)
-    return names
+def _spelling(name: str) -> str:
+    """Returns what the names have in common that macOS and Windows take for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _inside(root: epath.Path, clip: epath.Path, cell: str, where: str) -> str:
@@ -253,6 +315,13 @@ def _inside(root: epath.Path, clip: epath.Path, cell: str, where: str) -> str:
     raise ValueError(
         f"{where}: path {raw.shown(cell)} must be relative and stay inside its folder, or lead into {root}"
     )
+
+
+def _is_absolute(cell: str) -> bool:
+    try:
+        return epath.Path(paths.expand(cell)).is_absolute()
+    except ValueError:  # an address, which is refused in its turn
+        return True
 
 
 def _exists(base: epath.Path, cell: str) -> bool:

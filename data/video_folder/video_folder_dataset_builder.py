@@ -6,6 +6,7 @@ file or a folder of pictures. See README.md in this folder.
 
 import dataclasses
 import functools
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -88,10 +89,15 @@ def _in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _similar(classes: Sequence[str]) -> list[str]:
-    """Returns a warning about classes whose names differ by case, spaces or kind of accent only."""
+    """Returns a warning about classes that differ by case, spaces, kind of accent or decimals only."""
     same: dict[str, list[str]] = {}
     for name in classes:
         plain = unicodedata.normalize("NFKC", name).casefold()
+        plain = "".join(c for c in plain if unicodedata.category(c) != "Cf")  # such as U+200B
+        if re.fullmatch(
+            r"[+-]?\d+[.,]0+", plain
+        ):  # a number, as pandas writes it beside empty cells
+            plain = re.split("[.,]", plain)[0]
         same.setdefault(re.sub(r"[\s_\-]+", "", plain), []).append(name)
     return [
         f"WARNING: the classes {' and '.join(map(raw.shown, names))} are different, though their names are "
@@ -138,7 +144,8 @@ def find(options: Options, skipped: str = "") -> Found:
 
 def _path_on_disk(root: epath.Path, clip: str) -> str:
     path = root / clip
-    return str(path) if path.exists() else ""
+    # A link that leads nowhere is there; reading it says so.
+    return str(path) if path.exists() or os.path.islink(path) else ""  # noqa: PTH114 - gs:// has none
 
 
 def read_plan(options: Options, found: Found | None = None) -> recorded.Plan:

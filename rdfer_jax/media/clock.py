@@ -9,9 +9,9 @@ _LATE = 1 / 8
 class Clock:
     """Turns the stamps of successive frames into seconds from the first frame, which rise.
 
-    Frames without a stamp, or with that of the frame before, follow at the frame rate. A single frame from
-    the past, as after damage, is squeezed in. If a second one follows, the clock of the file was reset, and
-    time goes on from there. A jump forward stays.
+    Frames without a stamp, or with that of the frame before, follow at the frame rate, or halfway to the
+    next frame if that is sooner. A single frame from the past, as after damage, is squeezed in. If a second
+    one follows, the clock of the file was reset, and time goes on from there. A jump forward stays.
     """
 
     def __init__(self, fps: float):
@@ -21,10 +21,16 @@ class Clock:
         self._highest = self._last = -math.inf
         self._is_behind = False
 
-    def __call__(self, stamp: float | None) -> float:
-        """Returns the time of the next frame; stamps are in seconds, None for a frame that has none."""
+    def __call__(self, stamp: float | None, following: float | None = None) -> float:
+        """Returns the time of the next frame.
+
+        Args:
+          stamp: of the frame, seconds; None if it has none.
+          following: the stamp of the frame after it, if that is known.
+        """
         if stamp is None or stamp == self._last:
-            self._time += self._step
+            rest = math.inf if following is None else following - self._start - self._time
+            self._time += min(self._step, rest / 2) if rest > 0 else self._step
             return self._time
         self._last = stamp
         goes_on = stamp > self._highest

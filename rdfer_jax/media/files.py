@@ -16,7 +16,7 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
     *(".m2v", ".mod", ".mpe", ".mxf", ".qt", ".tod", ".vob", ".ogm", ".wtv", ".rm", ".rmvb"),
     # What cameras write without a container.
-    *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".ivf", ".obu"),
+    *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m"),
 )
 
 #: Pixels of the largest image or video frame that is read, about two 8K frames: 200 MB in memory.
@@ -64,17 +64,39 @@ def in_time_order(pictures: Iterable[epath.Path]) -> list[epath.Path]:
     are decimals, as of times in seconds; unless one ends in 0, as in 1.9 and 1.10, which count.
 
     Raises:
-      MediaError: two names have the same numbers, or it cannot be told which of the two they are.
+      MediaError: two names have the same numbers, it cannot be told which of the two they are, or there are
+        two series, such as of pictures and masks.
     """
     paths = sorted(pictures)
-    key = _series_key([path.stem for path in paths], paths[0].parent) if paths else natural_key
+    if not paths:
+        return []
+    key = _series_key([path.stem for path in paths], paths[0].parent)
     paths.sort(key=lambda path: key(path.stem))
     for earlier, later in itertools.pairwise(paths):
         if key(earlier.stem) == key(later.stem):
             raise MediaError(
                 f"{earlier.parent}: {earlier.name} and {later.name} are the same frame"
             )
+    _check_single(paths)
     return paths
+
+
+def _check_single(paths: Sequence[epath.Path]) -> None:
+    """Raises MediaError where series of the same numbers take turns, as in 1.jpg, 1_mask.png, 2.jpg ..."""
+    series: dict[str, list[int]] = {}
+    for place, path in enumerate(paths):
+        series.setdefault(re.sub(r"[0-9]+", "", path.stem), []).append(place)
+    first, *others = series.values()
+    numbers = [
+        {tuple(re.findall(r"[0-9]+", paths[place].stem)) for place in places}
+        for places in series.values()
+    ]
+    takes_turns = others and all(places[0] < first[-1] for places in others)
+    if takes_turns and len(first) > 1 and all(one == numbers[0] for one in numbers):
+        names = " and ".join(paths[places[0]].name for places in series.values())
+        raise MediaError(
+            f"{paths[0].parent}: {len(series)} series of pictures, {names} ...; leave one in this folder"
+        )
 
 
 def _series_key(stems: Sequence[str], folder: epath.Path) -> Callable[[str], tuple[Any, ...]]:

@@ -231,10 +231,8 @@ def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
 def _path(path: epath.PathLike) -> epath.Path:
     try:
         return epath.Path(paths.expand(path))
-    except KeyError:  # for schemes that epath does not know
-        raise MediaError(
-            f"{path}: an address on the network; download the video and give the path of the file"
-        ) from None
+    except ValueError as error:
+        raise MediaError(str(error)) from None
 
 
 def _find(path: epath.Path, output: str) -> list[Video]:

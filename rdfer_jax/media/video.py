@@ -21,6 +21,7 @@ import av.container
 import av.filter
 import cv2
 import numpy as np
+from av.codec.context import Flags
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -40,7 +41,19 @@ FALLBACK_FPS = 25.0
 #: and addresses, and FFmpeg would read those.
 _FORMATS = (
     *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf", "obu"),
-    *("asf", "flv", "live_flv", "ogg", "gif", "mxf", "dv", "rm", "nut", "wtv"),
+    *(
+        "asf",
+        "flv",
+        "live_flv",
+        "ogg",
+        "gif",
+        "mxf",
+        "dv",
+        "rm",
+        "nut",
+        "wtv",
+        "yuv4mpegpipe",
+    ),
 )
 _OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 #: How playlists begin, for a message that says what is wrong.
@@ -160,6 +173,8 @@ class VideoReader:
             self._opened = opened.pop_all()
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
+        # Or what a stream cuts off on the left would stay, up to an address that suits the processor.
+        stream.codec_context.flags |= Flags.unaligned
         self._stream = stream
         # In MP4, an edit list may leave out some of the stored frames, and FFmpeg takes them off its index.
         has_edits = self._container.format.name.startswith("mov") and stream.frames
@@ -196,8 +211,7 @@ class VideoReader:
           MediaError: reading fails, a frame has more than files.MAX_PIXELS pixels, or there is no frame.
         """
         keeps, clock, number, size = Thinner(max_fps), Clock(self.fps), 0, None
-        for number, frame in enumerate(_deinterlaced(self._decoded()), 1):
-            time = clock(frame.time)
+        for number, (frame, time) in enumerate(_timed(_deinterlaced(self._decoded()), clock), 1):
             if keeps(time):
                 image = self._image(frame)
                 size = size or image.shape[1::-1]
@@ -306,6 +320,20 @@ def _moving(container: av.container.InputContainer) -> av.VideoStream | None:
     streams = [stream for stream in (best, *container.streams.video) if stream is not None]
     moving = (s for s in streams if not s.disposition & Disposition.attached_pic)
     return next((s for s in moving if isinstance(s, av.VideoStream)), None)
+
+
+def _timed(frames: Iterator[VideoFrame], clock: Clock) -> Iterator[tuple[VideoFrame, float]]:
+    """Yields frames with their times; one with the stamp of the frame before waits for the next one."""
+    waiting, last = None, None
+    for frame in frames:
+        if waiting is not None:
+            yield waiting, clock(waiting.time, frame.time)
+        waiting = frame if frame.time == last else None
+        last = frame.time
+        if waiting is None:
+            yield frame, clock(frame.time)
+    if waiting is not None:
+        yield waiting, clock(waiting.time)
 
 
 def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

@@ -8,7 +8,7 @@ import openpyxl
 import pytest
 import raw_trees
 
-from data import builder, workers
+from data import builder, counts, frames, workers
 from data.video_folder import listed
 from data.video_folder import video_folder_dataset_builder as video_folder
 
@@ -319,7 +319,11 @@ def test_twins_in_two_given_splits_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("Happy", "happy"), ("very sad", "very_sad"), ("caf\u00e9", "cafe\u0301")]
+    "names",
+    [
+        *(("Happy", "happy"), ("very sad", "very_sad"), ("caf\u00e9", "cafe\u0301")),
+        *(("3", "3.0"), ("3", "3,00"), ("glad", "\u200bglad")),
+    ],
 )
 def test_classes_that_look_the_same_are_a_warning(tmp_path, names):
     touch(tmp_path, *(f"{name}/1.mp4" for name in names), "other/1.mp4")
@@ -346,6 +350,51 @@ def test_few_clips_of_a_class_are_a_warning(tmp_path):
     assert len(few) == 1 and "only 2 clips of b to test on" in few[0]
     touch(tmp_path, *(f"b/{i}.mp4" for i in range(12, 50)))
     assert not [note for note in plan(tmp_path).notes if "WARNING" in note]
+
+
+def test_classes_one_folder_deeper_are_asked_about(tmp_path):
+    touch(tmp_path, *(f"emotions/{label}/{i}.mp4" for label in ("glad", "sad") for i in range(3)))
+    message = (
+        f"with folders glad, sad; if these are the classes, set source_dir to {tmp_path}/emotions"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path)
+    assert plan(tmp_path / "emotions").classes == ("glad", "sad")
+
+
+def test_a_link_that_leads_nowhere_is_said_to(tmp_path):
+    touch(tmp_path, *(f"{label}/{i}.mp4" for label in "ab" for i in range(3)))
+    (tmp_path / "a/0.mp4").unlink()
+    (tmp_path / "a/0.mp4").symlink_to("gone.mp4")
+    entries = [
+        e for split in plan(tmp_path).splits.values() for e in split if e.clip_id == "a/0.mp4"
+    ]
+    problem = frames.probe(entries[0].path).problem
+    assert problem == f"{tmp_path}/a/0.mp4: cannot be read (No such file or directory)"
+
+
+def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
+    touch(tmp_path, "a/IMG_1.heic", "a/IMG_2.heic")
+    problem = frames.probe(str(tmp_path / "a")).problem
+    assert problem.endswith("holds no frames (2 entries, such as IMG_1.heic, no picture)")
+
+
+def test_the_table_shows_classes_as_they_are_called():
+    text = counts.table(("N/A", "total"), {"train": (1, 2)}, {}, {})
+    assert [line.split() for line in text.split("\n")] == [
+        *(["clips", "train", "all"], ["N/A", "1", "1"]),
+        *(["total", "2", "2"], ["total", "3", "3"]),
+    ]
+
+
+def test_a_folder_for_data_sets_that_cannot_be_made_is_named(tmp_path):
+    touch(tmp_path / "in", *CLIPS)
+    (tmp_path / "file").touch()
+    message = f"config.data.dir: {tmp_path}/file/video_folder/default cannot be created .Not a dir"
+    with pytest.raises(OSError, match=message):
+        builder.build(
+            "video_folder", tmp_path / "file", options={"source_dir": str(tmp_path / "in")}
+        )
 
 
 # Lists.
@@ -487,6 +536,62 @@ def test_a_header_that_is_not_known_is_asked_about(tmp_path, header, message):
     with pytest.raises(ValueError, match=message) as error:
         plan(tmp_path, csv="list.csv")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "N/A", "#N/A", "NULL", "NA"])
+def test_what_programs_write_for_nothing_is_no_class_and_no_person(tmp_path, word):
+    touch(tmp_path, *CLIPS)
+    lines = [f"{c},{TRUTH[c]},{word}" for c in CLIPS]
+    raw_trees.write_lines(tmp_path / "list.csv", ["path,label,person", *lines])
+    assert truth(tmp_path, csv="list.csv") == TRUTH
+    assert not any("person" in note for note in plan(tmp_path, csv="list.csv").notes)
+    lines[2] = f"{CLIPS[2]},{word},x"
+    raw_trees.write_lines(tmp_path / "list.csv", ["path,label,person", *lines])
+    with pytest.raises(ValueError, match=f"list.csv:4: label '{word}' is what programs write"):
+        plan(tmp_path, csv="list.csv")
+
+
+@pytest.mark.parametrize(
+    "address", ["file:///data/a.mp4", "https://example.com/a.mp4", "foo://a.mp4"]
+)
+def test_an_address_in_a_list_is_refused_in_one_line(tmp_path, address):
+    touch(tmp_path, *CLIPS)
+    lines = [f"{c},{TRUTH[c]}" for c in CLIPS]
+    raw_trees.write_lines(tmp_path / "list.csv", ["path,label", *lines, f"{address},a"])
+    with pytest.raises(ValueError, match=f"list.csv:8: {address}: ") as error:
+        plan(tmp_path, csv="list.csv")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "listed_as"),
+    [
+        ("a/caf\u00e9.mp4", "a/cafe\u0301.mp4"),
+        ("a/cafe\u0301/1.MP4", "A/caf\u00e9/1.mp4"),
+        ("A/Clip.mp4", "a\\clip"),
+    ],
+)
+def test_names_in_another_spelling_are_found_and_told(tmp_path, on_disk, listed_as):
+    """As macOS and Windows do, where such lists come from."""
+    touch(tmp_path, on_disk, "b/1.mp4")
+    raw_trees.write_lines(
+        tmp_path / "list.csv", ["path,label", f"{listed_as},x", "b/1,y"], encoding="utf-8"
+    )
+    found = plan(tmp_path, csv="list.csv", test_percent=0)
+    assert raw_trees.truth_of(found)["train"] == {on_disk: "x", "b/1.mp4": "y"}
+    (note,) = (note for note in found.notes if "spelled" in note)
+    assert note.startswith("list.csv: 1 paths are spelled in another way than on the disk")
+
+
+def test_a_name_of_two_spellings_is_refused(tmp_path):
+    touch(tmp_path, "a/Clip.mp4", "a/CLIP.mp4", "b/1.mp4")
+    raw_trees.write_lines(tmp_path / "list.csv", ["path,label", "a/clip.mp4,x", "b/1.mp4,y"])
+    with pytest.raises(ValueError, match=r"list.csv:2: 'a/clip.mp4' may be CLIP.mp4 or Clip.mp4"):
+        plan(tmp_path, csv="list.csv")
+    raw_trees.write_lines(
+        tmp_path / "list.csv", ["path,label", "a/Clip.mp4,x", "a/CLIP.mp4,x", "b/1.mp4,y"]
+    )
+    assert len(truth(tmp_path, csv="list.csv")) == 3
 
 
 def test_a_cell_with_the_separator_needs_quotes(tmp_path):

@@ -59,6 +59,7 @@ ODD = {
     "cinepak.avi": ("-c:v", "cinepak"),
     "broadcast.m2v": ("-c:v", "mpeg2video"),
     "one picture.gif": ("-frames:v", "1"),
+    "raw.y4m": ("-pix_fmt", "yuv420p"),
 }
 
 
@@ -79,6 +80,24 @@ def test_the_first_frame_is_at_zero_wherever_the_clock_starts(tmp_path, name, of
     start = ("-itsoffset", offset, *pictures(1.0))
     ffmpeg.run(*start, *X264, "-copyts", "-muxdelay", 0, path)
     assert check(path)[0].time == 0
+
+
+def test_what_a_stream_cuts_off_is_not_shown(tmp_path):
+    """On the left, FFmpeg by itself would cut to an address that suits the processor only."""
+    ffmpeg.run(*pictures(0.2), *X264, tmp_path / "a.mp4")
+    cut = ("-c", "copy", "-bsf:v", "h264_metadata=crop_left=10:crop_bottom=6")
+    ffmpeg.run("-i", tmp_path / "a.mp4", *cut, tmp_path / "b.mp4")
+    assert check(tmp_path / "b.mp4")[0].image.shape == (58, 86, 3)
+
+
+def test_frames_of_one_stamp_share_the_time_to_the_next(tmp_path):
+    """A screen recorder's: 4 frames per second on average, and two frames at once at the start."""
+    times = "setpts='if(lt(N,2),0,if(lt(N,6),N-1,25*(N-5)))'"
+    words = ("-vf", f"settb=1/25,{times}", "-fps_mode", "passthrough", "-c:v", "ffv1")
+    ffmpeg.run(*pictures(0.4), *words, tmp_path / "a.mkv")
+    found = list(sources.VideoFile(epath.Path(tmp_path / "a.mkv")).frames())
+    expected = [0, 0.02, 0.04, 0.08, 0.12, 0.16, 1, 2, 3, 4]
+    np.testing.assert_allclose([frame.time for frame in found], expected, atol=1.1e-3)
 
 
 def test_a_sound_that_begins_before_the_pictures_does_not_shift_them(tmp_path):
@@ -181,7 +200,7 @@ def test_videos_are_found_under_any_name(tmp_path):
     "address", ["https://example.com/a.mp4", "HTTP://e.org/a", "rtsp://camera/1", "ftp://x/y.avi"]
 )
 def test_an_address_is_refused_in_one_line(tmp_path, address):
-    with pytest.raises(MediaError, match="an address on the network; download the video") as error:
+    with pytest.raises(MediaError, match="an address on the network; download the file") as error:
         sources.find(address)
     assert str(error.value).startswith(f"{address}: ") and "\n" not in str(error.value)
     (tmp_path / "list.txt").write_text(f"{address}\n")
@@ -291,6 +310,25 @@ def test_an_order_that_names_do_not_tell_is_refused(tmp_path, names):
     with pytest.raises(MediaError, match=r"do not tell whether .* is a decimal number"):
         stored_order(tmp_path)
     assert "do not tell" in frames.probe(str(tmp_path)).problem
+
+
+@pytest.mark.parametrize(
+    ("names", "is_one"),
+    [
+        ("1.jpg 1_mask.png 2.jpg 2_mask.png", False),
+        ("f_1_rgb.png f_1_depth.png f_2_rgb.png f_2_depth.png", False),
+        ("1.jpg 2.jpg 2_mask.png", True),
+        ("1.jpg 1_mask.png", True),
+        ("a_1.jpg a_2.jpg b_1.jpg b_2.jpg", True),  # one after the other
+        ("a1.jpg b2.jpg a3.jpg b4.jpg", True),
+    ],
+)
+def test_two_series_in_one_folder_are_no_video(tmp_path, names, is_one):
+    for name in names.split():
+        (tmp_path / name).write_bytes(raw_trees.picture(0, 1, 1, 32, name[-4:]))
+    problem = frames.probe(str(tmp_path)).problem
+    assert bool(problem) != is_one
+    assert is_one or "2 series of pictures" in problem
 
 
 @given(st.lists(st.floats(0, 1e4).map(lambda x: round(x, 3)), min_size=2, unique=True))
