@@ -33,14 +33,14 @@ TRAINING = Part(
     "training_run",
     _RUN,
     _TINY_RUN,
-    120,
+    100,
 )
 EXPORTED = Part(
     "Exported networks",
     "exported",
     ("--config=configs/dfew.py", "--batch=32"),
     ("--batch=1", "--repeats=1"),
-    60,
+    40,
 )
 
 PARTS = (
@@ -49,7 +49,7 @@ PARTS = (
         "step",
         ("--frames=16", "--batch=128", "--rounds=10", STEP_OUTPUT),
         TINY_STEP,
-        150,
+        130,
         _SHARED,
     ),
     Part(
@@ -57,18 +57,18 @@ PARTS = (
         "step",
         ("--family=videomae", "--frames=16", "--batch=32", "--rounds=10", STEP_OUTPUT),
         TINY_VIDEOMAE,
-        120,
+        100,
         _SHARED,
     ),
     TRAINING._replace(environment={"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}),
-    TRAINING._replace(title="The same without deterministic operations", seconds=90),
+    TRAINING._replace(title="The same without deterministic operations", seconds=70),
     EXPORTED,
     Part(
         "Step with the channels of convolutions last",
         "step",
         ("--frames=16", "--batch=128", "--rounds=5", STEP_OUTPUT),
         TINY_STEP,
-        120,
+        90,
         {**_SHARED, "XLA_FLAGS": "--xla_gpu_force_conv_nhwc=true"},
     ),
     Part(
@@ -76,7 +76,7 @@ PARTS = (
         "predict",
         ("--minutes=1", "--output={output}"),
         ("--minutes=0.05", "--output={output}"),
-        90,
+        70,
     ),
 )
 

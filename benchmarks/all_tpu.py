@@ -25,9 +25,9 @@ PARTS = (
         "step",
         ("--family=videomae", "--frames=16", "--batch=16", "--rounds=10", STEP_OUTPUT),
         TINY_VIDEOMAE,
-        150,
+        130,
     ),
-    TRAINING._replace(seconds=200),
+    TRAINING._replace(seconds=180),
     EXPORTED._replace(seconds=90),
 )
 

@@ -21,6 +21,8 @@ from rdfer_jax import paths
 from rdfer_jax.training.pretrain import PretrainModelSetup
 from rdfer_jax.training.setup import ModelSetup
 
+flags.disclaim_key_flags()  # --help lists a flag under the script that asks for it
+
 GIB = 2**30
 Row = tuple[str, str]
 MakeStep = Callable[[jax.sharding.Mesh], tuple[Any, Sequence[Any]]]

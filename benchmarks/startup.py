@@ -19,9 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from benchmarks import harness
-from rdfer_jax import paths
-from rdfer_jax.build import build
+from benchmarks import harness, runs
 from rdfer_jax.training.writers import read_metrics
 
 #: Two steps, logged immediately.
@@ -89,16 +87,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
     options = flags.FLAGS
-    output = epath.Path(options.output).absolute()
-    if output.exists():
-        raise ValueError(
-            f"{output} exists, so the start would not be cold. Choose another --output"
-        )
-    settings: dict[str, Any] = {"data.dir": str(output / "tfds")} | harness.parse_settings(
-        options.set
-    )
-    if options.build:
-        build(harness.load(options.config, settings))
+    output, settings = runs.prepare()
     found = measure(options.config, settings, output, options.rounds)
     print(f"{harness.hardware()}\n\n{table(found)}")
     report = {"hardware": harness.hardware(), "commit": harness.commit(), "seconds": found}
@@ -106,9 +95,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    paths.DEFINE_path("config", "configs/synthetic.py", "File of the settings.")
-    flags.DEFINE_multi_string("set", [], "Further settings, such as model.trunk=resnet18.")
-    flags.DEFINE_boolean("build", True, "Build the data set of the settings first.")
+    runs.define_flags("runs/startup")
     flags.DEFINE_integer("rounds", 2, "Number of cold and warm starts each.", lower_bound=1)
-    paths.DEFINE_path("output", "runs/startup", "Folder for everything; must not exist.")
     app.run(main)

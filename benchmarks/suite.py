@@ -18,6 +18,10 @@ from etils import epath
 from benchmarks import harness
 from rdfer_jax import paths
 
+flags.disclaim_key_flags()  # --help lists a flag under the script that asks for it
+
+#: Default time for all parts together; their own limits add up to at most that.
+MINUTES = 10.0
 #: Time limit of a part of a trial, in seconds, and of a whole trial.
 TINY_SECONDS, TINY_LIMIT = 900, 3600
 #: What a part prints is kept up to this number of characters, from the end.
@@ -145,6 +149,6 @@ def main(platform: str, parts: Sequence[Part]) -> None:
 def start(platform: str, parts: Sequence[Part]) -> None:
     """Defines the flags and runs a suite; its module calls this."""
     paths.DEFINE_path("output", f"runs/all_{platform}", "Folder for everything.")
-    flags.DEFINE_float("minutes", 10, "Time for all parts together.", lower_bound=0)
+    flags.DEFINE_float("minutes", MINUTES, "Time for all parts together.", lower_bound=0)
     flags.DEFINE_boolean("tiny", False, "Only try that everything runs, in minutes on a CPU.")
     app.run(lambda _: main(platform, parts))

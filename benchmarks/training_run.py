@@ -21,9 +21,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from benchmarks import harness
-from rdfer_jax import paths
-from rdfer_jax.build import build
+from benchmarks import harness, runs
 from rdfer_jax.config import Config
 from rdfer_jax.training.checkpoint import Checkpoints
 from rdfer_jax.training.integrity import checkpoints_folder
@@ -126,17 +124,9 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     absl_logging.set_verbosity(absl_logging.WARNING)
     options = flags.FLAGS
-    output = epath.Path(options.output).absolute()
-    workdir = output / "run"
-    if workdir.exists():
-        raise ValueError(f"{workdir} exists and would be resumed. Choose another --output")
-    changes: dict[str, Any] = {"data.dir": str(output / "tfds")} | harness.parse_settings(
-        options.set
-    )
-    config = settings(options.config, options.steps, changes)
     with contextlib.redirect_stdout(sys.stderr):  # only the results are printed
-        if options.build:
-            build(config)
+        output, changes = runs.prepare()
+        config, workdir = settings(options.config, options.steps, changes), output / "run"
         train(config, workdir)
     report: dict[str, Any] = {"hardware": harness.hardware(), "commit": harness.commit()}
     report |= speed(workdir) | {"peak_memory": peak_memory()}
@@ -146,9 +136,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    paths.DEFINE_path("config", "configs/synthetic.py", "File of the settings.")
-    flags.DEFINE_multi_string("set", [], "Further settings, such as model.trunk=resnet18.")
-    flags.DEFINE_boolean("build", True, "Build the data set of the settings first.")
+    runs.define_flags("runs/training_run")
     flags.DEFINE_integer("steps", 60, "Training steps.", lower_bound=4)
-    paths.DEFINE_path("output", "runs/training_run", "Folder for everything.")
     app.run(main)

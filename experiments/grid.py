@@ -28,6 +28,8 @@ from rdfer_jax.config import Config
 from rdfer_jax.labels import inject
 from rdfer_jax.pipeline import source
 
+flags.disclaim_key_flags()  # --help lists a flag under the script that asks for it
+
 #: Settings that name places on this machine and do not change results.
 PLACES = ("compile_cache", "data.dir", "data.frame_cache", "data.labels")
 

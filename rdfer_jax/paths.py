@@ -10,6 +10,8 @@ from typing import Any
 
 from absl import flags
 
+flags.disclaim_key_flags()  # --help lists a flag under the script that asks for it
+
 #: Object stores that paths may lie in.
 _STORES = ("gs", "s3", "az", "hf")
 

@@ -1,6 +1,9 @@
 """A suite of benchmarks: what finishes is kept, what fails or takes too long is told."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 from etils import epath
@@ -47,9 +50,18 @@ def test_no_part_starts_when_the_time_is_over(tmp_path):
 def test_the_suites_fit_their_time_and_write_apart():
     for parts in (all_gpu.PARTS, all_tpu.PARTS):
         assert len({part.title for part in parts}) == len(parts)
-        assert sum(part.seconds for part in parts) <= 800
+        assert sum(part.seconds for part in parts) <= 60 * suite.MINUTES
         for part in parts:
             assert (epath.Path(suite.__file__).parent / f"{part.module}.py").exists()
+
+
+@pytest.mark.e2e
+def test_help_lists_the_flags_that_scripts_share():
+    command = [sys.executable, "-m", "benchmarks.all_gpu", "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert set(re.findall(r"^  --(\S+):", printed, re.MULTILINE)) == {
+        "minutes", "output", "[no]tiny",
+    }  # fmt: skip
 
 
 def test_speed_is_that_of_all_windows_but_the_first(tmp_path):
