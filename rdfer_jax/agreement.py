@@ -1,8 +1,7 @@
 """Agreement of a video's clips, and the verdict on its label. Pure functions, to be jitted.
 
 From the logits of K clips of a video: their agreement in [0, 1], their consensus, and the partition of the
-videos into clean, noisy and hard ones. The public text of the paper gives no formulas; these are our
-interpretation, see docs/explanation/method.md.
+videos into clean, noisy and hard ones. The formulas are ours, see docs/explanation/method.md.
 """
 
 import dataclasses
@@ -201,7 +200,7 @@ def _exceeded(
             known = memory_lib.remembered_agreement(memory, settings.remember)
             known = jnp.where(memory.visits > 0, known, jnp.nan)
         # Rounding must not move videos at the quantile below it.
-        tau = jnp.nanquantile(known, settings.threshold) - 1e-6
+        tau = jnp.nanquantile(known, settings.threshold) - _ROUNDING
     elif settings.threshold_kind == "mixture":
         assert memory is not None
         visited_M = memory.visits > 0

@@ -99,7 +99,7 @@ def make_update_step(
 def make_grad_fn(
     config: Config, network: Network, *, total_steps: int, steps_per_epoch: int
 ) -> GradFn:
-    """Returns a pure function: (state, batch, part=None) -> (gradients of the mean robust loss, aux).
+    """Returns a pure function: (state, batch, part=None) -> (gradients of the batch's mean loss, aux).
 
     aux is a dict of the outputs, the loss [B], the logits by which the videos are judged [B, K, N], the
     verdict, the partition, and the new batch_stats and memory. `part` is the number of the batch within its
@@ -116,23 +116,7 @@ def make_grad_fn(
         rng_augment, rng_clips, rng_dropout = jax.random.split(rng, 3)
         if part is not None:
             rng_dropout = jax.random.fold_in(rng_dropout, part)
-        clips_BKT = resampling.train_clips(
-            video_keys(rng_clips, batch.index),
-            config.clips,
-            config.data.frames,
-            config.data.snippet,
-        )
-        frames, own = augment.train_frames(
-            batch.frames,
-            clips_BKT,
-            video_keys(rng_augment, batch.index),
-            config.augment,
-            network.dtype,
-        )
-        if config.augment.erase:
-            frames, own = _erased(
-                frames, own, video_keys(rng_augment, batch.index), config.augment.erase
-            )
+        clips_BKT, frames, own = _drawn(config, network, batch, rng_clips, rng_augment)
         teacher_BKN = None
         if state.teacher is not None:
             forward = network.read_clips(state.teacher, frames, clips_BKT, False, clip_frames=own)
@@ -158,20 +142,17 @@ def make_grad_fn(
                 state.step >= robust_from,
             )  # fmt: skip
             if network.read_key_clips is not None:
-                key_class_B = verdict.consensus
-                if config.key.consensus == "clips":
-                    key_class_B = jnp.argmax(agreement.mean_probs(judged_BKN), axis=-1)
+                key_class_B = _key_class(config, verdict, judged_BKN)
                 forward = network.read_key_clips(variables, forward, key_class_B, True, rng_dropout)
                 if config.key.train_towards == "choice":
                     outputs = dataclasses.replace(forward.outputs, key_class=key_class_B)
                     forward = forward._replace(outputs=outputs)
+            progress = jnp.minimum(state.step / robust_from, 1.0) if robust_from else jnp.ones(())
             evidence = losses.Evidence(
                 label=batch.label,
                 verdict=verdict,
                 partition=partition,
-                progress=jnp.minimum(state.step / robust_from, 1.0)
-                if robust_from
-                else jnp.ones(()),
+                progress=progress,
                 memory=memory,
                 index=batch.index,
                 prior=state.class_prior,
@@ -196,6 +177,34 @@ def make_grad_fn(
         return jax.grad(loss_fn, has_aux=True)(state.params)
 
     return grad_fn
+
+
+def _drawn(
+    config: Config, network: Network, batch: Batch, rng_clips: jax.Array, rng_augment: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Draws clips and augments the frames; what a video gets depends on its index, not on its place.
+
+    Returns:
+      Positions of the clips' frames in the buffers, int [B, K, T]; the frames of the buffers, network.dtype
+      [B, F, H, W, 3]; and those of each clip, [B, K, T, H, W, 3], None unless clips are augmented apart.
+    """
+    keys_B = video_keys(rng_augment, batch.index)
+    clips_BKT = resampling.train_clips(
+        video_keys(rng_clips, batch.index), config.clips, config.data.frames, config.data.snippet
+    )
+    frames, own = augment.train_frames(
+        batch.frames, clips_BKT, keys_B, config.augment, network.dtype
+    )
+    if config.augment.erase:
+        frames, own = _erased(frames, own, keys_B, config.augment.erase)
+    return clips_BKT, frames, own
+
+
+def _key_class(config: Config, verdict: Verdict, judged_BKN: jax.Array) -> jax.Array:
+    """Returns the class whose key expression is searched in training, int [B]."""
+    if config.key.consensus == "clips":
+        return jnp.argmax(agreement.mean_probs(judged_BKN), axis=-1)
+    return verdict.consensus
 
 
 def accumulated(grad_fn: GradFn, parts: int) -> GradFn:
@@ -284,12 +293,12 @@ def judge_videos(
 
     Args:
       config: all settings.
-      class_prior_N: state.class_prior.
+      class_prior_N: state.class_prior, float32 [N].
       memory: of all training videos, after the visit of these.
-      index_B: rows of the videos in the memory.
-      label_B: the given labels.
-      logits_BKN: of the clips.
-      robust: whether the partition acts; else all videos are clean.
+      index_B: int [B], rows of the videos in the memory.
+      label_B: int [B], the given labels.
+      logits_BKN: float [B, K, N], of the clips.
+      robust: whether the partition acts, bool; else all videos are clean.
     """
     settings = config.agreement
     if memory is None:

@@ -20,7 +20,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax import html, intervals, metrics
 from rdfer_jax.config import Config
 from rdfer_jax.report import charts, tables
-from rdfer_jax.training import writers
+from rdfer_jax.training import run_dir, writers
 from rdfer_jax.training.predictions import (
     TEST_FILE,
     TRAIN_FILE,
@@ -101,16 +101,15 @@ def read(workdir: epath.PathLike) -> Run:
     """Reads the saved files of a run; raises the errors of `write`."""
     workdir = epath.Path(workdir)
     evaluate = _EVALUATE.format(workdir)
-    config = _read_json(workdir / "config.json", _TRAIN)
+    config = run_dir.read_json(workdir / "config.json", _TRAIN)
     if not (workdir / writers.METRICS_FILE).exists():
-        raise FileNotFoundError(
-            f"{workdir / writers.METRICS_FILE}: there is no such file. {_TRAIN}"
-        )
-    results = _read_json(workdir / "results.json", evaluate)
+        raise FileNotFoundError(f"{workdir / writers.METRICS_FILE}: no such file. {_TRAIN}")
+    results = run_dir.read_json(workdir / "results.json", evaluate)
     test = read_predictions(workdir / TEST_FILE, NEEDED, evaluate)
     path = workdir / TRAIN_FILE
     train = read_predictions(path, NEEDED, evaluate) if path.exists() else None
-    data = _read_json(workdir / "data.json", "") if (workdir / "data.json").exists() else {}
+    path = workdir / "data.json"
+    data = run_dir.read_json(path, run_dir.RESTORE) if path.exists() else {}
     _check_together(results, test, workdir / "results.json", evaluate)
     rows = writers.read_metrics(workdir)
     return Run(workdir.resolve().name, config, results, rows, test, train, data)
@@ -202,18 +201,6 @@ def _texts(section: Any) -> dict[str, str]:
     """The descriptions of settings from config/sections/; builder options have none."""
     fields = dataclasses.fields(section) if section else ()
     return {field.name: field.metadata.get("text", "") for field in fields}
-
-
-def _read_json(path: epath.Path, advice: str) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file. {advice}")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}). {advice}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not a JSON object. {advice}")
-    return found
 
 
 def _check_together(

@@ -6,7 +6,6 @@ command reads. docs/how-to/train.md has the rules as a table.
 """
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 from rdfer_jax import config as config_lib
 from rdfer_jax import weights
 from rdfer_jax.config import Config
-from rdfer_jax.training import memory_limit
+from rdfer_jax.training import memory_limit, run_dir
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +222,7 @@ def _of_weights(init_from: str) -> dict[str, Any]:
     if init_from in weights.NAMES:
         tree = config_lib.to_dict(weights.load(init_from).config)
     elif (path := epath.Path(init_from) / "config.json").exists():
-        tree = json.loads(path.read_text())
+        tree = run_dir.read_json(path, "Set config.init_from to another run or file")
     else:
         tree = config_lib.to_dict(Config())  # most files have weights of a resnet18
     # Not its number of frames: it may have been trained on still pictures.
@@ -259,7 +258,7 @@ def of_run(config: Config, workdir: epath.PathLike) -> Config:
     path = epath.Path(workdir) / "config.json"
     if not config.auto or not path.exists():
         return config
-    return _filled(config, json.loads(path.read_text()))
+    return _filled(config, run_dir.read_json(path, run_dir.RESTORE))
 
 
 def of_other(config: Config, other: Config) -> Config:

@@ -4,7 +4,6 @@ Input: a configuration. Output: a run for each fold, in fold1/, fold2/ ... of th
 with the out-of-fold predictions for all clips; results.json; and crossval.md, a table.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,12 +116,7 @@ def _run_fold(folder: epath.Path, config: Config, title: str) -> dict[str, Any]:
     if results_file.exists():  # the last file that training writes
         log.info("%s: already finished", title)
         run_dir.check_config(folder, config)
-        try:
-            return json.loads(results_file.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{results_file}: not JSON ({error}). {_REDO.format(results_file)}"
-            ) from None
+        return run_dir.read_json(results_file, _REDO.format(results_file))
     log.info("%s: tested on %s", title, config.data.fold or config.data.test_split)
     return train.train(config, folder)
 

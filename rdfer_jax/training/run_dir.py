@@ -24,6 +24,8 @@ from rdfer_jax.training import integrity
 
 #: Packages whose versions are saved.
 PACKAGES = ("rdfer-jax", "jax", "jaxlib", "flax", "optax", "grain", "numpy")
+#: What to do about a damaged file that describes a run.
+RESTORE = "Restore it from a copy, or use another --workdir"
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
@@ -52,6 +54,28 @@ def write_json(path: epath.Path, tree: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
+
+
+def read_json(path: epath.Path, advice: str) -> dict[str, Any]:
+    """Reads a JSON object that a run has written.
+
+    Args:
+      path: of the file.
+      advice: what to do if it cannot be read, for the message.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file. {advice}")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}). {advice}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: not a JSON object. {advice}")
+    return found
 
 
 @contextlib.contextmanager
@@ -110,7 +134,7 @@ def check_config(workdir: epath.Path, config: Config) -> None:
     Settings added since the run started count as having had their current default.
 
     Raises:
-      ValueError: a setting that affects training differs.
+      ValueError: a setting that affects training differs, or config.json is damaged.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -118,7 +142,7 @@ def check_config(workdir: epath.Path, config: Config) -> None:
     defaults, new = (
         _flatten(json.loads(json.dumps(config_lib.to_dict(c)))) for c in (Config(), config)
     )
-    old = defaults | _flatten(json.loads(path.read_text()))
+    old = defaults | _flatten(read_json(path, RESTORE))
     differences = [
         f"config.{name} = {old.get(name)!r}, now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -179,12 +203,12 @@ def check_data(workdir: epath.Path, data_set: str, fingerprint: str) -> None:
     """Compares the data with those of the run in the folder, if there is one.
 
     Raises:
-      ValueError: the data differ.
+      ValueError: the data differ, or data.json is damaged.
     """
     path = workdir / "data.json"
     if not path.exists():
         return
-    old = json.loads(path.read_text())
+    old = read_json(path, RESTORE)
     if old.get("fingerprint") and old["fingerprint"] != fingerprint:
         raise ValueError(
             f"{workdir} holds a run on other data: {old['data_set']} with fingerprint "
@@ -198,10 +222,10 @@ def check_kind(workdir: epath.PathLike, kind: str = "train") -> None:
     """Compares the kind of a run, train or pretrain, with that of the run in the folder, if there is one.
 
     Raises:
-      ValueError: they differ.
+      ValueError: they differ, or data.json is damaged.
     """
     path = epath.Path(workdir) / "data.json"
-    found = json.loads(path.read_text()).get("kind", kind) if path.exists() else kind
+    found = read_json(path, RESTORE).get("kind", kind) if path.exists() else kind
     if found != kind:
         hint = ". To train from its weights, set config.init_from to it" if kind == "train" else ""
         raise ValueError(
@@ -254,14 +278,8 @@ def read(workdir: epath.PathLike) -> RunInfo:
                 f"{path}: no such file, so {workdir} is not the folder of a training run. Set "
                 "--workdir to a folder that training has written"
             )
-        try:
-            trees[name] = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: expected JSON as written by training, got: {error}"
-            ) from None
-    if isinstance(trees["data.json"], dict):
-        check_kind(workdir)
+        trees[name] = read_json(path, RESTORE)
+    check_kind(workdir)
     try:
         config = config_lib.resolve(trees["config.json"])
         data = trees["data.json"]
@@ -282,14 +300,13 @@ def temperature(workdir: epath.PathLike, step: int) -> float | None:
     path = epath.Path(paths.expand(workdir)) / "results.json"
     if not path.exists():  # of a run that has not finished
         return None
+    advice = "rdfer eval writes it again"
+    results = read_json(path, advice)
     try:
-        results = json.loads(path.read_text())
         scored = [results, results.get("best_on_validation", {})]
         found = [
             one["temperature"] for one in scored if one.get("step") == step and "temperature" in one
         ]
         return None if not found or found[0] is None else float(found[0])
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected the results of a run, got: {error}. rdfer eval writes it again"
-        ) from None
+        raise ValueError(f"{path}: expected the results of a run, got: {error}. {advice}") from None

@@ -9,7 +9,7 @@ import tiny
 from etils import epath
 
 from rdfer_jax import config as config_lib
-from rdfer_jax.training import run_dir
+from rdfer_jax.training import automatic, run_dir
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -105,11 +105,33 @@ def test_data_of_a_run_must_stay(tmp_path):
 LOCKED = """
 import sys
 from etils import epath
-from rdfer_jax.training import run_dir
+from rdfer_jax.training import automatic, run_dir
 with run_dir.run_lock(epath.Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"data"'])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, content):
+    folder = epath.Path(tmp_path)
+    auto = config_lib.resolve(config_lib.to_dict(config_lib.Config()) | {"init_from": "auto"})
+    readers = {
+        "config.json": (
+            lambda: run_dir.check_config(folder, config_lib.Config()),
+            lambda: automatic.of_run(auto, folder),
+        ),
+        "data.json": (
+            lambda: run_dir.check_data(folder, "dfew/default/1.0.0", "a"),
+            lambda: run_dir.check_kind(folder),
+        ),
+        "results.json": (lambda: run_dir.temperature(folder, 1),),
+    }
+    for name, calls in readers.items():
+        (folder / name).write_text(content)
+        for call in calls:
+            with pytest.raises(ValueError, match=rf"{name}: not (JSON|a JSON object)"):
+                call()
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
@@ -146,5 +168,5 @@ def test_the_temperature_is_that_of_the_checkpoint(tmp_path):
     assert run_dir.temperature(tmp_path, 4) is None
     for damaged in ("{", "[]", '{"step": 4, "temperature": "warm"}'):
         path.write_text(damaged)
-        with pytest.raises(ValueError, match=r"results.json: expected the results of a run"):
+        with pytest.raises(ValueError, match=r"results.json: .*rdfer eval writes it again"):
             run_dir.temperature(tmp_path, 4)
