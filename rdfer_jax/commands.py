@@ -95,8 +95,8 @@ def pretrain(flags: SimpleNamespace) -> None:
     if jax.process_index() == 0:
         path = epath.Path(flags.workdir) / pretrain_lib.WEIGHTS
         print(
-            f"loss {loss:.3f}; weights in {path}. To train from them: rdfer train "
-            f"--config.init_from={path} --config.model.trunk={config.model.trunk}"
+            f"loss {loss:.3f}; weights in {path}. To train from them: rdfer train --config=... "
+            f"--workdir=... --config.init_from={path} --config.model.trunk={config.model.trunk}"
         )
 
 

@@ -43,7 +43,7 @@ NEEDED = ("clip_id", "clip_logits", "votes")
 MAX_CARDS = 5000
 #: Number of frames of a film strip, and their side in pixels.
 STRIP_FRAMES, STRIP_SIDE = 8, 72
-#: Files that need predictions that know something.
+#: Files that need predictions better than the most frequent class.
 _FINDINGS = ("issues.csv", "suggested.csv", "audit.html")
 _SAMPLE, _CLASS_SHARES = "sample.csv", "class_shares.csv"
 #: The largest share of the votes for one class, up to which annotators disagree.
@@ -123,14 +123,12 @@ def run(
     _write_summary(output, found)
     doubtful = np.argsort(findings.rank)
     doubtful = doubtful[findings.kind[doubtful] != "fine"]
-    text = describe(found) + (decided.describe() if decided else "")
     shown = np.concatenate([doubtful[:MAX_CARDS], sample])
     shown = shown[np.sort(np.unique(shown, return_index=True)[1])]
     rows = list(_rows(info.config, arrays, findings, classes, shown, set(sample.tolist())))
-    page.write(
-        output / "audit.html", rows, classes, f"{info.config.data.name}, {workdir.name}",
-        text + _shown(len(doubtful)),
-    )  # fmt: skip
+    text = describe(found) + (decided.describe() if decided else "") + _shown(len(doubtful))
+    title = f"{info.config.data.name}, {workdir.name}"
+    page.write(output / "audit.html", rows, classes, title, text)
     return found
 
 
@@ -142,8 +140,8 @@ def describe(found: dict[str, Any]) -> str:
     """Returns the result in one or two sentences."""
     if not found["better_than_majority"]:
         return (
-            f"These networks know nothing yet: {found['comparison']}. So no labels are suggested; "
-            "train longer, or on more clips"
+            "These networks are no better than always naming the most frequent class: "
+            f"{found['comparison']}. So no labels are suggested; train longer, or on more clips"
         )
     share = "how many labels are wrong cannot be told: the network was trained on these clips"
     if found["share"]:

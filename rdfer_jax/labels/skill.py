@@ -1,4 +1,4 @@
-"""Do predictions know anything? A test against always naming the most frequent class.
+"""Are predictions better than chance? A test against always naming the most frequent class.
 
 Letters: N videos.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-#: Predictions that would be as good by chance with a higher probability know nothing.
+#: Predictions are not better than chance if these would be as good with a higher probability.
 LEVEL = 0.05
 
 

@@ -107,14 +107,17 @@ def test_networks_at_chance_suggest_nothing(tmp_path, classes, clips):
         if right == enough:
             all_files = ["audit.html", "audit.json", "issues.csv", "sample.csv", "suggested.csv"]
             assert files == all_files
-            assert "know nothing" not in audit.describe(found)
+            assert "no better than" not in audit.describe(found)
         else:
             assert (
                 files == ["audit.json"]
                 and json.loads((run / "audit/audit.json").read_text()) == found
             )
             said = audit.describe(found)
-            assert said.startswith("These networks know nothing yet: ") and "\n" not in said
+            assert (
+                said.startswith("These networks are no better than always naming")
+                and "\n" not in said
+            )
             assert f"{right / clips:.1%} of {clips} labels" in said
             assert f"always predicting 'class1' gives {most / clips:.1%}" in said
 
