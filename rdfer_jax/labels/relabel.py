@@ -98,8 +98,8 @@ def write(
     skill = measure(labels_N, np.asarray(remembered(state.memory)).argmax(axis=-1))
     if not skill.proven:
         raise ValueError(
-            f"{workdir}: this network knows nothing yet: {skill.describe(setup.classes[skill.majority])}. "
-            "Train longer, or on more clips"
+            f"{workdir}: this network is no better than always naming the most frequent class: "
+            f"{skill.describe(setup.classes[skill.majority])}. Train longer, or on more clips"
         )
     return len(labels_N), write_remembered(setup, state.memory, output, score, threshold)
 
