@@ -4,7 +4,7 @@
     rdfer train --config=dfew_clip_b16_lora --workdir=runs/clip1 --config.init_from=clip_b16.safetensors
     rdfer train --config=dfew_clip_b16_lora:2 --workdir=runs/clip2 --config.init_from=clip_b16.safetensors
 
-The build keeps frames of 224 pixels. The number after the colon is the test fold.
+The build keeps frames of 224 pixels, in the variant px224. The number after the colon is the test fold.
 
 Expected result: unknown, not yet run on the real data. CLAIP-Emo, which adapts ViT-L/14 like this and also
 hears, reports WAR 80.14; its result without sound was not found.
@@ -17,6 +17,7 @@ from rdfer_jax import config_files
 
 def get_config(fold: str = "1") -> ConfigDict:
     config = config_files.load(f"dfew:{fold}")
+    config.data.variant = "px224"
     config.build.short_side = 224
     config.model.trunk = "clip_b16"
     config.model.freeze = "trunk"

@@ -4,7 +4,7 @@
     rdfer train --config=dfew_maedfer --workdir=runs/maedfer1 --config.init_from=maedfer_pretrained.pth
     rdfer train --config=dfew_maedfer:2 --workdir=runs/maedfer2 --config.init_from=maedfer_pretrained.pth
 
-The build keeps frames of 224 pixels, so that crops are not enlarged to the 160 of the network. The number
+The build is that of dfew_videomae_b, with frames of 224 pixels, so that crops are not enlarged to the 160 of the network. The number
 after the colon is the test fold. Clips are 16 frames, four frames apart.
 
 Expected result: unknown, not yet run on the real data. MAE-DFER reports WAR 74.43 and UAR 63.41.

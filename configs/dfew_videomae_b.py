@@ -4,7 +4,7 @@
     rdfer train --config=dfew_videomae_b --workdir=runs/videomae1 --config.init_from=videomae_b.safetensors
     rdfer train --config=dfew_videomae_b:2 --workdir=runs/videomae2 --config.init_from=...
 
-The build keeps frames of 224 pixels. The number after the colon is the test fold.
+The build keeps frames of 224 pixels, in the variant px224. The number after the colon is the test fold.
 
 Expected result: unknown, not yet run on the real data. MAE-DFER, which has another network of this size,
 faces in its pretraining and nearly this recipe, reports WAR 74.43 and UAR 63.41. Differences from
@@ -18,6 +18,7 @@ from rdfer_jax import config_files
 
 def get_config(fold: str = "1") -> ConfigDict:
     config = config_files.load(f"dfew:{fold}")
+    config.data.variant = "px224"
     config.build.short_side = 224
     config.model.trunk = "videomae_b16"
     config.model.drop_path = 0.1

@@ -86,6 +86,15 @@ def test_frames_are_stored_large_enough_for_their_crops(name):
     assert smallest_crop >= config.augment.size or stored == 224 or name == "dfew_m3dfel"
 
 
+def test_configurations_that_build_differently_have_variants_of_their_own():
+    builds = {}
+    for name in FILES:
+        config = config_lib.resolve(load(name))
+        build = config_lib.to_dict(config)["build"]
+        first = builds.setdefault((config.data.name, config.data.variant), (name, build))
+        assert build == first[1], f"{name} and {first[0]}"
+
+
 def test_there_is_a_configuration_for_each_data_set():
     assert {"synthetic", "dfew", "ferv39k", "mafw", "video_folder"} <= set(FILES)
 
