@@ -4,8 +4,8 @@
     rdfer train --config=dfew_maedfer --workdir=runs/maedfer1 --config.init_from=maedfer_pretrained.pth
     rdfer train --config=dfew_maedfer:2 --workdir=runs/maedfer2 --config.init_from=maedfer_pretrained.pth
 
-The build is that of dfew_videomae_b, with frames of 224 pixels, so that crops are not enlarged to the 160 of the network. The number
-after the colon is the test fold. Clips are 16 frames, four frames apart.
+The build is that of dfew_videomae_b, with frames of 224 pixels, so that crops are not enlarged to the 160
+of the network. The number after the colon is the test fold. Clips are 16 frames, four frames apart.
 
 Expected result: unknown, not yet run on the real data. MAE-DFER reports WAR 74.43 and UAR 63.41.
 Differences: two clips of each video in a step, and the streams of RDFER read the messengers; no mixing of

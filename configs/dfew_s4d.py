@@ -4,8 +4,8 @@
     rdfer train --config=dfew_s4d --workdir=runs/s4d1 --config.init_from=s4d_pretrained.safetensors
     rdfer train --config=dfew_s4d:2 --workdir=runs/s4d2 --config.init_from=s4d_pretrained.safetensors
 
-The build is that of dfew_videomae_b, with frames of 224 pixels, so that crops are not enlarged to the 160 of
-the network. The number after the colon is the test fold.
+The build is that of dfew_videomae_b, with frames of 224 pixels, so that crops are not enlarged to the 160
+of the network. The number after the colon is the test fold.
 
 Expected result: unknown, not yet run on the real data. S4D reports WAR 76.68 and UAR 66.80. Differences:
 no mixture of experts and no joint training with AffectNet; two clips of each video in a step; no mixing of
