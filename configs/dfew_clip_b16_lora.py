@@ -7,7 +7,7 @@
 The build keeps frames of 224 pixels, in the variant px224. The number after the colon is the test fold.
 
 Expected result: unknown, not yet run on the real data. CLAIP-Emo, which adapts ViT-L/14 like this and also
-hears, reports WAR 80.14; its result without sound was not found.
+uses sound, reports WAR 80.14; its result without sound was not found.
 """
 
 from ml_collections import ConfigDict

@@ -42,12 +42,9 @@ class Queue:
         use and, among those, that the most cells wait for. None if all are taken.
         """
         with self._lock:
-            if last is not None and last not in self._waiting:
-                self._users[last] -= 1
-                last = None
             if not self._waiting:
                 return None
-            if last is None:
+            if last is None or last not in self._waiting:
                 last = min(self._waiting, key=lambda p: (self._users[p], -len(self._waiting[p])))
                 self._users[last] += 1
             folder = self._waiting[last].popleft()

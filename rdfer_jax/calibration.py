@@ -1,4 +1,4 @@
-"""Does a confidence predict errors? Reliability curve, ECE, excess AURC, and the temperature that mends it.
+"""Does a confidence predict errors? Reliability curve, ECE, excess AURC, and temperature scaling.
 
 Shape letters: N examples, C classes, M bins.
 """

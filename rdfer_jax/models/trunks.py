@@ -348,9 +348,9 @@ def create(
     """Returns a trunk by name: a Linen module, called as `trunk(frames_NFHWC, train)`.
 
     Args:
-      name: resnet8_narrow (for a CPU; 3.7 million multiplications per frame at 48 px), or resnet18,
-        resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million per frame at 112 px), or one of
-        `vit` or `lgi`.
+      name: resnet8_narrow (for a CPU; 3.7 million multiplications per frame at 48 px), resnet10_narrow (of
+        the packaged weights), resnet18, resnet50, r3d_18 or r2plus1d_18 (414, 1004, 1801 and 2365 million
+        per frame at 112 px), or one of `vit` or `lgi`.
       dtype: of the computation, float32 or bfloat16.
       remat: see ResNet.
       shift: see ResNet; a vision transformer has none.

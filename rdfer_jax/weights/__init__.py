@@ -1,7 +1,7 @@
 """Trained networks that come with the package: weights, and the settings and classes to use them with.
 
 NAME.safetensors holds the variables by path, such as "params/trunk/conv1/kernel", as float16; NAME.json the
-rest; NAME.md is the card: data, licence, command, scores, and what the network must not be used for.
+rest; NAME.md is the card: data, license, command, scores, and what the network must not be used for.
 """
 
 import dataclasses

@@ -18,9 +18,6 @@ from rdfer_jax.training import evaluate
 from rdfer_jax.training.predictions import Predictions
 from rdfer_jax.types import Outputs
 
-pytestmark = pytest.mark.slow
-
-
 N = len(tiny.CLASSES)
 
 
@@ -44,6 +41,7 @@ def stub(clips, with_key):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("with_key", "snippet"), [(True, 1), (True, 2), (False, 1)])
 def test_networks_with_and_without_key_instants_are_evaluated(tiny_data, with_key, snippet):
     config = tiny.config(
@@ -89,6 +87,7 @@ def evaluator_of_a_split(tiny_data):
         yield evaluator, state, split
 
 
+@pytest.mark.slow
 def test_the_eval_split_is_read_by_a_single_endless_loader(evaluator_of_a_split, monkeypatch):
     evaluator, state, split = evaluator_of_a_split
     started, eval_loader = [], loader.eval_loader
@@ -104,6 +103,7 @@ def test_the_eval_split_is_read_by_a_single_endless_loader(evaluator_of_a_split,
     assert started == [1, None]
 
 
+@pytest.mark.slow
 def test_an_evaluation_after_a_failed_one_is_complete(evaluator_of_a_split, monkeypatch):
     evaluator, state, split = evaluator_of_a_split
     whole = evaluator(state, split)
@@ -149,6 +149,28 @@ def test_hard_clips_are_detected_by_disagreement_among_clips_with_true_labels():
     assert nobody["hard_auroc_agreement"] is None
 
 
+def test_key_frames_count_where_they_lie_in_the_segment_of_an_expression():
+    label = np.array([0, 1, 1])
+    arrays = {
+        "label": label,
+        "logits": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
+        "is_hard": np.array([False, False, True]),
+        "num_frames": np.array([10, 8, 16]),
+        "key_start": np.array([0, 2, 4]),
+        "key_end": np.array([10, 6, 8]),
+        "key_frames": np.array([[0, 5], [2, 6], [7, 8]]),
+    }
+    found = evaluate.summary(Predictions("test", ("neutral", "happy"), arrays))
+    # Of the happy clips, 2 and 7 lie inside, 6 and 8 just behind; the segments are 4 of 8 and of 16 frames.
+    assert found["key_frames_inside"] == 0.5
+    assert found["key_frames_inside_by_chance"] == (4 / 8 + 4 / 16) / 2
+    assert (found["war_easy"], found["war_hard"]) == (1.0, 0.0)
+    only = Predictions(
+        "test", ("neutral",), {n: a[:1] for n, a in arrays.items()} | {"logits": np.ones((1, 1))}
+    )
+    assert evaluate.summary(only)["key_frames_inside"] is None
+
+
 def test_clips_without_votes_do_not_count_in_the_divergence_from_them():
     votes = np.array([[3, 1], [0, 0], [2, 2], [0, 0], [4, 0]])
     found = evaluate.summary(predictions(votes=votes))
@@ -159,6 +181,7 @@ def test_clips_without_votes_do_not_count_in_the_divergence_from_them():
         assert "kl_votes" not in evaluate.summary(predictions(**nobody))
 
 
+@pytest.mark.slow
 def test_clips_shorter_than_a_snippet_are_counted(evaluator_of_a_split, tiny_data, caplog):
     evaluator, state, split = evaluator_of_a_split  # of 4, 6, 11, 1 and 6 frames
     evaluator(state, split)
