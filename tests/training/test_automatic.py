@@ -61,6 +61,8 @@ def test_many_clips_on_a_gpu_get_the_full_size():
     ("facts", "expected"),
     [
         ({"train": 1}, {"data.batch_size": 8}),
+        ({"train": 999, "platform": "gpu"}, {"model.trunk": "resnet10_narrow"}),
+        ({"train": 1000, "platform": "gpu"}, {"model.trunk": "resnet18"}),
         (
             {"train": 300, "platform": "gpu"},
             {"model.trunk": "resnet10_narrow", "data.batch_size": 64},
