@@ -349,6 +349,8 @@ def _parse_flags(command: str, words: list[str]) -> types.SimpleNamespace:
             result[flag.name] = values[flag.name].value
         if flag.required and result[flag.name] is None:
             raise UsageError(f"rdfer {command} needs --{flag.name}: {flag.text}")
+        if flag.kind is Path and result[flag.name] == "":  # as of a variable that is not set
+            raise UsageError(f"--{flag.name} is empty; give a path, or leave the flag out")
     return types.SimpleNamespace(**result)
 
 

@@ -109,6 +109,8 @@ def test_training_is_the_default():
         ("predict --config.predict.fps=5", "--config.predict.fps needs --config"),
         ("predict a.mp4", "unexpected argument 'a.mp4': rdfer predict takes only flags"),
         ("predict --workdir=a", "rdfer predict needs --input: a video"),
+        ("predict --input=", "--input is empty; give a path, or leave the flag out"),
+        ("predict --input=a --workdir=", "--workdir is empty; give a path"),
         ("train --config=synthetic", "rdfer train needs --workdir"),
         ("train --workdir=a", "rdfer train needs --config"),
         ("inject --config=dfew", "rdfer inject needs --output"),

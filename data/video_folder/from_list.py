@@ -7,14 +7,13 @@ import dataclasses
 import os
 import posixpath
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from rdfer_jax import paths, tables
 from rdfer_jax.media import folders
-from rdfer_jax.media.files import VIDEO_SUFFIXES
+from rdfer_jax.media.files import VIDEO_SUFFIXES, spelling
 from rdfer_jax.tables import Column, Row
 
 from .. import raw
@@ -288,16 +287,11 @@ class _Locator:
         if folder not in self._names:
             names: dict[str, list[str]] = {}
             for entry in folders.visible(folder) if folder.is_dir() else ():
-                names.setdefault(_spelling(entry.name), []).append(entry.name)
+                names.setdefault(spelling(entry.name), []).append(entry.name)
                 if entry.suffix.lower() in VIDEO_SUFFIXES:
-                    names.setdefault(_spelling(entry.stem), []).append(entry.name)
+                    names.setdefault(spelling(entry.stem), []).append(entry.name)
             self._names[folder] = names
-        return self._names[folder].get(_spelling(name), [])
-
-
-def _spelling(name: str) -> str:
-    """Returns what the names have in common that macOS and Windows take for the same."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        return self._names[folder].get(spelling(name), [])
 
 
 def _inside(root: epath.Path, clip: epath.Path, cell: str, where: str) -> str:

@@ -51,6 +51,11 @@ def _printable(character: str) -> str:
     return character
 
 
+def spelling(name: str) -> str:
+    """Returns a name without what macOS and Windows ignore: case, and how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def natural_key(name: str) -> tuple[str | int, ...]:
     """Returns a sort key that puts 2 before 10: digits compare as numbers, the rest as text."""
     parts = re.split(r"([0-9]+)", name)

@@ -41,19 +41,7 @@ FALLBACK_FPS = 25.0
 #: and addresses, and FFmpeg would read those.
 _FORMATS = (
     *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf", "obu"),
-    *(
-        "asf",
-        "flv",
-        "live_flv",
-        "ogg",
-        "gif",
-        "mxf",
-        "dv",
-        "rm",
-        "nut",
-        "wtv",
-        "yuv4mpegpipe",
-    ),
+    *("asf", "flv", "live_flv", "ogg", "gif", "mxf", "dv", "rm", "nut", "wtv", "yuv4mpegpipe"),
 )
 _OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 #: How playlists begin, for a message that says what is wrong.

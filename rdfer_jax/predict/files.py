@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from rdfer_jax import plots
-from rdfer_jax.media.files import MediaError
+from rdfer_jax.media.files import MediaError, spelling
 from rdfer_jax.predict.result import VideoPrediction, status
 from rdfer_jax.predict.timeline import timeline
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 def folders(names: Sequence[str]) -> list[str]:
     """Returns the name of a folder for each video: the video's own, with a number where names repeat.
 
-    Names that differ by case only repeat: they are one name on macOS and Windows.
+    Names that differ by case or accents only repeat: they are one name on macOS and Windows.
     """
     result: list[str] = []
     taken = {"summary.csv"}
@@ -38,9 +38,9 @@ def folders(names: Sequence[str]) -> list[str]:
         stem = epath.Path(name).name.encode()[:_LONGEST_NAME].decode(errors="ignore")
         stem = "video" if stem in ("", ".", "..") else stem  # not the folder above
         folder, number = stem, 2
-        while folder.casefold() in taken:
+        while spelling(folder) in taken:
             folder, number = f"{stem}-{number}", number + 1
-        taken.add(folder.casefold())
+        taken.add(spelling(folder))
         result.append(folder)
     return result
 

@@ -36,6 +36,7 @@ from rdfer_jax.predict.result import Face, VideoPrediction, Window
 from rdfer_jax.predict.stream import LEAST_FRAMES, Moment, Stream
 from rdfer_jax.predict.timecourse import TimeCourse
 from rdfer_jax.predict.trained import Trained
+from rdfer_jax.training import run_dir
 from rdfer_jax.training.writers import bar
 from rdfer_jax.types import Prediction
 
@@ -506,6 +507,8 @@ def predict(
 
     Raises:
       MediaError: there is no video, or none that could be read.
+      ValueError: another process is predicting into the same folder; or as of Predictor.
+      OSError: the folder cannot be written to.
     """
     output = epath.Path(output) if output else epath.Path(run or ".") / "predict"
     videos = sources.find(inputs, output)
@@ -519,6 +522,21 @@ def predict(
             weights.FOLDER / f"{PACKAGED}.md",
         )
     predictor = Predictor(run, checkpoint, settings, runtime)
+    with run_dir.run_lock(output, "output"):
+        rows = _predict_all(predictor, videos, folders, output, force)
+    if not any("folder" in row for row in rows):
+        raise MediaError(f"{inputs}: none of the {len(videos)} videos could be read")
+    return rows
+
+
+def _predict_all(
+    predictor: Predictor,
+    videos: Sequence[Video],
+    folders: Sequence[str],
+    output: epath.Path,
+    force: bool,
+) -> list[files.Row]:
+    """Predicts videos, each into its folder in `output`; returns the rows of summary.csv."""
     rows: list[files.Row] = []
     made_by = predictor.made_by()
     predicted, failed, before = 0, 0, 0
@@ -565,6 +583,4 @@ def predict(
         "%d videos: %d predicted, %d without a face, %d not readable%s; results in %s",
         len(videos), predicted, len(videos) - predicted - failed - before, failed, again, output,
     )  # fmt: skip
-    if failed == len(videos):
-        raise MediaError(f"{inputs}: none of the {failed} videos could be read")
     return rows

@@ -79,10 +79,14 @@ def read_json(path: epath.Path, advice: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def run_lock(workdir: epath.Path) -> Iterator[None]:
+def run_lock(workdir: epath.Path, flag: str = "workdir") -> Iterator[None]:
     """Keeps a second run out of a folder until this process ends, even if it is killed.
 
     Object stores (gs://) have no locks, so a second run is not noticed there.
+
+    Args:
+      workdir: the folder, which is created.
+      flag: the flag that names it.
 
     Raises:
       ValueError: another run is using the folder.
@@ -91,16 +95,20 @@ def run_lock(workdir: epath.Path) -> Iterator[None]:
     if "://" in str(workdir):
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
     # In a file of its own, because some systems do not let others read a locked file.
     holder = workdir / ".lock.holder"
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(workdir / ".lock").acquire(timeout=0)
     except filelock.Timeout:
         name = holder.read_text().strip() if holder.exists() else "unknown process"
         raise ValueError(
             f"{workdir}: another run is using this folder ({name}). Wait for it to finish, or choose "
-            "another --workdir"
+            f"another --{flag}"
+        ) from None
+    except OSError as error:
+        raise OSError(
+            f"{workdir}: cannot be written to ({error.strerror}); choose another --{flag}"
         ) from None
     with held:
         holder.write_text(f"process {os.getpid()} on {platform.node()}\n")

@@ -587,6 +587,24 @@ def test_results_among_the_videos_are_not_read_again(run, tmp_path, caplog):
         predict_lib.predict(root / "run", tmp_path, tmp_path, settings=settings)
 
 
+def test_a_folder_that_cannot_take_results_is_refused_before_any_work(run, tmp_path, monkeypatch):
+    root, _ = run
+    raw_trees.write_video(tmp_path / "a.mp4", frames=4, label=1, size=32)
+    monkeypatch.setattr(predict_lib.Predictor, "video", None)
+    settings = config_lib.Predict(detector="none")
+    inside = tmp_path / "a.mp4" / "out"
+    with pytest.raises(OSError, match=rf"{inside}: cannot be written to .*choose another --output"):
+        predict_lib.predict(root / "run", tmp_path / "a.mp4", inside, settings=settings)
+    with (
+        run_dir.run_lock(epath.Path(tmp_path / "out"), "output"),
+        pytest.raises(ValueError, match=r"out: another run is using .* or choose another --output"),
+    ):
+        predict_lib.predict(root / "run", tmp_path / "a.mp4", tmp_path / "out", settings=settings)
+    with pytest.raises(FileNotFoundError, match="not the folder of a training run"):
+        predict_lib.predict(tmp_path / "typo", tmp_path / "a.mp4", settings=settings)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tmp_path):
     root, _ = run
     (tmp_path / "bad.mp4").write_bytes(b"no video")
@@ -710,6 +728,8 @@ def test_an_annotated_video_has_the_box_where_the_face_is(tmp_path):
 
 
 def test_videos_of_one_name_get_folders_of_their_own():
+    names = ["x/caf\u00e9.mp4", "y/cafe\u0301.mp4"]  # one name on macOS
+    assert files.folders(names) == ["caf\u00e9.mp4", "cafe\u0301.mp4-2"]
     assert files.folders(["x/a.mp4", "y/a.mp4", "b", "z/a.mp4"]) == [
         "a.mp4", "a.mp4-2", "b", "a.mp4-3",
     ]  # fmt: skip
