@@ -49,6 +49,8 @@ def run(call: Call) -> None:
     log.setLevel(logging.INFO)
     status: int | str | None = None
     try:
+        for name in ("output", "web"):
+            _check_place(name, getattr(call.flags, name, None))
         COMMANDS[call.command](call.flags)
     except PreemptedError as stop:
         print(stop)
@@ -80,6 +82,20 @@ def run(call: Call) -> None:
     # very end.
     if status is not None:
         sys.exit(status)
+
+
+def _check_place(name: str, value: str | None) -> None:
+    """Raises OSError, before any work, if nothing can be written below the path that a flag gives."""
+    if not value or "://" in value:
+        return
+    path = pathlib.Path(value).absolute()
+    there = next(folder for folder in path.parents if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"--{name}={value}: {there} is a file; choose another place")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(
+            f"--{name}={value}: {there} cannot be written to; choose another place"
+        )
 
 
 def train(flags: SimpleNamespace) -> None:

@@ -245,3 +245,29 @@ def test_data_readers_are_gone_before_the_program_ends(monkeypatch, name):
         commands.run(cli.Call("train", types.SimpleNamespace()))
     assert readers[0]() is None
     assert str(end.value.code).startswith(str(code))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("check --config=dfew", "predict --input=a", "audit --workdir=a", "report --workdir=a"),
+        *("inject --config=dfew", "relabel --workdir=a", "export", "live --input=a"),
+    ],
+)
+def test_results_that_cannot_be_written_are_told_before_any_work(tmp_path, monkeypatch, words):
+    command = words.split()[0]
+    monkeypatch.setitem(commands.COMMANDS, command, pytest.fail)
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "a" / "b"
+    with pytest.raises(SystemExit) as stopped:
+        commands.run(cli.parse([*words.split(), f"--output={output}"]))
+    told = f"error: --output={output}: {tmp_path}/file is a file; choose another place"
+    assert stopped.value.code == told
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SystemExit, match="cannot be written to; choose another place"):
+        commands.run(cli.parse([*words.split(), f"--output={tmp_path}/new/x"]))
+    done = []
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    monkeypatch.setitem(commands.COMMANDS, command, done.append)
+    commands.run(cli.parse([*words.split(), f"--output={tmp_path}/new/x"]))
+    assert len(done) == 1 and not (tmp_path / "new").exists()

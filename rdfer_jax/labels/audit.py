@@ -207,6 +207,10 @@ def _shown(doubtful: int) -> str:
 def _read(workdir: epath.Path, force: bool) -> Predictions:
     """Reads the predictions to audit."""
     path = workdir / TEST_FILE
+    if not workdir.is_dir():
+        raise FileNotFoundError(
+            f"{workdir}: no such folder; give the one that `rdfer crossval` wrote"
+        )
     if path.exists():
         saved = read_predictions(path, NEEDED, "Run `rdfer crossval` or `rdfer eval` again")
         if saved.split == OUT_OF_FOLD:
