@@ -4,6 +4,7 @@ A program in this folder runs without a question, so the folder must be the user
 be used costs time and nothing else.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -11,10 +12,13 @@ import pathlib
 import platform
 import stat
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,34 @@ def use(folder: str = "") -> bool:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     return True
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Lets the runs of a process share the programs that are the same, unless programs are kept anyway.
+
+    They are kept in a temporary folder until the end.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="rdfer_jax_", ignore_cleanup_errors=True) as folder:
+        changes = {
+            "jax_compilation_cache_dir": folder,
+            "jax_persistent_cache_min_compile_time_secs": LEAST_SECONDS,
+        }
+        before = {name: getattr(jax.config, name) for name in changes}
+        try:
+            _configure(changes)
+            yield
+        finally:
+            _configure(before)
+
+
+def _configure(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX reads where the cache is only once
 
 
 def _machine() -> str:

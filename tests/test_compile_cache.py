@@ -98,3 +98,17 @@ def test_a_folder_that_cannot_be_written_or_is_not_ones_own_is_left_alone(hits, 
     assert not compile_cache.use(str(tmp_path / "shared"))
     assert "other users may write" in caplog.text
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_runs_of_one_process_share_their_programs(hits):
+    before = {name: getattr(jax.config, name) for name in OPTIONS}
+    with compile_cache.shared():
+        folder = pathlib.Path(jax.config.jax_compilation_cache_dir)
+        assert compiled(1.5) == compiled(1.5)
+        assert len(hits) == 1 and any(folder.iterdir())
+        with compile_cache.shared():  # they are kept anyway
+            assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert not folder.exists()
+    assert {name: getattr(jax.config, name) for name in OPTIONS} == before
+    compiled(1.5)
+    assert len(hits) == 1

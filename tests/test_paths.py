@@ -14,7 +14,8 @@ from rdfer_jax.predict import live
 
 #: Settings whose text says that they are a folder or a file, without those of `build`.
 SETTINGS = (
-    "data.dir", "data.labels", "data.frame_cache", "predict.yunet", "init_from", "compile_cache",
+    "data.dir", "data.labels", "data.frame_cache", "predict.yunet", "predict.class_shares", "init_from",
+    "compile_cache",
 )  # fmt: skip
 
 

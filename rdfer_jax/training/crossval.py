@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from etils import epath
 
+from rdfer_jax import compile_cache, metrics
 from rdfer_jax import config as config_lib
-from rdfer_jax import metrics
 from rdfer_jax.config import Config
 from rdfer_jax.pipeline import source
 from rdfer_jax.training import automatic, run_dir, train
@@ -82,10 +82,12 @@ def crossval(config: Config, workdir: epath.PathLike, number: int = 5) -> dict[s
     workdir = epath.Path(workdir)
     config = _settled(config, workdir, number)
     settings = folds(config, number)
-    results_of = {
-        name: _run_fold(workdir / name, fold_config, f"{name} of {len(settings)}")
-        for name, fold_config in settings.items()
-    }
+    # Folds with equally many training clips have the same programs.
+    with compile_cache.shared():
+        results_of = {
+            name: _run_fold(workdir / name, fold_config, f"{name} of {len(settings)}")
+            for name, fold_config in settings.items()
+        }
     results = summary(results_of)
     if jax.process_index() == 0:
         gather(workdir, list(settings)).save(workdir / TEST_FILE)

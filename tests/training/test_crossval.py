@@ -120,6 +120,7 @@ def test_an_unfinished_fold_is_resumed(tmp_path, monkeypatch):
     config, asked = tiny.config(data={"dir": str(tmp_path)}), []
 
     def training(fold_config, folder):
+        assert jax.config.jax_compilation_cache_dir  # folds share their programs
         asked.append((folder.name, fold_config.data.fold))
         raise KeyboardInterrupt
 
