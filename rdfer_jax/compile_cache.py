@@ -100,17 +100,14 @@ def shared() -> Iterator[None]:
 
     They are kept in a temporary folder until the end.
     """
-    if jax.config.jax_compilation_cache_dir:
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    if before["jax_compilation_cache_dir"]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="rdfer_jax_", ignore_cleanup_errors=True) as folder:
-        changes = {
-            "jax_compilation_cache_dir": folder,
-            "jax_persistent_cache_min_compile_time_secs": LEAST_SECONDS,
-        }
-        before = {name: getattr(jax.config, name) for name in changes}
         try:
-            _configure(changes)
+            _configure(dict(zip(names, (folder, LEAST_SECONDS), strict=True)))
             yield
         finally:
             _configure(before)
