@@ -82,7 +82,9 @@ def test_a_step_in_parts_takes_the_gradients_of_all_of_them(monkeypatch):
 def test_the_loss_of_a_mixed_video_is_that_of_both_labels(monkeypatch):
     sections = {"loss": {"method": "cross_entropy"}, "augment": {"mixup": 0.8, "erase": 0.5}}
     config = settings(**sections)
-    monkeypatch.setattr(mixing, "weights", lambda *_: jnp.full((16, 16), 0.25))
+    # A quarter on average, and not the same everywhere, as in CutMix.
+    weights_HW = jnp.zeros((16, 16)).at[:8].set(0.5)
+    monkeypatch.setattr(mixing, "weights", lambda *_: weights_HW)
     _, aux = gradients(config)
     batch = noise(config)
 
@@ -108,6 +110,8 @@ def test_methods_that_judge_labels_need_a_teacher_that_sees_the_videos_unmixed(n
     with pytest.raises(ValueError, match=rf"config.augment.{name}: .*teacher_decay above 0"):
         settings(augment={name: 1.0})
     settings(augment={name: 1.0}, agreement={"teacher_decay": 0.9})
+    for method in ("cross_entropy", "focal", "votes", "oracle"):
+        settings(augment={name: 1.0}, loss={"method": method})
     with pytest.raises(ValueError, match=rf"config.augment.{name}: expected 0 for .* = 'ssr'"):
         settings(
             augment={name: 1.0},

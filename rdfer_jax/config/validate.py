@@ -18,6 +18,8 @@ from rdfer_jax.setting_types import AUTO, or_auto
 
 #: Methods that need the memory.
 MEMORY_METHODS = ("elr", "forward", "self_calibrated", "ssr")
+#: Methods that judge labels by predictions, and therefore need those of unmixed videos.
+JUDGING_METHODS = ("agreement", "scn", "small_loss", *MEMORY_METHODS)
 #: The sections of Config, by name.
 SECTIONS: dict[str, type[Section]] = {
     field.name: field.type
@@ -240,7 +242,7 @@ def _check_recipe(config: Config) -> None:
             f"{config.augment.eval_crops}"
         )
     for name in ("mixup", "cutmix"):
-        if not getattr(config.augment, name) or config.loss.method == "cross_entropy":
+        if not getattr(config.augment, name) or config.loss.method not in JUDGING_METHODS:
             continue
         if not config.agreement.teacher_decay:
             raise ValueError(

@@ -56,6 +56,14 @@ def test_told_means_that_the_ends_differ_by_at_most_a_third():
         assert share_lib.of_predictions(data.label, mean, fitted).told == told
 
 
+def test_a_few_videos_without_a_contradiction_leave_room_above():
+    label = np.repeat([0, 1], 10)
+    found = share_lib.of_predictions(label, np.eye(2)[label] * 0.98 + 0.01, 0.0)
+    # Of the four surest videos none contradicts its label.
+    above = stats.binomtest(0, 4).proportion_ci(method="wilson").high
+    assert found[:3] == pytest.approx((0, 0, above)) and above > 0.4
+
+
 @pytest.mark.parametrize("network", ["truth", "overconfident", "underconfident"])
 def test_where_nothing_is_wrong_next_to_nothing_is_estimated(network):
     assert _share(simulate(4000, "symmetric", 0.0, network, seed=6)).estimate <= 0.01
