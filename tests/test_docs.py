@@ -139,6 +139,14 @@ def test_the_reference_names_every_config():
         assert path.stem == "__init__" or f"`{path.stem}`" in page, path.stem
 
 
+def test_the_reference_names_every_script():
+    page = (ROOT / "docs/reference/command-line.md").read_text()
+    for folder in ("benchmarks", "experiments"):
+        for path in (ROOT / folder).glob("*.py"):
+            if '__name__ == "__main__"' in path.read_text():
+                assert f"{folder}.{path.stem}" in page, path
+
+
 def fences(page: pathlib.Path) -> str:
     """The shell blocks of a page, and the recipes of the Makefile, with continued lines joined."""
     text = page.read_text()
