@@ -266,7 +266,9 @@ def test_the_sample_is_shown_whatever_its_kind(chromium, tmp_path):
     given[30]["why"] = "two expressions"
     with browsing.opened(chromium, write(tmp_path, given)) as page:
         heights = "[...document.querySelectorAll('#filters .check')].map(box => box.offsetHeight)"
-        assert len(set(page.evaluate(heights))) == 1  # each box in one line with its text and number
+        assert (
+            len(set(page.evaluate(heights))) == 1
+        )  # each box in one line with its text and number
         page.check("[name=sample]")
         assert page.inner_text("#shown").startswith("6 of 60 clips shown")
         assert names(page) == [f"clip-{i:03d}" for i in range(0, 60, 10)]
