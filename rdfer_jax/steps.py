@@ -298,7 +298,7 @@ def judge_videos(
       index_B: int [B], rows of the videos in the memory.
       label_B: int [B], the given labels.
       logits_BKN: float [B, K, N], of the clips.
-      robust: whether the partition acts, bool; else all videos are clean.
+      robust: whether the partition acts, if the memory knows enough, bool; else all videos are clean.
     """
     settings = config.agreement
     if memory is None:
@@ -320,6 +320,7 @@ def judge_videos(
         verdict = dataclasses.replace(verdict, rank=rank_B)
     verdict = agreement.stop(verdict, settings)
     partition = agreement.partition(verdict, label_B, settings, memory)
+    robust = robust & limit.knows_enough(memory, config.loss)
     all_clean = agreement.all_clean(len(label_B))
     partition = jax.tree.map(lambda p, c: jnp.where(robust, p, c), partition, all_clean)
     if settings.protect_below:

@@ -618,6 +618,26 @@ def test_no_more_videos_are_noisy_than_there_are_wrong_labels(kind):
     assert not np.any(part.clean)
 
 
+@pytest.mark.parametrize("refurbish", ["noisy", "posterior"])
+def test_a_memory_that_contradicts_most_labels_overrules_none(refurbish):
+    outputs, evidence = make_outputs(), make_evidence()
+    memory = evidence.memory
+    visited = memory.visits > 0
+    share = float((memory.probs.argmax(axis=1) != memory.label)[visited].mean())
+    assert 0.05 < share < 0.95
+    below, above = (
+        of("agreement", refurbish=refurbish, max_contradicted=share + change)
+        for change in (-0.01, 0.01)
+    )
+    assert not limit.knows_enough(memory, below) and limit.knows_enough(memory, above)
+    assert limit.knows_enough(None, below)
+    clean = dataclasses.replace(evidence, partition=make_partition(["clean"] * B))
+    plain = per_video(outputs, dataclasses.replace(clean, progress=np.float32(0.5)), above)
+    if refurbish == "posterior":
+        np.testing.assert_allclose(per_video(outputs, clean, below), plain, rtol=1e-6)
+    assert not np.allclose(per_video(outputs, evidence, above), plain, rtol=1e-3)
+
+
 def test_the_limit_also_holds_where_all_targets_are_blended():
     outputs, evidence = make_outputs(), make_evidence()
     settings = of("agreement", limit_share="sure_half", refurbish="all")

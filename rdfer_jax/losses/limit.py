@@ -1,4 +1,4 @@
-"""The estimated share of wrong labels, as a limit on how many videos may be judged noisy."""
+"""Limits on what the memory may overrule: how many labels, and whether any."""
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,20 @@ def allowed(
     odds_M = odds_against(probs_MN, memory.label)
     least = jnp.nanquantile(jnp.where(visited_M, odds_M, jnp.nan), 1 - share)
     return odds_M[index_B] > least
+
+
+def knows_enough(memory: Memory | None, settings: config.Loss) -> jax.Array | bool:
+    """Returns whether the memory may overrule labels at all, bool; without a memory they may.
+
+    A network that has learned little contradicts most labels, and its own predictions in their place would
+    keep it from learning more. So the memory has to name another class than the label for at most
+    settings.max_contradicted of the visited training videos.
+    """
+    if memory is None:
+        return True
+    visited_M = memory.visits > 0
+    other_M = (jnp.argmax(memory.probs, axis=-1) != memory.label) & visited_M
+    return jnp.sum(other_M) <= settings.max_contradicted * jnp.sum(visited_M)
 
 
 def limited(partition: Partition, allowed_B: jax.Array | bool) -> Partition:

@@ -85,12 +85,13 @@ def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> ja
     if outputs.logit_shift is not None:  # a target must be a prediction of the adjusted logits
         probs_BN = priors.shifted(verdict.probs, outputs.logit_shift)
         verdict = dataclasses.replace(verdict, probs=probs_BN)
+    acts = (evidence.progress >= 1) & limit.knows_enough(evidence.memory, settings)
     targets_BN = robust_targets(
         evidence.label,
         verdict,
         evidence.partition,
         settings,
-        evidence.progress >= 1,
+        acts,
         limit.allowed(evidence.memory, evidence.index, settings),
     )
     if settings.refurbish == "posterior":
@@ -100,6 +101,6 @@ def agreement(outputs: Outputs, evidence: Evidence, settings: config.Loss) -> ja
         if outputs.logit_shift is not None:
             truth_BN = priors.shifted(truth_BN, outputs.logit_shift)
         truth_BN = jax.lax.stop_gradient(truth_BN)
-        targets_BN = jnp.where(evidence.progress >= 1, truth_BN, targets_BN)
+        targets_BN = jnp.where(acts, truth_BN, targets_BN)
     weights_B = robust_weights(evidence.label, evidence.verdict, evidence.partition, settings)
     return weights_B * hierarchical_loss(outputs, targets_BN, settings)

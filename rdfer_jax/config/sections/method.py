@@ -168,6 +168,14 @@ class Loss(Section):
         "mistakes of the network, too; sure_half: the share of other labels among the surest half of the "
         "predictions of each class; none: no limit",
     )
+    max_contradicted: float = field(
+        0.6,
+        "while the memory names another class than the label for a larger share of the training videos, "
+        "the network knows too little, and all videos count as clean; 1: no such limit. Raise it if more "
+        "labels than that are wrong",
+        low=0,
+        high=1,
+    )
     correct_margin: float = field(
         0.1,
         "self_calibrated: a noisy video gets the consensus as its label if its probability exceeds the "
