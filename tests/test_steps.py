@@ -33,7 +33,7 @@ CONFIG = tiny.config(
         "memory_decay": 0.5,
         "teacher_decay": 0.9,
     },
-    loss={"robust_from": "5 steps"},
+    loss={"robust_from": "5 steps", "max_contradicted": 1.0},
 )
 NETWORK = models.create(CONFIG, N, "cpu")
 #: Not Adam, which turns a gradient that is zero but for rounding into a full step.
@@ -379,7 +379,7 @@ def softmax(logits):
     return exp / exp.sum(axis=-1, keepdims=True)
 
 
-NOW = {"robust_from": "0 steps"}
+NOW = {"robust_from": "0 steps", "max_contradicted": 1.0}
 
 
 @pytest.mark.parametrize(("consensus", "expected"), [("memory", [2, 1]), ("clips", [1, 1])])
@@ -448,6 +448,16 @@ def test_a_noisy_video_does_not_pull_towards_its_label():
         assert bool(aux["partition"].noisy.all()) == now
         pull[now] = float(jnp.abs(grads["logits"]).max())
     assert pull[True] < 1e-6 < 0.5 < pull[False]
+
+
+@pytest.mark.parametrize(("most", "kind"), [(0.9, "clean"), (1.0, "noisy")])
+def test_no_label_is_overruled_while_the_memory_contradicts_too_many(most, kind):
+    loss = NOW | {"max_contradicted": most}
+    memory = dataclasses.replace(
+        remember(np.tile(np.float32([0, 0.9, 0.1]), (ROWS, 1))), label=jnp.full(ROWS, 2)
+    )
+    _, aux = judged([0, 3, 0], [2, 2], memory=memory, loss=loss)
+    assert kinds(aux["partition"]) == {"clean": 0, "noisy": 0, "hard": 0} | {kind: 2}
 
 
 @pytest.mark.parametrize("limit_share", ["none", "confident_learning", "sure_half"])
