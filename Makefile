@@ -7,7 +7,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 XDIST := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo web-runtime test test-fast test-torch test-browser test-benchmarks test-real \
+.PHONY: help install install-dev demo web-runtime face-embedding test test-fast test-torch test-browser test-benchmarks test-real \
   test-robustness lint docs format clean
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-real REAL_VIDEOS=dir   training on your videos, at least four .mp4 or .mov files"
 	@echo "make test-robustness  fuzzing and mutation testing; installs atheris and cosmic-ray"
 	@echo "make web-runtime      ONNX Runtime Web for rdfer export --web, into your cache folder; needs npm"
+	@echo "make face-embedding   the network that tells people apart, for predict.identities; needs npm"
 	@echo "make install  create $(VENV) and install rdfer_jax"
 	@echo "make lint     check format, lint and types"
 	@echo "make docs     build the documentation site into site/; warnings are errors"
@@ -57,7 +58,10 @@ demo: install
 	@echo "  $(BIN)/rdfer train --config=video_folder --workdir=runs/mine"
 
 web-runtime: install
-	@$(BIN)/python -c 'from rdfer_jax.web import runtime; print(runtime.fetch_command())' | sh -ex
+	@$(BIN)/python -c 'from rdfer_jax.web import runtime; print(runtime.PACKAGE.fetch_command())' | sh -ex
+
+face-embedding: install
+	@$(BIN)/python -c 'from rdfer_jax.predict import embedding; print(embedding.PACKAGE.fetch_command())' | sh -ex
 
 # Markers: `e2e` starts the program, or Python with JAX, in a process of its own; `slow` compiles a whole
 # network or training step, trains, or takes seconds. `make test-fast` leaves both out.

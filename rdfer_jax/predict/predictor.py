@@ -20,6 +20,7 @@ from scipy import special
 from rdfer_jax import class_shares, weights
 from rdfer_jax import config as config_lib
 from rdfer_jax.faces import blazeface
+from rdfer_jax.faces.boxes import Detection
 from rdfer_jax.faces.cut import NOBODY, Cut
 from rdfer_jax.faces.detect import Detector
 from rdfer_jax.faces.kept import KeptCrops, step
@@ -29,7 +30,7 @@ from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Array, Video
 from rdfer_jax.media.video import FALLBACK_FPS, Frame
 from rdfer_jax.pipeline.sampling import chosen_frames
-from rdfer_jax.predict import annotate, files, onnx_network, resume
+from rdfer_jax.predict import annotate, embedding, files, onnx_network, people, resume
 from rdfer_jax.predict import trained as trained_lib
 from rdfer_jax.predict.progress import Progress
 from rdfer_jax.predict.result import Face, VideoPrediction, Window
@@ -105,8 +106,9 @@ class Predictor:
             `export`. auto: jax, except for exported networks.
 
         Raises:
-          FileNotFoundError: not a run, or no such checkpoint, or no such detector file.
-          ValueError: the run's files are damaged, or the class shares are of other classes.
+          FileNotFoundError: not a run, or no such checkpoint, or no such file of a detector or embedding.
+          ValueError: the run's files are damaged, the class shares are of other classes, or the detector
+            finds too little for identities.
         """
         network = _load(run, checkpoint, runtime)
         self.config, self.classes, self.model = network.config, network.classes, network.model
@@ -130,6 +132,7 @@ class Predictor:
             network = network.shifted(self.temperature * shift_N)
         self.network = onnx_network.of(network) if runtime == "onnx" else network
         self.cut, self._detect = _with_detector(choose_cut(network.faces, self.settings))
+        self._embed = _embedder(self.cut) if self.settings.identities else None
 
     def made_by(self) -> dict[str, Any]:
         """Returns what predictions depend on besides the video, as JSON values."""
@@ -233,6 +236,7 @@ class Predictor:
             faces_too_brief=len(tracks) - len(predicted),
             damage=source.damage,
             min_confidence=self.settings.min_confidence,
+            identities=self.settings.identities,
         )
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[Moment]:
@@ -245,19 +249,33 @@ class Predictor:
           The faces, each with its box, probabilities, agreement and confidence; see stream.Moment. What
           differs from `video` is in faces.follow.
         """
+        if self.settings.identities:
+            log.warning(
+                "config.predict.identities: not of running videos; faces are followed by place"
+            )
         running = Stream(
             self.network, self._detect, self.cut, self.settings, self.fps, self.temperature
         )
         return running.moments(frames)
 
     def _scan(self, source: Video, kept: KeptCrops, progress: Progress | None) -> Scan:
-        """Finds and follows the faces, and cuts them out."""
+        """Finds and follows the faces or people, and cuts the faces out."""
         name, expected = epath.Path(source.name).name, source.expected(self.fps)
         frames = bar(source.frames(self.fps), f"{name}: faces", "frame", expected)
-        found = scan(frames, self._detect, kept.watch, progress)
-        kept.finish()
-        if progress:
-            progress.save()
+        with people.Faces() as faces:
+
+            def watch(frame: Frame, found: list[Detection]) -> None:
+                kept.watch(frame, found)
+                if self._embed:
+                    faces.watch(frame, found)
+
+            found = scan(frames, self._detect, watch, progress)
+            kept.finish()
+            if progress:
+                progress.save()
+            if self._embed:
+                tracks = people.people(found.tracks, faces, self._embed, name)
+                found = dataclasses.replace(found, tracks=tracks)
         return found
 
     def _complete(
@@ -354,6 +372,16 @@ def _with_detector(cut: Cut) -> tuple[Cut, Detector]:
         )
         cut = dataclasses.replace(cut, detector="haar")
         return cut, cut.create_detector()
+
+
+def _embedder(cut: Cut) -> embedding.Embedder:
+    """Returns the embedding of faces; errors as of Predictor."""
+    if cut.detector not in ("blazeface", "yunet"):
+        raise ValueError(
+            f"config.predict.identities: needs the eyes and the mouth of each face, which the detector "
+            f"{cut.detector!r} does not find; set config.predict.detector to blazeface or yunet"
+        )
+    return embedding.Embedder.from_cache()
 
 
 def windows(

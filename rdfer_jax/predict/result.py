@@ -110,6 +110,7 @@ class VideoPrediction:
       faces_too_brief: number of faces that were in view too briefly to be predicted.
       damage: what is missing or damaged in the video; empty if nothing is.
       min_confidence: below this probability, a prediction is called unsure.
+      identities: whether each face is a person, as far as an embedding can tell; else a place.
     """
 
     name: str
@@ -123,6 +124,7 @@ class VideoPrediction:
     faces_too_brief: int = 0
     damage: str = ""
     min_confidence: float = 0.0
+    identities: bool = False
 
     def expression(self, probs_N: np.ndarray) -> str:
         """Returns the most probable class, or UNSURE if it is not probable enough."""
@@ -164,6 +166,7 @@ class VideoPrediction:
             "seconds": _time(self.times[-1]) if len(self.times) else 0.0,
             "other_faces": self.other_faces,
             "faces_too_brief": self.faces_too_brief,
+            "identities": self.identities,
             "damage": self.damage,
             "faces": [self._face(face) for face in self.faces],
         }

@@ -1,5 +1,6 @@
 """ONNX Runtime Web is found as an archive or a folder, and another version is refused."""
 
+import dataclasses
 import hashlib
 import io
 import re
@@ -7,6 +8,7 @@ import tarfile
 
 import pytest
 
+from rdfer_jax import npm
 from rdfer_jax.web import runtime
 
 CONTENTS = {runtime.SCRIPT: b"script", runtime.BINARY: b"\0asm"}
@@ -15,9 +17,10 @@ CONTENTS = {runtime.SCRIPT: b"script", runtime.BINARY: b"\0asm"}
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache folder, and the two files as their own reference."""
-    monkeypatch.setattr(runtime.compile_cache, "user_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(npm.compile_cache, "user_folder", lambda: tmp_path / "cache")
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENTS.items()}
-    monkeypatch.setattr(runtime, "FILES", digests)
+    package = dataclasses.replace(runtime.PACKAGE, files=digests)
+    monkeypatch.setattr(runtime, "PACKAGE", package)
     return tmp_path / "cache"
 
 
@@ -32,7 +35,7 @@ def write_archive(path, contents=CONTENTS):
 
 
 def test_the_archive_in_the_cache_folder_is_read(cache):
-    write_archive(cache / runtime.ARCHIVE)
+    write_archive(runtime.PACKAGE.archive)
     assert runtime.read() == CONTENTS
 
 
@@ -47,15 +50,19 @@ def test_a_folder_is_read(cache, tmp_path, inside):
 def test_where_it_is_missing_the_command_is_told(cache):
     with pytest.raises(FileNotFoundError) as error:
         runtime.read()
-    assert "\n" not in str(error.value) and str(cache / runtime.ARCHIVE) in str(error.value)
-    assert f"npm pack onnxruntime-web@{runtime.VERSION} --pack-destination={cache}" in str(
+    assert "\n" not in str(error.value) and str(
+        cache / f"onnxruntime-web-{runtime.PACKAGE.version}.tgz"
+    ) in str(error.value)
+    assert f"npm pack onnxruntime-web@{runtime.PACKAGE.version} --pack-destination={cache}" in str(
         error.value
     )
 
 
 def test_other_files_are_refused(cache, tmp_path):
     path = write_archive(tmp_path / "a.tgz", CONTENTS | {runtime.BINARY: b"other"})
-    expected = f"{path}: its {runtime.BINARY} is not that of onnxruntime-web {runtime.VERSION}"
+    expected = (
+        f"{path}: its {runtime.BINARY} is not that of onnxruntime-web {runtime.PACKAGE.version}"
+    )
     with pytest.raises(ValueError, match=re.escape(expected)):
         runtime.read(path)
     path = write_archive(tmp_path / "b.tgz", {runtime.SCRIPT: b"script"})

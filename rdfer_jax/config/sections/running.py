@@ -116,6 +116,11 @@ class Predict(Section):
     )
     yunet: str = field("", "ONNX file of YuNet", path=True)
     faces: Literal["largest", "all"] = field("largest", "which faces to classify")
+    identities: bool = field(
+        False,
+        "follow people, not places: a face after a cut is the same one if an embedding says that it is the "
+        "same person; needs a network that is fetched once, see docs/how-to/predict.md",
+    )
     min_face: float = field(
         0.1,
         "smallest face that is detected, as a fraction of the frame's shorter side",
