@@ -105,14 +105,15 @@ class Faces:
 
     def watch(self, frame: Frame, found: Sequence[Detection]) -> None:
         """Takes the next analyzed frame, and the faces that the detector found in it."""
+        # A face that is not seen now, or touches another one, may be someone else's when it is back.
+        before, self._now = self._now, []
         if self._is_cut(frame.image):
             self.cuts.append(self._places)
-            self._now = []
-        self._now = [second for second in self._now if frame.time - second.start < EVERY]
+            before = []
         for face in found:
             others = (overlap(face.box, other.box) for other in found if other is not face)
             if is_clear(face) and max(others, default=0.0) <= TOUCHING:
-                self._take(frame, face)
+                self._now.append(self._take(frame, face, before))
         self._places += 1
 
     def image(self, kept: Kept) -> np.ndarray:
@@ -129,23 +130,20 @@ class Faces:
             self._change = float(np.abs(thumb - before).mean())
         return self._change > max(CUT, SUDDEN * last)
 
-    def _take(self, frame: Frame, face: Detection) -> None:
-        """Keeps a face if none of its second is better."""
+    def _take(self, frame: Frame, face: Detection, before: Sequence[_Second]) -> _Second:
+        """Keeps a face if none of its second is better; returns that second."""
         image = portrait(frame.image, face)
         quality = sharpness(image) * (1 - turned(face) / TURNED)
-        near = max(self._now, key=lambda second: overlap(second.box, face.box), default=None)
-        if near and overlap(near.box, face.box) >= SAME_FACE:
-            self._now.remove(near)
-            self._now.append(near._replace(box=face.box))
-            if quality <= self.kept[near.best].quality:
-                return
-            index = near.best
-        else:
-            index = len(self.kept)
-            self._now.append(_Second(frame.time, face.box, index))
-        self.kept[index : index + 1] = [Kept(self._places, face.box, quality, index)]
-        self._file.seek(index * SIDE * SIDE * 3)
-        self._file.write(image.tobytes())
+        second = _Second(frame.time, face.box, len(self.kept))
+        for known in before:
+            if frame.time - known.start < EVERY and overlap(known.box, face.box) >= SAME_FACE:
+                second = known._replace(box=face.box)
+        if second.best == len(self.kept) or quality > self.kept[second.best].quality:
+            kept = Kept(self._places, face.box, quality, second.best)
+            self.kept[second.best : second.best + 1] = [kept]
+            self._file.seek(second.best * SIDE * SIDE * 3)
+            self._file.write(image.tobytes())
+        return second
 
 
 def is_clear(face: Detection) -> bool:

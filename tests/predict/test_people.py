@@ -82,7 +82,7 @@ def test_a_person_who_appears_elsewhere_after_a_cut_is_the_same():
 
 @pytest.mark.parametrize("is_hidden", [False, True])
 def test_two_people_who_cross_keep_their_identities(is_hidden):
-    # In the middle they change places from one frame to the next, so that the tracks stay; or blue is hidden.
+    # In the middle they change places within a frame, so that the tracks stay; or blue is hidden.
     shot = [
         [("red", left, 80)] + [("blue", 300 - left, 80)] * (not is_hidden or abs(left - 150) > 40)
         for left in range(20, 281, 20)
