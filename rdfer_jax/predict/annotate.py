@@ -1,4 +1,7 @@
-"""VideoPrediction -> the video with a box and the most probable expression at each face."""
+"""VideoPrediction -> the video with a box and the most probable expression at each face.
+
+Where there are several, each has its number in summary.csv and prediction.json.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -33,16 +36,22 @@ def write(source: Video, prediction: VideoPrediction, path: epath.Path) -> None:
         for frame in source.frames():
             place = int(np.searchsorted(prediction.numbers, frame.number, side="right")) - 1
             image = frame.image.copy()
-            for face in prediction.faces:
+            for number, face in enumerate(prediction.faces, 1):
                 if place >= 0 and face.present[place]:
-                    draw_face(image, face, place, classes, prediction.min_confidence)
+                    which = f"{number}: " if len(prediction.faces) > 1 else ""
+                    draw_face(image, face, place, classes, prediction.min_confidence, which)
             writer.write(image, frame.time)
 
 
 def draw_face(
-    image: np.ndarray, face: Face, place: int, classes: Sequence[str], min_confidence: float = 0.0
+    image: np.ndarray,
+    face: Face,
+    place: int,
+    classes: Sequence[str],
+    min_confidence: float = 0.0,
+    which: str = "",
 ) -> None:
-    """Draws a face of the analyzed frame `place` into uint8 [H, W, 3], RGB."""
+    """Draws a face of the analyzed frame `place` into uint8 [H, W, 3], RGB; `which` precedes its class."""
     left, top, width, height = (round(float(side)) for side in face.boxes[place])
     probs_N = face.timeline[place]
     is_predicted = not np.isnan(probs_N).any()
@@ -53,7 +62,7 @@ def draw_face(
     cv2.rectangle(image, (left, top), (left + width, top + height), color, thick)
     if is_predicted:
         name = classes[best] if probs_N[best] >= min_confidence else UNSURE
-        text = f"{name} {probs_N[best]:.0%}"
+        text = f"{which}{name} {probs_N[best]:.0%}"
         _write(image, text, (left, top - 2 * thick), max(_LEAST_TEXT, side // 20), color)
 
 

@@ -15,6 +15,7 @@ from importlib import resources
 
 import av
 import cv2
+import drawn_faces
 import jsonschema
 import numpy as np
 import pytest
@@ -433,6 +434,46 @@ def test_an_interrupted_film_goes_on_and_ends_as_if_it_had_not_been(run, tmp_pat
     assert counts["look"] == 200
 
 
+def test_people_keep_their_rows_through_cuts_also_if_the_command_was_interrupted(
+    run, tmp_path, monkeypatch
+):
+    root, _ = run
+    face = drawn_faces.drawn(3)
+    red, blue = (face * np.array(tint) for tint in ((1, 0.6, 0.6), (0.6, 0.6, 1)))
+    a, _ = drawn_faces.in_scene(red.astype(np.uint8))
+    b, _ = drawn_faces.in_scene(blue.astype(np.uint8), at=(30, 70))
+    b[:, :40] = 255
+    drawn_faces.write_video(tmp_path / "in.mp4", [a] * 12 + [b] * 10 + [a] * 12, fps=10)
+
+    def colors(images):
+        return np.array([image.mean(axis=(0, 1)) / 50 for image in images])
+
+    monkeypatch.setattr(predict_lib, "_embedder", lambda _: colors)
+    settings = config_lib.Predict(batch_size=2, faces="all", identities=True)
+
+    def predict(output):
+        return predict_lib.predict(
+            root / "run", tmp_path / "in.mp4", tmp_path / output, settings=settings
+        )
+
+    with monkeypatch.context() as patched:
+        counted(patched, {"look": 0, "batch": 2})
+        with pytest.raises(KeyboardInterrupt):
+            predict("out")
+    assert (tmp_path / "out" / "in.mp4" / progress.NAME).exists()
+    rows = predict("out")
+    assert [(row["face"], row["frames_with_face"]) for row in rows] == [(1, 24), (2, 10)]
+    assert predict("whole") == rows
+    for name in ("prediction.json", "frames.csv", "timeline.png"):
+        one, two = (tmp_path / output / "in.mp4" / name for output in ("out", "whole"))
+        assert one.read_bytes() == two.read_bytes(), name
+    record = json.loads((tmp_path / "out" / "in.mp4" / "prediction.json").read_text())
+    jsonschema.validate(record, SCHEMA)
+    assert record["identities"] is True
+    statuses = [[seen["status"] for seen in face["timeline"]] for face in record["faces"]]
+    assert statuses[0] == ["found"] * 12 + ["absent"] * 10 + ["found"] * 12
+
+
 @pytest.mark.e2e
 def test_a_command_that_was_killed_goes_on_within_the_film(run, tmp_path, monkeypatch, caplog):
     root, _ = run
@@ -725,6 +766,20 @@ def test_an_annotated_video_has_the_box_where_the_face_is(tmp_path):
     assert drawn.shape == images.shape
     color = drawn[:, 20, 5].astype(int)  # the left side of the box
     assert (np.ptp(color[2:8], axis=-1) > 60).all() and (np.ptp(color[[0, 1, 8, 9]]) < 40).all()
+
+
+def test_several_faces_have_their_numbers_in_the_annotated_video(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(annotate, "_write", lambda _, text, *__: written.append(text))
+    record = made_record(numbers=np.arange(10), times=np.arange(10) / 25)
+    (face,) = record.faces
+    images = np.full((10, 48, 64, 3), 255, np.uint8)
+    for faces, expected in (((face,), {"happy"}), ((face, face), {"1: happy", "2: happy"})):
+        written.clear()
+        several = dataclasses.replace(record, faces=faces)
+        annotate.write(Array(images, 25.0), several, tmp_path / "a.mp4")
+        assert {text.rpartition(" ")[0] for text in written} >= expected
+        assert all((": " in text) == (len(faces) > 1) for text in written)
 
 
 def test_videos_of_one_name_get_folders_of_their_own():
