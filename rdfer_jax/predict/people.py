@@ -76,12 +76,14 @@ class Piece(NamedTuple):
       track: index of the track.
       first, end: its analyzed frames.
       part: number of the part of the track; within a part, the face only was absent between pieces.
+      shot: number of the cuts before it.
     """
 
     track: int
     first: int
     end: int
     part: int
+    shot: int
 
 
 class Faces:
@@ -205,7 +207,7 @@ def people(tracks: Sequence[Track], faces: Faces, embed: Embed, name: str) -> li
       name: of the video, for the log.
 
     Returns:
-      A track for each person, largest first. A piece without a clear face is followed by its place.
+      A track for each person, largest first. Pieces without a clear face are followed by their place.
     """
     if not tracks:
         return []
@@ -214,10 +216,12 @@ def people(tracks: Sequence[Track], faces: Faces, embed: Embed, name: str) -> li
     clear = [p for p, kept in enumerate(chosen) if kept]
     labels_P = np.full(len(pieces), -1)
     if clear:
-        means = [embed([faces.image(kept) for kept in chosen[p]]).mean(axis=0) for p in clear]
-        weights = [len(chosen[p]) for p in clear]
+        images = [faces.image(kept) for p in clear for kept in chosen[p]]
+        ends = np.cumsum([len(chosen[p]) for p in clear])
+        means = [vectors.mean(axis=0) for vectors in np.split(embed(images), ends[:-1])]
+        weights = np.diff(ends, prepend=0)
         together, beside = relations([pieces[p] for p in clear])
-        labels_P[clear] = group(np.array(means), np.array(weights), together, beside)
+        labels_P[clear] = group(np.array(means), weights, together, beside)
     _follow_places(pieces, labels_P)
     result = [
         _joined(tracks, [pieces[p] for p in np.flatnonzero(labels_P == label).tolist()])
@@ -233,15 +237,18 @@ def people(tracks: Sequence[Track], faces: Faces, embed: Embed, name: str) -> li
 def split(tracks: Sequence[Track], cuts: Sequence[int]) -> list[Piece]:
     """Divides tracks at cuts, where the face was absent, and where two faces part that touched."""
     pieces = []
+    is_cut_A = np.zeros(len(tracks[0].found), bool)
+    is_cut_A[list(cuts)] = True
+    shots_A = is_cut_A.cumsum()
     for index, (track, touches_A) in enumerate(zip(tracks, _touching(tracks), strict=True)):
-        doubts_A = np.zeros(len(touches_A), bool)
-        doubts_A[list(cuts)] = True
+        doubts_A = is_cut_A.copy()
         doubts_A[1:] |= touches_A[:-1] & ~touches_A[1:]
         parts_A = doubts_A.cumsum()
         for run in runs_of_true(track.present):
             for places in np.split(run, np.flatnonzero(doubts_A[run[1:]]) + 1):
                 first, last = int(places[0]), int(places[-1])
-                pieces.append(Piece(index, first, last + 1, int(parts_A[first])))
+                part, shot = int(parts_A[first]), int(shots_A[first])
+                pieces.append(Piece(index, first, last + 1, part, shot))
     return pieces
 
 
@@ -280,7 +287,7 @@ def _chosen(
 
 def relations(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Returns which pieces are in view at the same time, and which lie in one part; bool [P, P]."""
-    track_P, first_P, end_P, part_P = np.array(pieces).T
+    track_P, first_P, end_P, part_P, _ = np.array(pieces).T
     together_PP = (first_P[:, None] < end_P) & (first_P < end_P[:, None])
     beside_PP = (track_P[:, None] == track_P) & (part_P[:, None] == part_P)
     return together_PP, beside_PP
@@ -333,16 +340,17 @@ def group(
 
 
 def _follow_places(pieces: Sequence[Piece], labels_P: np.ndarray) -> None:
-    """Gives the pieces with the label -1 that of the nearest piece of their track.
+    """Gives the pieces with the label -1 that of the nearest piece of their track in the same shot.
 
-    If that person is in view elsewhere, or the track has no other label, it is a person of its own.
+    Those that have none, or whose person is in view elsewhere, are one more person for each track.
     """
     known = np.flatnonzero(labels_P >= 0).tolist()
     together_PP, _ = relations(pieces)
     own: dict[int, int] = {}
     for p in np.flatnonzero(labels_P < 0).tolist():
         piece = pieces[p]
-        beside = [q for q in known if pieces[q].track == piece.track]
+        here = piece.track, piece.shot
+        beside = [q for q in known if (pieces[q].track, pieces[q].shot) == here]
         nearest = min(beside, key=lambda q: _distance(piece, pieces[q]), default=None)
         if nearest is not None and not (together_PP[p] & (labels_P == labels_P[nearest])).any():
             labels_P[p] = labels_P[nearest]
@@ -351,7 +359,7 @@ def _follow_places(pieces: Sequence[Piece], labels_P: np.ndarray) -> None:
 
 
 def _distance(one: Piece, two: Piece) -> tuple[bool, int]:
-    """Returns whether a cut or the like lies between two pieces of a track, and the frames between them."""
+    """Returns whether another face touched a track between two pieces, and the frames between them."""
     return one.part != two.part, max(one.first, two.first) - min(one.end, two.end)
 
 

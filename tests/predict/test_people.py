@@ -112,10 +112,12 @@ def test_faces_that_are_turned_or_small_are_followed_by_place_and_counted(caplog
         caplog.clear()
 
 
-def test_a_piece_without_a_clear_face_belongs_to_its_neighbor():
-    a, tiny = [[("red", 100, 90)]] * 8, [[("blue", 130, 36)]] * 2
-    _, found = people_of([a, tiny, a])
-    assert [person.present.sum() for person in found] == [18]
+def test_a_piece_without_a_clear_face_belongs_to_its_neighbor_in_the_shot():
+    red, small = [("red", 100, 60)], [("blue", 110, 39)]
+    _, found = people_of([[red] * 8 + [[]] * 6 + [small] * 4])
+    assert [person.present.sum() for person in found] == [12]
+    _, found = people_of([[red] * 8, [small] * 4, [red] * 8, [small] * 4])  # after a cut: who knows
+    assert [person.present.sum() for person in found] == [16, 8]
 
 
 def test_no_face_is_nobody():
