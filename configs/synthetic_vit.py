@@ -7,7 +7,8 @@ The data, streams and duration of configs/synthetic.py, with a transformer of tw
 much as its ResNet, from random weights. The word after the colon is the trunk: vit_narrow reads single
 frames, videovit_narrow whole clips.
 
-Expected result: not yet measured. A transformer without pretraining should stay behind the ResNet here.
+Expected result: WAR 0.46 with vit_narrow after five epochs, 0.81 after 20 (--config.train.duration="20
+epochs"); the ResNet reaches 0.84 after five. One run each; docs/evidence/experiments.md has them.
 """
 
 from ml_collections import ConfigDict
