@@ -135,7 +135,7 @@ def test_predictions_of_what_was_trained_on_are_refused_unless_forced(tmp_path, 
     assert "cannot be told: the network was trained on these clips" in audit.describe(found)
     with pytest.raises(ValueError, match="--precision needs out-of-fold predictions"):
         audit.run(tmp_path / "run", force=True, precision=0.9)
-    with pytest.raises(ValueError, match="no out-of-fold predictions"):
+    with pytest.raises(FileNotFoundError, match="nothing: no such folder; give the one"):
         audit.run(tmp_path / "nothing")
 
 

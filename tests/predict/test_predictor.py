@@ -655,7 +655,7 @@ def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tm
         predict_lib.Predictor(tmp_path)
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "data.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"config.json: expected JSON as written"):
+    with pytest.raises(ValueError, match=r"config.json: not JSON .*Restore it"):
         run_dir.read(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="does not fit this version"):

@@ -84,7 +84,7 @@ def test_other_files_are_not_touched(tmp_path):
         ("export", "rdfer export needs --output: folder for the files; or --web: for a page"),
         (
             "export --web=page --onnxruntime=gone.tgz",
-            "--onnxruntime=gone.tgz: ONNX Runtime Web is not",
+            "--onnxruntime: gone.tgz: ONNX Runtime Web is not",
         ),
         ("web --dir=gone", "gone: holds no page; write one with rdfer export --web=gone"),
     ],
