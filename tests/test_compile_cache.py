@@ -27,7 +27,9 @@ def hits(monkeypatch, tmp_path):
         if event == "/jax/compilation_cache/cache_hits":
             found.append(event)
 
-    jax.config.update("jax_compilation_cache_dir", None)  # a command of another test may have set it
+    jax.config.update(
+        "jax_compilation_cache_dir", None
+    )  # a command of another test may have set it
     compilation_cache.reset_cache()
     jax.monitoring.register_event_listener(listen)
     yield found
