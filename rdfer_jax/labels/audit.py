@@ -110,8 +110,9 @@ def run(
     if in_fold and not share:
         found |= {"share": None, "list_precision": None, "noise_matrix": None}
     if decided:
-        found["review"] = decided.to_dict(classes)
-        class_shares.write(output / _CLASS_SHARES, classes, decided.classes)
+        shares = output / _CLASS_SHARES
+        found["review"] = decided.to_dict(classes) | {"class_shares": str(shares)}
+        class_shares.write(shares, classes, decided.classes)
         sample = decided.sample
     else:
         listed = findings.kind == "mislabeled"
@@ -161,12 +162,17 @@ def describe(found: dict[str, Any]) -> str:
             text += f"; of the clips called hard, {found['hard_are_hard']:.1%} are hard"
         text += "."
     if found.get("review"):
-        text += _frequencies(found["review"]["classes"])
+        text += _frequencies(found["review"]["classes"], found["review"]["class_shares"])
     return text
 
 
-def _frequencies(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """Returns a sentence about classes that the labels give too often or too rarely, by a review."""
+def _frequencies(shares: Mapping[str, Mapping[str, float]], path: str) -> str:
+    """Returns a sentence about classes that the labels give too often or too rarely, by a review.
+
+    Args:
+      shares: of the classes by name, see class_shares.ClassShares.
+      path: the file that has them.
+    """
     apart = [
         f"{name} is {found['reviewed']:.0%} of the clips ({found['low']:.0%} to {found['high']:.0%}) and "
         f"{found['given']:.0%} of the labels"
@@ -176,7 +182,7 @@ def _frequencies(shares: Mapping[str, Mapping[str, float]]) -> str:
     if not apart:
         return ""
     return (
-        f" By the review, {'; '.join(apart)}. With --config.predict.class_shares={_CLASS_SHARES}, "
+        f" By the review, {'; '.join(apart)}. With --config.predict.class_shares={path}, "
         "prediction follows the review."
     )
 

@@ -199,6 +199,7 @@ def test_a_reviewed_sample_tells_what_predictions_cannot(tmp_path):
         }}}
     )  # fmt: skip
     assert "By the review, sad is 30% of the clips (20% to 40%) and 10% of the labels. With" in text
+    assert f"--config.predict.class_shares={output / 'class_shares.csv'}, prediction" in text
 
 
 def test_a_promise_lists_fewer_clips_that_are_more_often_wrong(tmp_path):
