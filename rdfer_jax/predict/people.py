@@ -228,8 +228,9 @@ def people(tracks: Sequence[Track], faces: Faces, embed: Embed, name: str) -> li
         for label in np.unique(labels_P)
     ]
     log.info(
-        "%s: %d tracks in %d pieces are %d people; %d pieces without a clear face are followed by place",
-        name, len(tracks), len(pieces), len(result), len(pieces) - len(clear),
+        "%s: people: %d, by tracks: %d, divided into pieces: %d; followed by place, because no face in "
+        "them was clear: %d",
+        name, len(result), len(tracks), len(pieces), len(pieces) - len(clear),
     )  # fmt: skip
     return sorted(result, key=lambda track: track.size, reverse=True)
 

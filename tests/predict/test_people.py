@@ -108,7 +108,7 @@ def test_faces_that_are_turned_or_small_are_followed_by_place_and_counted(caplog
                 [[[("red", 100, side)]] * 8, [[("blue", 100, side)]] * 8], turned=turned
             )
         assert len(tracks) == 1 and person.present.all()
-        assert "1 tracks in 2 pieces are 1 people; 2 pieces without a clear face" in caplog.text
+        assert "people: 1, by tracks: 1, divided into pieces: 2; followed" in caplog.text
         caplog.clear()
 
 
