@@ -94,9 +94,8 @@ def _similar(classes: Sequence[str]) -> list[str]:
     for name in classes:
         plain = unicodedata.normalize("NFKC", name).casefold()
         plain = "".join(c for c in plain if unicodedata.category(c) != "Cf")  # such as U+200B
-        if re.fullmatch(
-            r"[+-]?\d+[.,]0+", plain
-        ):  # a number, as pandas writes it beside empty cells
+        # pandas writes whole numbers so beside empty cells.
+        if re.fullmatch(r"[+-]?\d+[.,]0+", plain):
             plain = re.split("[.,]", plain)[0]
         same.setdefault(re.sub(r"[\s_\-]+", "", plain), []).append(name)
     return [

@@ -141,8 +141,8 @@ def read(
     given = label_files.read(decisions, classes, "--reviewed")
     place = {clip_id: i for i, clip_id in enumerate(clip_ids)}
     sizes: dict[bool, int] = {}
-    found: dict[bool, list[int]] = {}  # the right class of the decided clips, on and off the list
-    wrong: dict[bool, int] = {}
+    # Of the decided clips, on and off the list: the right class, and whether the given one is wrong.
+    found: dict[bool, list[tuple[int, bool]]] = {}
     try:
         sample = np.array([place[row["clip_id"]] for row in rows], int)
         for row in rows:
@@ -150,8 +150,7 @@ def read(
             sizes[listed] = int(row["drawn_from"])
             if row["clip_id"] in given:
                 right = given[row["clip_id"]]
-                found.setdefault(listed, []).append(right)
-                wrong[listed] = wrong.get(listed, 0) + (classes[right] != row["label"])
+                found.setdefault(listed, []).append((right, classes[right] != row["label"]))
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{sample_path}: expected the columns {', '.join(COLUMNS)}, and clips of these predictions. "
@@ -164,18 +163,18 @@ def read(
                 f"{sample_path}. Review the clips of the sample, some on the list and some not"
             )
     reviewed = sum(map(len, found.values()))
-    samples = [(wrong[listed], len(found[listed])) for listed in sizes]
+    samples = {on: (sum(wrong for _, wrong in found[on]), len(found[on])) for on in sizes}
     precision = None
-    if True in found:
-        count = wrong[True], len(found[True])
-        precision = (count[0] / count[1], *share_lib.limits(*count))
+    if True in samples:
+        wrong, total = samples[True]
+        precision = (wrong / total, *share_lib.limits(wrong, total))
     return Review(
-        share=share_lib.of_strata([*sizes.values()], samples),
+        share=share_lib.of_strata([*sizes.values()], [*samples.values()]),
         precision=precision,
         classes=shares_of_classes(
-            np.bincount(labels_N[labels_N >= 0], minlength=len(classes)),
+            np.bincount(labels_N, minlength=len(classes)),
             [*sizes.values()],
-            [np.bincount(found[listed], minlength=len(classes)) for listed in sizes],
+            [np.bincount([c for c, _ in found[on]], minlength=len(classes)) for on in sizes],
         ),
         sample=sample,
         reviewed=reviewed,
