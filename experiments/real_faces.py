@@ -14,7 +14,7 @@ real_faces.png. Resumable as the other grids are.
 The seeds share training pictures, labels and test pictures. So the pictures of a bootstrap's draw are drawn
 once for all seeds.
 
-Shape letters: S seeds, R reviews, B test and N training pictures, C classes.
+Shape letters: S seeds, R reviews, B pictures, N classes.
 """
 
 import json
@@ -24,20 +24,26 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from etils import epath
-from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import stats
 
 from benchmarks import harness
-from experiments import audit_grid, evidence, grid, noise_scores, report, report_tables, statistics
+from experiments import (
+    audit_grid,
+    evidence,
+    grid,
+    noise_scores,
+    report,
+    report_tables,
+    reviews,
+    statistics,
+)
 from experiments.choose import TASK
 from experiments.grid import Cell, Noise
 from experiments.noise_scores import Evidence
 from experiments.protocol import METHODS, ORACLE, ORACLE_AS
-from experiments.simulated import Simulated
-from rdfer_jax import find_label_issues, paths, plots
-from rdfer_jax.labels import review
+from rdfer_jax import paths, plots
 from rdfer_jax.pipeline import source
-from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, read_predictions
+from rdfer_jax.training.predictions import TRAIN_FILE, read_predictions
 
 #: Run seeds, which no choice has seen.
 SEEDS = (301, 302, 303, 304, 305)
@@ -48,8 +54,6 @@ CONFIG = "configs/ferplus.py"
 RANK_DRAWS = 200
 #: What a report measures on the predictions of a cell, in the folder of the cell.
 MEASURES = "measures.json"
-#: Numbers of reviewed pictures, and reviews of each.
-REVIEWED, REVIEWS = (50, 100, 200), 30
 
 
 def make_cells(
@@ -118,11 +122,7 @@ def audit(folder: epath.Path) -> dict[str, float]:
     The network was trained on these very labels, so the predictions are in fold, unlike those of
     `rdfer crossval`.
     """
-    names = ("clip_logits", "true_label")
-    train = read_predictions(folder / "run" / TRAIN_FILE, names)
-    probs = special.softmax(np.asarray(train["clip_logits"], np.float64), axis=-1)
-    true_B, label_B = (np.asarray(train[name], np.int64) for name in ("true_label", "label"))
-    return audit_grid.figures(Simulated(true_B, label_B, probs, np.zeros(len(label_B))))
+    return audit_grid.figures(reviews.of_cell(folder))
 
 
 def measured(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]:
@@ -141,40 +141,6 @@ def measured(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]
             return dict(kept)
     found = {"ranks": rank_correlations(folder, entropy), "audit": audit(folder)}
     path.write_text(harness.to_json({"commit": commit, **found}))
-    return found
-
-
-def reviewed(folder: epath.Path) -> dict[int, NDArray[np.bool_]]:
-    """Returns whether a cell is right about the test pictures if it follows the class shares of a review.
-
-    As `rdfer audit --reviewed` and config.predict.class_shares do, with the majority of the votes in place
-    of a reviewer.
-
-    Returns:
-      By number of reviewed pictures, bool [R, B], for R reviews of other random samples.
-    """
-    train = read_predictions(folder / "run" / TRAIN_FILE, ("clip_logits", "true_label"))
-    test = read_predictions(folder / "run" / TEST_FILE, ("logits",))
-    label_N, true_N = (np.asarray(train[name], np.int64) for name in ("label", "true_label"))
-    probs = special.softmax(np.asarray(train["clip_logits"], np.float64), axis=-1)
-    listed_N = find_label_issues(label_N, probs).kind == "mislabeled"
-    logits_BC = np.asarray(test["logits"], np.float64)
-    classes = logits_BC.shape[1]
-    found = {}
-    for size in REVIEWED:
-        right_RB = []
-        for seed in range(REVIEWS):
-            sample = review.draw(listed_N, size, seed)
-            strata = [sample[listed_N[sample] == on] for on in (True, False)]
-            sizes = [int((listed_N == on).sum()) for on in (True, False)]
-            shares = review.shares_of_classes(
-                np.bincount(label_N, minlength=classes),
-                [n for n, part in zip(sizes, strata, strict=True) if len(part)],
-                [np.bincount(true_N[part], minlength=classes) for part in strata if len(part)],
-            )
-            best_B = (logits_BC + np.log(shares.estimate / shares.given)).argmax(axis=1)
-            right_RB.append(best_B == test["label"])
-        found[size] = np.array(right_RB)
     return found
 
 
@@ -374,7 +340,7 @@ def main(_: Sequence[str]) -> None:
         folder = output / "cells" / name
         if (folder / "run" / TRAIN_FILE).exists() and f"-{ORACLE}-" not in name:
             result |= measured(folder, entropy)
-            result["reviewed"] = reviewed(folder)
+            result["reviewed"] = reviews.followed(folder)
     rows = summary(results, choice)
     origin = grid.provenance(list(results.values()), with_evidence=True)
     for cell in origin["cells"]:

@@ -6,7 +6,8 @@
 Reviews the list that promises 90 %: as `rdfer audit --reviewed` does, with a random sample, half of the
 list and half of the others; and then in different orders further clips. The reviewer knows the true label.
 With --cells, predictions of a run on data with known truth (FER+: the majority of the votes) take the place
-of the simulation. Needs no network and no data set. Writes reviews.json and reviews.md.
+of the simulation, and a third table has what the class shares of the review gain in prediction. Needs no
+network and no data set. Writes reviews.json and reviews.md.
 
 Promise: what is listed if the promise is computed with the review's share of wrong labels (`share`; the
 audit takes the lesser share, that of the predictions or of the review), or if the cut is set by a logistic
@@ -18,7 +19,10 @@ decisions: at random on the list, in the order of suspicion, nearest to the cut,
 the variance of the estimate most (greedily, by the Fisher information). Without a model: the mean of the
 list's part of the random sample, also with further random clips of the list, or of strata of the list.
 
-Letters: N videos, R reviewed ones.
+Class shares: WAR and UAR on the test split if prediction follows the class shares of a review, as with
+config.predict.class_shares, minus those before.
+
+Letters: N videos, R reviewed ones, or reviews, B test videos, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,22 +31,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 from etils import epath
+from numpy.typing import NDArray
 from scipy import special
 
 from benchmarks import harness
 from experiments import finished
 from experiments.simulated import Simulated, simulate
-from rdfer_jax import paths
+from rdfer_jax import find_label_issues, paths
+from rdfer_jax.labels import review
 from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.noise_matrix import Floats, Ints, fit_noise
 from rdfer_jax.labels.suspicion import Suspicion, suspicion
-from rdfer_jax.training.predictions import TRAIN_FILE, read_predictions
+from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, read_predictions
 
 PROMISE = 0.9
 #: Sizes of the random sample, and repetitions of each with other samples.
 SIZES, REPEATS = (50, 100, 200), 50
 #: For the orders: the random sample, further decisions, and repetitions.
 FIRST, NEXT, ORDER_REPEATS = 100, 50, 20
+#: Reviews of each size whose class shares are followed.
+FOLLOWED = 30
 #: Strata of the list.
 STRATA = 5
 #: Variance of the normal prior of the regression's two coefficients.
@@ -339,15 +347,74 @@ def text(found: Mapping[str, Any]) -> str:
         f"{found['audits']} audits, {found['too short']} of them without 20 listed clips. "
         f"Wrong labels among the most suspicious: {tops}"
     )
-    return "\n\n".join([note, harness.table(lines), harness.table(orders_)])
+    shares = [["clips", "class shares: WAR", "UAR", "WAR, lowest cell"]]
+    for row in found.get("class shares", ()):
+        cells = [f"{100 * row[c]:+.2f}" for c in ("war", "uar", "lowest war")]
+        shares.append([str(row["size"]), *cells])
+    tables = [lines, orders_, *([shares] if len(shares) > 1 else [])]
+    return "\n\n".join([note, *map(harness.table, tables)])
 
 
-def read(folder: epath.Path) -> Listed:
-    """Lists the labels of a cell's training split, by its final views; see grid.py."""
+def of_cell(folder: epath.Path) -> Simulated:
+    """Returns the labels and the final views of a cell's training split; see grid.py."""
     saved = read_predictions(folder / "run" / TRAIN_FILE, ("clip_logits", "true_label"))
     probs = special.softmax(np.asarray(saved["clip_logits"], np.float64), axis=-1)
     true_N, label_N = (np.asarray(saved[name], np.int64) for name in ("true_label", "label"))
-    return Listed.of(Simulated(true_N, label_N, probs, np.zeros(len(label_N))))
+    return Simulated(true_N, label_N, probs, np.zeros(len(label_N)))
+
+
+def followed(folder: epath.Path) -> dict[int, NDArray[np.bool_]]:
+    """Returns whether a cell is right about its test videos if it follows the class shares of a review.
+
+    As `rdfer audit --reviewed` and config.predict.class_shares do.
+
+    Returns:
+      By size of the review, bool [R, B], for FOLLOWED reviews of other random samples.
+    """
+    data, test = of_cell(folder), read_predictions(folder / "run" / TEST_FILE, ("logits",))
+    listed_N = find_label_issues(data.label, data.probs).kind == "mislabeled"
+    logits_BC = np.asarray(test["logits"], np.float64)
+
+    def counts(labels: Ints) -> NDArray[np.int_]:
+        return np.bincount(labels, minlength=logits_BC.shape[1])
+
+    def right(size: int, seed: int) -> NDArray[np.bool_]:
+        drawn = review.draw(listed_N, size, seed)
+        strata = [on for on in (True, False) if (listed_N[drawn] == on).any()]
+        shares = review.shares_of_classes(
+            counts(data.label),
+            [int((listed_N == on).sum()) for on in strata],
+            [counts(data.true[drawn[listed_N[drawn] == on]]) for on in strata],
+        )
+        best_B = (logits_BC + np.log(shares.estimate / shares.given)).argmax(axis=1)
+        return np.asarray(best_B == test["label"])
+
+    return {n: np.stack([right(n, seed) for seed in range(FOLLOWED)]) for n in SIZES}
+
+
+def gains(folders: Sequence[epath.Path]) -> list[dict[str, float]]:
+    """Returns by size of the review what following its class shares changes, over the cells.
+
+    WAR and UAR minus those before, the means over cells and reviews, and the lowest mean of a cell in WAR.
+    """
+    changes: dict[int, list[Floats]] = {size: [] for size in SIZES}
+    for folder in folders:
+        test = read_predictions(folder / "run" / TEST_FILE, ("logits",))
+        label_B = np.asarray(test["label"])
+        before_B = np.asarray(test["logits"]).argmax(axis=1) == label_B
+        for size, right_RB in followed(folder).items():
+            change_B = right_RB.mean(axis=0) - before_B
+            of_classes = [change_B[label_B == c].mean() for c in np.unique(label_B)]
+            changes[size].append(np.array([change_B.mean(), np.mean(of_classes)]))
+    return [
+        {
+            "size": size,
+            "war": float(np.mean(rows, axis=0)[0]),
+            "uar": float(np.mean(rows, axis=0)[1]),
+            "lowest war": float(np.min(rows, axis=0)[0]),
+        }
+        for size, rows in changes.items()
+    ]
 
 
 def main(_: Sequence[str]) -> None:
@@ -356,8 +423,10 @@ def main(_: Sequence[str]) -> None:
     output = epath.Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     if options.cells:
-        audits = [read(epath.Path(folder)) for folder in finished.matching(options.cells)]
+        cells = [epath.Path(folder) for folder in finished.matching(options.cells)]
+        audits = [Listed.of(of_cell(folder)) for folder in cells]
     else:
+        cells = []
         audits = [
             Listed.of(simulate(options.videos, noise, rate, network, seed))
             for noise in NOISES
@@ -365,7 +434,7 @@ def main(_: Sequence[str]) -> None:
             for network in NETWORKS
             for seed in range(SEEDS)
         ]
-    found = summary(audits)
+    found = summary(audits) | {"class shares": gains(cells) if cells else []}
     (output / "reviews.json").write_text(harness.to_json(found))
     (output / "reviews.md").write_text(text(found) + "\n")
     print(text(found))

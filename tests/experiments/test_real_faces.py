@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn import metrics
 
 from data.ferplus import ferplus_dataset_builder as ferplus
-from experiments import choose, evidence, grid, protocol, real_faces, report, report_tables
+from experiments import choose, evidence, grid, protocol, real_faces, report, report_tables, reviews
 from experiments.protocol import METHODS
 from rdfer_jax import find_label_issues
 from rdfer_jax.training.predictions import Predictions
@@ -162,8 +162,8 @@ def test_correlations_with_the_entropy_of_the_votes_are_spearmans(command):
 
 
 def test_the_class_shares_of_a_review_of_everything_are_the_true_ones(command, monkeypatch):
-    monkeypatch.setattr(real_faces, "REVIEWED", (10**6,))
-    monkeypatch.setattr(real_faces, "REVIEWS", 2)
+    monkeypatch.setattr(reviews, "SIZES", (10**6,))
+    monkeypatch.setattr(reviews, "FOLLOWED", 2)
     for record in [*command.truth.values()][:30]:
         record["true_label"] = 2
     output = command(methods=["elr"], seeds=["5"])

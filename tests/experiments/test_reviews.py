@@ -9,6 +9,7 @@ from experiments.reviews import Listed
 from experiments.simulated import simulate
 from rdfer_jax import find_label_issues
 from rdfer_jax.labels.suspicion import Suspicion
+from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
 
 
 def made_up(count=4000, slope=2.0, seed=0):
@@ -82,6 +83,40 @@ def test_the_variance_falls_as_the_order_promises():
     chosen = reviews.by_variance(audit, first, left, 20)
     others = [variance(rng.permutation(left)[:20]) for _ in range(200)]
     assert variance(chosen) < min(others)
+
+
+def test_the_gain_of_followed_class_shares_is_that_of_the_true_ones_if_all_is_reviewed(
+    tmp_path, monkeypatch
+):
+    """Half of one class carries another label, and the network has learned these shares."""
+    rng = np.random.default_rng(0)
+    classes = ("happy", "sad", "neutral")
+    true = rng.integers(3, size=600)
+    label = np.where((true == 2) & (rng.random(600) < 0.5), 1, true)
+    test = rng.integers(3, size=400)
+    given, right = (np.bincount(one, minlength=3) / 600 for one in (label, true))
+    logits = rng.normal(size=(400, 3)) + 1.5 * np.eye(3)[test] + np.log(given / right)
+    views = 3 * np.eye(3)[true][:, None] + rng.normal(size=(600, 2, 3))
+    train = {"clip_id": np.arange(600).astype(str), "label": label, "true_label": true}
+    train |= {"logits": views.mean(1), "clip_logits": views}
+    (tmp_path / "run").mkdir()
+    Predictions("train", classes, train).save(tmp_path / "run" / TRAIN_FILE)
+    tested = {"clip_id": np.arange(400).astype(str), "label": test, "logits": logits}
+    Predictions("test", classes, tested).save(tmp_path / "run" / TEST_FILE)
+    monkeypatch.setattr(reviews, "SIZES", (10**6,))
+    monkeypatch.setattr(reviews, "FOLLOWED", 2)
+    shrunk = given + (right - given) * (1 - 2 / (600 * ((right - given) ** 2 / given).sum()))
+    recalls = [
+        [(best == test)[test == c].mean() for c in range(3)]
+        for best in (logits.argmax(1), (logits + np.log(shrunk / given)).argmax(1))
+    ]
+    (row,) = reviews.gains([tmp_path])
+    assert (
+        row["uar"] == pytest.approx(np.mean(recalls[1]) - np.mean(recalls[0])) and row["uar"] > 0.01
+    )
+    share = np.bincount(test) / 400
+    assert row["war"] == pytest.approx(np.dot(share, recalls[1]) - np.dot(share, recalls[0]))
+    assert row["lowest war"] == row["war"]
 
 
 def test_the_tables_show_what_was_measured():
