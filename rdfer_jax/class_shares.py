@@ -1,4 +1,4 @@
-"""How frequent the classes truly are, by a review; and what that changes in a prediction.
+"""The class shares of a review, and prediction with them in place of those of the given labels.
 
 People who confuse expressions by a rule change how frequent the classes are, and a network learns these
 shares with the labels. A random sample of decisions tells the true ones.

@@ -329,8 +329,7 @@ def describe(results: dict[str, Any]) -> str:
     if "class_shares" in results:
         found = results["class_shares"]
         lines.append(
-            f"for classes as frequent as {found['file']} estimates: WAR {found['war']:.4f}  "
-            f"UAR {found['uar']:.4f}"
+            f"with the class shares of {found['file']}: WAR {found['war']:.4f}  UAR {found['uar']:.4f}"
         )
     recalls = results["recall_per_class"].items()
     lines.append(

@@ -158,8 +158,9 @@ class Predict(Section):
     )
     class_shares: str = field(
         "",
-        "class_shares.csv of an audit with a review: predict for classes as frequent as it estimates, in "
-        "place of those of the training labels; evaluation gives the scores of both",
+        "class_shares.csv of an audit with a review of the labels that the run was trained on: predict "
+        "with the class shares that it estimates, in place of those of the labels; rdfer eval gives both "
+        "scores",
         path=True,
     )
     min_confidence: float = field(
