@@ -29,6 +29,7 @@ from scipy import stats
 from benchmarks import harness
 from experiments import (
     audit_grid,
+    audit_runs,
     evidence,
     grid,
     noise_scores,
@@ -116,15 +117,6 @@ def rank_correlations(folder: epath.Path, entropy: Mapping[str, float]) -> dict[
     }
 
 
-def audit(folder: epath.Path) -> dict[str, float]:
-    """Returns the figures of the label audit and of cleanlab on a cell's views, as audit_grid.figures.
-
-    The network was trained on these very labels, so the predictions are in fold, unlike those of
-    `rdfer crossval`.
-    """
-    return audit_grid.figures(reviews.of_cell(folder))
-
-
 def measured(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]:
     """Returns the ranks and the audit of a cell with predictions for the training split.
 
@@ -139,7 +131,10 @@ def measured(folder: epath.Path, entropy: Mapping[str, float]) -> dict[str, Any]
         kept = json.loads(path.read_text())
         if kept.pop("commit") == commit and commit != "unknown" and not commit.endswith("+"):
             return dict(kept)
-    found = {"ranks": rank_correlations(folder, entropy), "audit": audit(folder)}
+    found = {
+        "ranks": rank_correlations(folder, entropy),
+        "audit": audit_grid.figures(audit_runs.read(folder)[1]),
+    }
     path.write_text(harness.to_json({"commit": commit, **found}))
     return found
 

@@ -6,8 +6,9 @@
 Reviews the list that promises 90 %: as `rdfer audit --reviewed` does, with a random sample, half of the
 list and half of the others; and then in different orders further clips. The reviewer knows the true label.
 With --cells, predictions of a run on data with known truth (FER+: the majority of the votes) take the place
-of the simulation, and a third table has what the class shares of the review gain in prediction. Needs no
-network and no data set. Writes reviews.json and reviews.md.
+of the simulation; see experiments.audit_runs for which. For cells of a grid, a third table has what the
+class shares of the review gain in prediction. Needs no network and no data set. Writes reviews.json and
+reviews.md.
 
 Promise: what is listed if the promise is computed with the review's share of wrong labels (`share`; the
 audit takes the lesser share, that of the predictions or of the review), or if the cut is set by a logistic
@@ -35,14 +36,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from benchmarks import harness
-from experiments import finished
+from experiments import audit_runs, finished
 from experiments.simulated import Simulated, simulate
 from rdfer_jax import find_label_issues, paths
 from rdfer_jax.labels import review
 from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.noise_matrix import Floats, Ints, fit_noise
 from rdfer_jax.labels.suspicion import Suspicion, suspicion
-from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, read_predictions
+from rdfer_jax.training.predictions import TEST_FILE, read_predictions
 
 PROMISE = 0.9
 #: Sizes of the random sample, and repetitions of each with other samples.
@@ -355,14 +356,6 @@ def text(found: Mapping[str, Any]) -> str:
     return "\n\n".join([note, *map(harness.table, tables)])
 
 
-def of_cell(folder: epath.Path) -> Simulated:
-    """Returns the labels and the final views of a cell's training split; see grid.py."""
-    saved = read_predictions(folder / "run" / TRAIN_FILE, ("clip_logits", "true_label"))
-    probs = special.softmax(np.asarray(saved["clip_logits"], np.float64), axis=-1)
-    true_N, label_N = (np.asarray(saved[name], np.int64) for name in ("true_label", "label"))
-    return Simulated(true_N, label_N, probs, np.zeros(len(label_N)))
-
-
 def followed(folder: epath.Path) -> dict[int, NDArray[np.bool_]]:
     """Returns whether a cell is right about its test videos if it follows the class shares of a review.
 
@@ -371,7 +364,10 @@ def followed(folder: epath.Path) -> dict[int, NDArray[np.bool_]]:
     Returns:
       By size of the review, bool [R, B], for FOLLOWED reviews of other random samples.
     """
-    data, test = of_cell(folder), read_predictions(folder / "run" / TEST_FILE, ("logits",))
+    (_, data), test = (
+        audit_runs.read(folder),
+        read_predictions(folder / "run" / TEST_FILE, ("logits",)),
+    )
     listed_N = find_label_issues(data.label, data.probs).kind == "mislabeled"
     logits_BC = np.asarray(test["logits"], np.float64)
 
@@ -423,8 +419,9 @@ def main(_: Sequence[str]) -> None:
     output = epath.Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     if options.cells:
-        cells = [epath.Path(folder) for folder in finished.matching(options.cells)]
-        audits = [Listed.of(of_cell(folder)) for folder in cells]
+        folders = [epath.Path(folder) for folder in finished.matching(options.cells)]
+        audits = [Listed.of(audit_runs.read(folder)[1]) for folder in folders]
+        cells = [folder for folder in folders if (folder / "run" / TEST_FILE).exists()]
     else:
         cells = []
         audits = [
@@ -442,7 +439,7 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     paths.DEFINE_path(
-        "cells", None, "Folders of cells of experiments.real_faces, such as 'a/b-s*'."
+        "cells", None, "Folders of cells of a grid, or of cross-validations, such as 'a/b-s*'."
     )
     flags.DEFINE_integer("videos", 4000, "Videos of a simulated data set.", lower_bound=100)
     paths.DEFINE_path("output", "runs/reviews", "Folder for the results.")

@@ -15,7 +15,18 @@ from scipy import stats
 from sklearn import metrics
 
 from data.ferplus import ferplus_dataset_builder as ferplus
-from experiments import choose, evidence, grid, protocol, real_faces, report, report_tables, reviews
+from experiments import (
+    audit_grid,
+    audit_runs,
+    choose,
+    evidence,
+    grid,
+    protocol,
+    real_faces,
+    report,
+    report_tables,
+    reviews,
+)
 from experiments.protocol import METHODS
 from rdfer_jax import find_label_issues
 from rdfer_jax.training.predictions import Predictions
@@ -207,7 +218,8 @@ def test_a_cell_is_measured_once_for_a_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(
         real_faces, "rank_correlations", lambda *_: calls.append(1) or {"loss": 0.5}
     )
-    monkeypatch.setattr(real_faces, "audit", lambda _: {"ap": 0.25})
+    monkeypatch.setattr(audit_runs, "read", lambda _: ("in fold", None))
+    monkeypatch.setattr(audit_grid, "figures", lambda _: {"ap": 0.25})
     expected = {"ranks": {"loss": 0.5}, "audit": {"ap": 0.25}}
     for commit, measured in (("a", 1), ("a", 1), ("b", 2), ("b+", 3), ("b+", 4), ("b", 5)):
         monkeypatch.setattr(real_faces.harness, "commit", lambda commit=commit: commit)
