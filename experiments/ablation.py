@@ -70,6 +70,22 @@ VARIANTS: dict[str, Variant] = {
     "temperature 1": Variant("threshold", {"agreement.temperature": 1.0}),
     "noise above 0.7": Variant("threshold", {"agreement.noise_threshold": 0.7}),
     "noise above 0.8": Variant("threshold", {"agreement.noise_threshold": 0.8}),
+    "noisy by odds of 0.65": Variant(
+        "partition",
+        {
+            "agreement.noisy_agrees": False,
+            "agreement.noise_threshold": 0.65,
+            "agreement.threshold": 0.25,
+        },
+    ),
+    "noisy by odds of 0.7": Variant(
+        "partition",
+        {
+            "agreement.noisy_agrees": False,
+            "agreement.noise_threshold": 0.7,
+            "agreement.threshold": 0.3,
+        },
+    ),
     "from the start": Variant("start", {"loss.robust_from": "0 %"}),
     "from 20 %": Variant("start", {"loss.robust_from": "20 %"}),
     "from 30 %": Variant("start", {"loss.robust_from": "30 %"}),

@@ -161,7 +161,8 @@ def partition(
     """Returns which videos are clean, noisy and hard.
 
     clean: the clips agree on the label. noisy: they agree on another class, and the noise score is above
-    its threshold. hard: the rest. settings.threshold_kind says what it takes to agree:
+    its threshold. hard: the rest. Without settings.noisy_agrees, noisy videos need not agree.
+    settings.threshold_kind says what it takes to agree:
 
     fixed: A >= tau, with tau = settings.threshold.
     quantile: A >= that quantile of the agreement of all visited videos; of the batch without a memory.
@@ -180,11 +181,12 @@ def partition(
     on_label_B = verdict.consensus == label_B
     agrees_B, suspect_B = _exceeded(jax.lax.stop_gradient(verdict), settings, memory)
     clean_B = agrees_B & on_label_B
-    noisy_B = agrees_B & ~on_label_B & suspect_B
     if settings.threshold_kind == "running":
         assert verdict.support is not None
-        clean_B = verdict.support >= 1
-        noisy_B = agrees_B & ~on_label_B & (verdict.support <= 0)
+        clean_B, suspect_B = verdict.support >= 1, verdict.support <= 0
+    noisy_B = ~on_label_B & suspect_B
+    if settings.noisy_agrees:
+        noisy_B = noisy_B & agrees_B
     return Partition(clean=clean_B, noisy=noisy_B, hard=~(clean_B | noisy_B))
 
 

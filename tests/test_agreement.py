@@ -250,13 +250,17 @@ def test_renaming_the_classes_changes_nothing_else(seed, measure, score):
 RANK = jax.jit(agreement.rank)
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "remember"))
-def partition(verdict, label, threshold, noise_threshold, kind="fixed", memory=None, remember=0.0):
+@functools.partial(jax.jit, static_argnames=("kind", "remember", "noisy_agrees"))
+def partition(
+    verdict, label, threshold, noise_threshold, kind="fixed", memory=None, remember=0.0,
+    noisy_agrees=True,
+):  # fmt: skip
     settings = config_lib.Agreement(
         threshold=threshold,
         noise_threshold=noise_threshold,
         threshold_kind=kind,
         remember=remember,
+        noisy_agrees=noisy_agrees,
     )
     return agreement.partition(verdict, label, settings, memory)
 
@@ -271,10 +275,10 @@ def make_verdict(value, consensus, noise, support=None):
     )
 
 
-def slow_kind(value, consensus, noise, label, tau, noise_threshold):
+def slow_kind(value, consensus, noise, label, tau, noise_threshold, noisy_agrees=True):
     if value >= tau and consensus == label:
         return "clean"
-    if value >= tau and noise > noise_threshold:
+    if (value >= tau or not noisy_agrees) and consensus != label and noise > noise_threshold:
         return "noisy"
     return "hard"
 
@@ -289,11 +293,21 @@ share = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1, width=32))
 class_ = st.integers(0, 2)
 
 
-@given(st.lists(st.tuples(share, class_, share, class_), min_size=6, max_size=6), share, share)
-def test_every_video_is_exactly_one_of_clean_noisy_and_hard(videos, tau, noise_threshold):
+@given(
+    st.lists(st.tuples(share, class_, share, class_), min_size=6, max_size=6),
+    share,
+    share,
+    st.booleans(),
+)
+def test_every_video_is_exactly_one_of_clean_noisy_and_hard(
+    videos, tau, noise_threshold, noisy_agrees
+):
     *parts, label = zip(*videos, strict=True)
-    found = partition(make_verdict(*parts), np.array(label), tau, noise_threshold)
-    assert_partition(found, [slow_kind(*video, tau, noise_threshold) for video in videos])
+    found = partition(
+        make_verdict(*parts), np.array(label), tau, noise_threshold, noisy_agrees=noisy_agrees
+    )
+    expected = [slow_kind(*video, tau, noise_threshold, noisy_agrees) for video in videos]
+    assert_partition(found, expected)
 
 
 # In steps in which no difference is lost in rounding.

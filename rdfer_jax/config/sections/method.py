@@ -42,6 +42,11 @@ class Agreement(Section):
     noise_threshold: float = field(
         0.5, "a video can be judged noisy only if its noise score is above this", low=0, high=1
     )
+    noisy_agrees: bool = field(
+        True,
+        "whether a video can be judged noisy only if its clips agree; off: the consensus on another class "
+        "and the noise score suffice, which takes a higher noise_threshold",
+    )
     prior_correction: float = field(
         0.0,
         "r: the odds of the noise score are those of p / m^r, m the mean of the remembered predictions, so "
