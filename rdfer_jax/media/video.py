@@ -24,11 +24,11 @@ import numpy as np
 from av.codec.context import Flags
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from etils import epath
 
-from rdfer_jax.media import images, orientation, structure
+from rdfer_jax.media import hdr, images, orientation, structure
 from rdfer_jax.media.clock import Clock
 from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
 
@@ -66,6 +66,8 @@ _FALLBACK_ENCODER = "mpeg4"
 _ENCODING, _OTHER_ENCODING = {"crf": "20", "preset": "veryfast"}, {"b": "8M"}
 #: FFmpeg's numbers for the colors of BT.601 in limited range, into which its converter turns RGB.
 _BT601, _LIMITED = 6, 1
+#: And of a frame that does not say how its colors are coded.
+_UNSPECIFIED = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,17 +291,29 @@ class VideoReader:
             aspect = fractions.Fraction(1)
         height, width = frame.height, max(1, round(frame.width * aspect))
         check_size(height, max(width, frame.width), self._path)
+        image = self._colors(frame)
+        if width != frame.width:
+            method = cv2.INTER_AREA if width < frame.width else cv2.INTER_LINEAR
+            image = cv2.resize(image, (width, height), interpolation=method)
+        return np.ascontiguousarray(orientation.of_frame(frame)(image))
+
+    def _colors(self, frame: VideoFrame) -> np.ndarray:
+        """Converts the stored pixels of a decoded frame to uint8 [H, W, 3], RGB."""
+        is_hdr = hdr.is_hdr(frame)
+        matrix = Colorspace.BT2020 if is_hdr and frame.colorspace == _UNSPECIFIED else None
         try:
-            rgb = self._converter.reformat(frame, format="rgb24", threads=self._threads)
+            rgb = self._converter.reformat(
+                frame,
+                format="rgb48le" if is_hdr else "rgb24",
+                src_colorspace=matrix,
+                threads=self._threads,
+            )
         except av.FFmpegError as error:
             raise MediaError(
                 f"{self._path}: pixel format {frame.format.name} cannot be read ({error.strerror})"
             ) from None
         image: np.ndarray = rgb.to_ndarray()
-        if width != frame.width:
-            method = cv2.INTER_AREA if width < frame.width else cv2.INTER_LINEAR
-            image = cv2.resize(image, (width, height), interpolation=method)
-        return np.ascontiguousarray(orientation.of_frame(frame)(image))
+        return hdr.to_srgb(image, frame.color_trc, frame.color_primaries) if is_hdr else image
 
 
 def _moving(container: av.container.InputContainer) -> av.VideoStream | None:

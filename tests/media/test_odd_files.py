@@ -46,10 +46,7 @@ ODD = {
     "full range.mp4": ("-vf", "scale=out_range=full", *X264, "-color_range", "pc"),
     "rgb.mp4": ("-c:v", "libx264rgb"),
     "12 bit.mkv": ("-c:v", "libx265", "-pix_fmt", "yuv444p12le", "-x265-params", "log-level=none"),
-    "pq.mov": (
-        *("-c:v", "libx265", "-pix_fmt", "yuv422p10le", "-x265-params", "log-level=none"),
-        *("-colorspace", "bt2020nc", "-color_trc", "smpte2084"),
-    ),
+    "camera.mov": ("-c:v", "libx265", "-pix_fmt", "yuv422p10le", "-x265-params", "log-level=none"),
     "one bit.avi": ("-c:v", "rawvideo", "-pix_fmt", "monow"),
     "palette.avi": ("-c:v", "rawvideo", "-pix_fmt", "pal8"),
     "yuyv.avi": ("-c:v", "rawvideo", "-pix_fmt", "yuyv422"),

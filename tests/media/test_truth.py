@@ -39,7 +39,9 @@ class Kind:
 
 
 _B = (("bf", "2"), ("g", "6"))
-_HDR = (("x265-params", "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"),)
+_WIDE = (
+    ("x265-params", "log-level=none:colorprim=bt2020:transfer=bt2020-10:colormatrix=bt2020nc"),
+)
 _LACED = (("flags", "+ildct+ilme"), ("top", "1"))
 _LOUD = (("x265-params", "log-level=none"),)
 KINDS = (
@@ -53,7 +55,7 @@ KINDS = (
     Kind(".m2ts", "libx264", options=_B),
     Kind(".3gp", "mpeg4"),
     Kind(".mp4", "libx265", options=_LOUD),
-    Kind(".mkv", "libx265", "yuv420p10le", options=_HDR),
+    Kind(".mkv", "libx265", "yuv420p10le", options=_WIDE),
     Kind(".webm", "libvpx"),
     Kind(".webm", "libvpx", "yuva420p", options=(("auto-alt-ref", "0"),)),
     Kind(".webm", "libvpx", options=(("auto-alt-ref", "1"), ("lag-in-frames", "8"))),
