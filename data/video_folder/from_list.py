@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from rdfer_jax import paths, tables
-from rdfer_jax.media import folders
+from rdfer_jax.media import folders, kinds
 from rdfer_jax.media.files import VIDEO_SUFFIXES, spelling
 from rdfer_jax.tables import Column, Row
 
@@ -130,6 +130,12 @@ def _table(path: epath.Path, root: epath.Path) -> tuple[list[Row], dict[str, int
     """Returns the rows below the header, the place of each column, and notes."""
     if path.suffix.lower() in (".xlsx", ".xlsm"):
         return _columns(_sheet(path), root)
+    with path.open("rb") as file:
+        if what := kinds.described(file):
+            raise ValueError(
+                f"{path}: expected a list as .csv or .xlsx, got {what}. A spreadsheet program can save a "
+                "table as .csv, and so can pandas (to_csv)"
+            )
     text = tables.read_text(path)
     notes = [] if text.encoding.startswith("utf-8") else [f"{path.name}: read as {text.encoding}"]
     body = re.sub(r"\A\ufeff?sep=.\n", "\n", text.text, flags=re.IGNORECASE)

@@ -16,7 +16,10 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
     *(".m2v", ".mod", ".mpe", ".mxf", ".qt", ".tod", ".vob", ".ogm", ".wtv", ".rm", ".rmvb"),
     # What cameras write without a container.
-    *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m"),
+    *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m", ".mjpeg", ".mjpg"),
+    *(".m1v", ".mp2v", ".mpv", ".av1", ".dav"),
+    # Of other cameras and programs.
+    *(".insv", ".360", ".ismv", ".nut", ".apng"),
 )
 
 #: Pixels of the largest image or video frame that is read, about two 8K frames: 200 MB in memory.

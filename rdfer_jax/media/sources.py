@@ -28,7 +28,7 @@ from rdfer_jax.media.video import FALLBACK_FPS, Frame, Thinner, VideoReader
 
 log = logging.getLogger(__name__)
 
-LIST_SUFFIXES = (".txt", ".csv")
+LIST_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
 class Video(Protocol):
@@ -212,9 +212,9 @@ def find(path: epath.PathLike, output: epath.PathLike = "") -> list[Video]:
 
     Args:
       path: a video file; a folder, in which all videos and folders of pictures count, however deep; or a
-        .txt or .csv file with a path in each line (in a CSV file: in the column of that name, or else the
-        first one), relative to the list. Folders and listed paths that cannot be read are among the videos,
-        as Unreadable.
+        .txt, .csv or .tsv file with a path in each line (in a table: in the column of that name, or else
+        the first one), relative to the list. Folders and listed paths that cannot be read are among the
+        videos, as Unreadable.
       output: folder of results, which is passed over inside of other folders, like other results.
 
     Raises:
@@ -247,21 +247,19 @@ def _find(path: epath.Path, output: str) -> list[Video]:
         return videos
     if path.suffix.lower() in LIST_SUFFIXES:
         return _in_list(path, output)
-    if path.suffix.lower() not in VIDEO_SUFFIXES and not _opens(path):
-        raise MediaError(
-            f"{path}: expected a video ({', '.join(VIDEO_SUFFIXES)}), a folder, or a list of them "
-            f"({', '.join(LIST_SUFFIXES)})"
-        )
+    if path.suffix.lower() not in VIDEO_SUFFIXES and (problem := _problem(path)):
+        lists = ", ".join(LIST_SUFFIXES)
+        raise MediaError(f"{problem}. Expected a video, a folder, or a list of them ({lists})")
     return [VideoFile(path)]
 
 
-def _opens(path: epath.Path) -> bool:
-    """Returns whether a file is a video, whatever its name says."""
+def _problem(path: epath.Path) -> str:
+    """Returns why a file is no video, whatever its name says; nothing if it is one."""
     try:
         with VideoReader(path):
-            return True
-    except MediaError:
-        return False
+            return ""
+    except MediaError as error:
+        return str(error)
 
 
 @dataclasses.dataclass
@@ -296,7 +294,7 @@ def _in_folder(folder: epath.Path, rest: _Rest, above: frozenset[str] = frozense
         found = folders.contents(folder)
     except OSError as error:
         return [Unreadable(printable(folder), str(unreadable(folder, error)))]
-    unnamed = [path for path in found.others if not path.suffix and _opens(path)]
+    unnamed = [path for path in found.others if not path.suffix and not _problem(path)]
     files = {*found.videos, *unnamed}
     rest.housekeeping += found.passed_over
     rest.others += [path for path in found.others if path not in files]
@@ -327,14 +325,21 @@ def _in_list(path: epath.Path, output: str) -> list[Video]:
         try:
             if name.lower().endswith(LIST_SUFFIXES):
                 raise MediaError(f"{name}: a list inside a list")
-            path_or_address = name if "://" in name else path.parent / paths.expand(name)
-            videos += find(path_or_address, output)
+            videos += find(_located(name, path.parent), output)
         except ValueError as error:
             problem = f"{printable(path)}, line {number}: {error}"
             videos.append(Unreadable(printable(name), problem))
     if not videos:
         raise MediaError(f"{path}: lists no video")
     return videos
+
+
+def _located(name: str, folder: epath.Path) -> epath.PathLike:
+    """Returns the path or address of a line; paths start at the folder, and may be those of Windows."""
+    if "://" in name:
+        return name
+    found, slashed = (folder / paths.expand(text) for text in (name, name.replace("\\", "/")))
+    return slashed if slashed.exists() and not found.exists() else found
 
 
 def _listed(path: epath.Path) -> list[tuple[int, str]]:
@@ -345,12 +350,12 @@ def _listed(path: epath.Path) -> list[tuple[int, str]]:
     """
     try:
         text = tables.decode(read_file(path), path).text
-        if path.suffix.lower() == ".csv":
+        if path.suffix.lower() != ".txt":
             separator = tables.separators(text, {"path": tables.PATH}, ["path"])[0]
             rows = tables.rows(text, path, separator)
         else:
             lines = enumerate(text.split("\n"), 1)
-            rows = [tables.Row(f"{path}:{n}", n, (line.strip(),)) for n, line in lines]
+            rows = [tables.Row(f"{path}:{n}", n, (_unquoted(line.strip()),)) for n, line in lines]
         rows = [row for row in rows if row.cells[0] and not row.cells[0].startswith("#")]
         place = tables.PATH.place(rows[0].cells) if rows else None
     except MediaError:
@@ -361,3 +366,9 @@ def _listed(path: epath.Path) -> list[tuple[int, str]]:
         rows = rows[1:]
     found = [(row.number, row.cells[place or 0]) for row in rows if len(row.cells) > (place or 0)]
     return [(number, name) for number, name in found if name]
+
+
+def _unquoted(line: str) -> str:
+    """Returns a path without the quotes with which Windows copies it."""
+    is_quoted = len(line) > 2 and line[0] == line[-1] == '"'
+    return line[1:-1] if is_quoted else line

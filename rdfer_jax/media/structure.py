@@ -10,6 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 #: Types of the boxes that MP4 and MOV files begin with.
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof")
+#: Types of the boxes that list frames: of a whole file, and of a fragment.
+_INDEXES = (b"moov", b"moof")
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 #: Elements of Matroska: at the top, in a segment, and in a cluster.
 _ELEMENTS = frozenset(
@@ -27,10 +29,12 @@ class Structure(NamedTuple):
     Attributes:
       missing: number of bytes that are missing at its end; 0 if it is complete, or does not say.
       is_broken: whether there is something else where a part should begin.
+      lacks_index: whether it is an MP4 file without the part that lists its frames.
     """
 
     missing: int = 0
     is_broken: bool = False
+    lacks_index: bool = False
 
 
 def inspect(file: BinaryIO) -> Structure:
@@ -47,19 +51,20 @@ def inspect(file: BinaryIO) -> Structure:
 
 def _walk_boxes(file: BinaryIO, size: int) -> Structure:
     """Goes through the boxes of an MP4 file."""
-    place = 0
+    place, lacks_index = 0, True
     while place < size:
         file.seek(place)
         head = file.read(16)
+        lacks_index &= head[4:8] not in _INDEXES
         length = int.from_bytes(head[:4], "big")
         if length == 1 and len(head) == 16:
             (length,) = struct.unpack(">Q", head[8:])
         if length == 0:  # up to the end of the file; or zeros behind the last box
-            return Structure()
+            return Structure(lacks_index=lacks_index)
         if length < 8 or not head[4:8].isalnum():
-            return Structure(is_broken=True)
+            return Structure(is_broken=True, lacks_index=lacks_index)
         place += length
-    return Structure(place - size)
+    return Structure(place - size, lacks_index=lacks_index)
 
 
 def _walk_elements(file: BinaryIO, size: int) -> Structure:

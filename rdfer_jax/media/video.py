@@ -28,7 +28,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from etils import epath
 
-from rdfer_jax.media import hdr, images, orientation, structure
+from rdfer_jax.media import hdr, images, kinds, orientation, structure
 from rdfer_jax.media.clock import Clock
 from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
 
@@ -42,6 +42,7 @@ FALLBACK_FPS = 25.0
 _FORMATS = (
     *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf", "obu"),
     *("asf", "flv", "live_flv", "ogg", "gif", "mxf", "dv", "rm", "nut", "wtv", "yuv4mpegpipe"),
+    *("mjpeg", "apng"),
 )
 _OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 #: How playlists begin, for a message that says what is wrong.
@@ -96,6 +97,7 @@ class _Counts:
       errors: coded frames that could not be decoded.
       spoiled: decoded frames that show damage.
       breaks: places where the structure of the file is damaged.
+      encrypted: coded frames that are encrypted.
     """
 
     coded: int = 0
@@ -104,6 +106,7 @@ class _Counts:
     errors: int = 0
     spoiled: int = 0
     breaks: int = 0
+    encrypted: int = 0
 
 
 class VideoReader:
@@ -128,7 +131,7 @@ class VideoReader:
         Raises:
           MediaError: it cannot be read, is not a video, or has frames of more than files.MAX_PIXELS pixels.
         """
-        self._path = path
+        self._path, self._state = path, _state(path)
         self._count = _Counts()
         with contextlib.ExitStack() as opened:
             try:
@@ -140,19 +143,25 @@ class VideoReader:
                     raise MediaError(
                         f"{path}: a playlist, which names other files; expected a video"
                     )
-                self._missing, is_broken = structure.inspect(file)
-                self._count.breaks = int(is_broken)
+                parts = structure.inspect(file)
+                self._missing, self._count.breaks = parts.missing, int(parts.is_broken)
                 self._bytes = self._missing + file.seek(0, os.SEEK_END)
                 file.seek(0)
                 # By the open file: FFmpeg would take some names for addresses or numbered series.
                 self._container: av.container.InputContainer = av.open(
-                    file, "r", options=_OPTIONS, metadata_errors="replace"
+                    file,
+                    "r",
+                    format=_raw_format(path, start),
+                    options=_OPTIONS,
+                    metadata_errors="replace",
                 )
                 opened.callback(self._container.close)
             except av.FFmpegError:
-                end = (
-                    f"; it ends after {self._share_of_bytes} of its bytes" if self._missing else ""
-                )
+                if self._missing:
+                    end = f"; it ends after {self._share_of_bytes} of its bytes"
+                else:
+                    what = kinds.described(file)
+                    end = f": {what}" if what else ""
                 raise MediaError(f"{path}: not a video that FFmpeg can read{end}") from None
             except OSError as error:
                 raise unreadable(path, error) from None
@@ -207,7 +216,8 @@ class VideoReader:
                 size = size or image.shape[1::-1]
                 yield Frame(number - 1, time, images.fit(image, size))
         if not number:
-            raise MediaError(f"{self._path}: holds no frame that can be decoded")
+            why = ", because it is encrypted" if self._count.encrypted else ""
+            raise MediaError(f"{self._path}: holds no frame that can be decoded{why}")
 
     @property
     def share(self) -> float:
@@ -233,6 +243,8 @@ class VideoReader:
             problems.append("the structure of the file is damaged")
         if count.spoiled:
             problems.append(f"{count.spoiled} of {count.coded} frames show damage")
+        if _state(self._path) != self._state:
+            problems.append("changed while it was read; is it still being recorded or copied?")
         return "; ".join(problems)
 
     @property
@@ -272,6 +284,7 @@ class VideoReader:
                         self._count.coded += not packet.is_discard
                         self._count.hidden += packet.is_discard
                         self._count.breaks += packet.is_corrupt
+                        self._count.encrypted += packet.has_sidedata("encryption_info")
                         yield packet
                     elif packet.dts is not None:  # a frame that the camera dropped
                         self._count.hidden += 1
@@ -314,6 +327,21 @@ class VideoReader:
             ) from None
         image: np.ndarray = rgb.to_ndarray()
         return hdr.to_srgb(image, frame.color_trc, frame.color_primaries) if is_hdr else image
+
+
+def _raw_format(path: epath.Path, start: bytes) -> str | None:
+    """Returns FFmpeg's name of a format that only the name of a file tells: pictures one after another."""
+    is_series = path.suffix.lower() in (".mjpeg", ".mjpg") and start.startswith(b"\xff\xd8")
+    return "mjpeg" if is_series else None
+
+
+def _state(path: epath.Path) -> tuple[int, float] | None:
+    """Returns the size of a file and the time of its last change; None if there is none now."""
+    try:
+        found = epath.Path(path).stat()
+    except OSError:
+        return None
+    return found.length, found.mtime
 
 
 def _moving(container: av.container.InputContainer) -> av.VideoStream | None:

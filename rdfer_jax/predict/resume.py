@@ -18,7 +18,7 @@ from rdfer_jax.predict.files import RESULTS, Row
 
 NAME = "complete.json"
 #: To be raised when this program predicts something else than before from the same video and network.
-_VERSION = 1
+_VERSION = 2
 
 
 def digest(video: Video, made_by: Mapping[str, Any]) -> str:

@@ -430,6 +430,36 @@ def test_usual_names_of_columns_and_separators(tmp_path, header, order):
     assert truth(tmp_path, csv="list.csv") == TRUTH
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a.json", b'[\n {"path": "glad/1.mp4", "label": "glad"}\n]', "JSON"),
+        ("a.jsonl", b'{"path": "glad/1.mp4", "label": "glad"}\n', "JSON"),
+        ("a.parquet", b"PAR1\x15\4" + bytes(99), "a Parquet table"),
+        (
+            "a.xls",
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
+            "an office document of before 2007",
+        ),
+        ("a.xls", b"<html><table><tr><td>path</td></tr></table>", "a page of the web"),
+        ("a.ods", b"PK\3\4" + bytes(99), r"an archive \(ZIP\) or an office document"),
+        ("a.eaf", b'<?xml version="1.0"?><ANNOTATION_DOCUMENT/>', "an XML document"),
+    ],
+)
+def test_a_list_of_another_kind_is_named_with_what_to_do(tmp_path, name, data, what):
+    (tmp_path / name).write_bytes(data)
+    message = rf"{name}: expected a list as .csv or .xlsx, got {what}.*save a table as .csv.*to_csv"
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path, csv=name)
+
+
+def test_folders_called_like_the_start_of_another_format_are_folders(tmp_path):
+    clips = {"PAR1/1.mp4": "glad", "ID3/2.mp4": "glad", "flac/3.mp4": "sad", "Rar/4.mp4": "sad"}
+    touch(tmp_path, *clips)
+    raw_trees.write_lines(tmp_path / "list.csv", [f"{c},{label}" for c, label in clips.items()])
+    assert truth(tmp_path, csv="list.csv") == clips
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_lists_as_excel_writes_them(tmp_path, encoding, separator):

@@ -116,6 +116,9 @@ def test_housekeeping_and_own_results_are_no_videos_and_counted(tmp_path, caplog
         ("list.csv", "\ufeffa.mp4\nsub/b.avi\n"),
         ("list.csv", "\ufeffEmotion;File Name\r\nhappy;a.mp4\r\nsad;sub/b.avi\r\n"),
         ("list.csv", 'label\tfile\nhappy\t"a.mp4"\nsad\tsub/b.avi\n'),
+        ("list.tsv", "label\tfile\nhappy\ta.mp4\nsad\tsub/b.avi\n"),
+        ("list.txt", '"a.mp4"\r\n"sub\\b.avi"\r\n'),  # as Windows copies paths
+        ("list.csv", "path;label\r\na.mp4;happy\r\nsub\\b.avi;sad\r\n"),
     ],
 )
 def test_a_list_names_videos_beside_it(tmp_path, name, text):
@@ -158,7 +161,14 @@ def test_what_is_not_there_or_no_video_is_named(tmp_path):
     with pytest.raises(MediaError, match="holds no video and no pictures"):
         sources.find(tmp_path)
     (tmp_path / "a.pdf").write_text("x")
-    with pytest.raises(MediaError, match=r"a.pdf: expected a video \(.mp4"):
+    with pytest.raises(
+        MediaError, match=r"can read. Expected a video, a folder, or a list of them"
+    ):
+        sources.find(tmp_path / "a.pdf")
+    (tmp_path / "a.pdf").write_text("%PDF-1.4")
+    with pytest.raises(
+        MediaError, match=r"a.pdf: not a video that FFmpeg can read: a PDF document"
+    ):
         sources.find(tmp_path / "a.pdf")
 
 
