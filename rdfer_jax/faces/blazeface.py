@@ -14,14 +14,13 @@ import numpy as np
 from etils import epath
 
 from rdfer_jax.faces.boxes import Box, Detection, best_overlap, overlap
+from rdfer_jax.faces.halving import halved, steps
 
 MODEL = epath.Path(__file__).parent / "model" / "face_detection_short_range.tflite"
 #: Height and width of the network's input, pixels.
 INPUT = 128
 #: Stride of each grid of anchors, pixels of the input -> anchors at each of its places.
 ANCHORS = {8: 2, 16: 6}
-#: Squares of this side, pixels, or more are halved before they are shrunk to the input.
-LARGE = 4 * INPUT
 #: Numbers for each anchor: center, size, and six key points: eyes, nose, mouth, ears.
 NUMBERS = 16
 #: Lowest score of a face, in [0, 1], at first sight and when looked at again.
@@ -141,36 +140,32 @@ def square_around(box: Box) -> Square:
 def network_input(image: np.ndarray, square: Square) -> np.ndarray:
     """Returns a square of uint8 [H, W, 3] as the network reads it, float32 [3, 128, 128] in [-1, 1].
 
-    Where it reaches over the border, it is black. Averages over whole pixels are much faster than those
-    over parts of pixels, so a large square is first halved, as often as its side can be; see `snapped`.
+    Where it reaches over the border, it is black. It must be `snapped`.
     """
     left, top, side = square
-    height, width = image.shape[:2]
+    step = _step(side)
     inside = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
-    borders = [
-        max(-top, 0),
-        max(top + side - height, 0),
-        max(-left, 0),
-        max(left + side - width, 0),
-    ]
-    while side >= LARGE and not any(length % 2 for length in (side, *borders)):
-        half = (inside.shape[1] // 2, inside.shape[0] // 2)
-        inside = cv2.resize(inside, half, interpolation=cv2.INTER_AREA)
-        side, borders = side // 2, [length // 2 for length in borders]
-    if any(borders):
-        above, below, before, after = borders
-        inside = cv2.copyMakeBorder(
-            inside, above, below, before, after, cv2.BORDER_CONSTANT, value=(0, 0, 0)
-        )
-    method = cv2.INTER_AREA if side > INPUT else cv2.INTER_LINEAR
-    small = cv2.resize(inside, (INPUT, INPUT), interpolation=method)
+    inside = halved(inside, step, cv2.BORDER_CONSTANT)
+    above, before, side = max(-top, 0) // step, max(-left, 0) // step, side // step
+    below, after = side - above - inside.shape[0], side - before - inside.shape[1]
+    if above or below or before or after:
+        inside = cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_CONSTANT)
+    small = cv2.resize(inside, (INPUT, INPUT), interpolation=cv2.INTER_LINEAR)
     return (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
 
 def snapped(square: Square) -> Square:
-    """Returns a square that is a little larger, if it is large, so that its side can be halved."""
-    step = 1 << max(0, (square.side // LARGE).bit_length())
-    return square._replace(side=-(-square.side // step) * step)
+    """Returns a square that, if it is large, is a little larger, so that it can be halved a few times."""
+    step = _step(square.side)
+    left, top = square.left // step * step, square.top // step * step
+    reach = square.side + max(square.left - left, square.top - top)
+    grown = Square(left, top, -(-reach // step) * step)
+    return grown if _step(grown.side) == step else snapped(grown)
+
+
+def _step(side: int) -> int:
+    """Returns by what to divide the side of a square before it is shrunk to the input."""
+    return steps(side / INPUT)
 
 
 def anchors() -> np.ndarray:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from rdfer_jax.faces.detect import Detector, create
+from rdfer_jax.faces.halving import halved, steps
 from rdfer_jax.faces.tracks import Track
 
 #: Who cropped the faces of a data set; see above.
@@ -183,14 +184,16 @@ def crop(
     # Only a part of the frame: OpenCV refuses to warp very wide images.
     x, y, x_end, y_end = _region(center, side, patch.frame)
     part = patch.pixels[y - patch.top : y_end - patch.top, x - patch.left : x_end - patch.left]
+    # A face of four times the size or more is halved until it is of two to four times.
+    step = steps(side / size / 2)
     # Sampled at a multiple of the size and averaged, so that a large face keeps no jagged edges.
-    times = math.ceil(side / size)
-    scale = side / (size * times)
+    times = math.ceil(side / step / size)
+    scale = side / step / (size * times)
     turned = scale * _rotation(eyes)
     middle = np.full(2, (size * times - 1) / 2)
-    shift = center - 0.5 - (x, y) - turned @ middle
+    shift = (center - 0.5 - (x, y) - (step - 1) / 2) / step - turned @ middle
     sampled = cv2.warpAffine(
-        part,
+        halved(part, step, cv2.BORDER_REPLICATE),
         np.column_stack([turned, shift]),
         (size * times, size * times),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

@@ -52,7 +52,7 @@ RUNTIMES = ("auto", "jax", "onnx")
 #: Pictures of a face along its timeline, and their height and width in pixels.
 PORTRAITS, PORTRAIT_SIZE = 10, 192
 #: Of longer videos, only about this many frames may become portraits.
-CANDIDATES = 200
+CANDIDATES = 40
 #: Faces of a frame of which one may become the largest of the video, if only that is predicted.
 MOST = 3
 
