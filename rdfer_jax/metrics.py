@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 
 def confusion_matrix(
@@ -139,7 +139,9 @@ def auroc(scores_N: ArrayLike, is_positive_N: ArrayLike) -> float:
     num_negative = is_positive_N.size - num_positive
     if not num_positive or not num_negative:
         return float("nan")
-    rank_sum = stats.rankdata(scores_N)[is_positive_N].sum()
+    _, places_N, counts_K = np.unique(scores_N, return_inverse=True, return_counts=True)
+    ranks_K = np.cumsum(counts_K) - (counts_K - 1) / 2
+    rank_sum = ranks_K[places_N][is_positive_N].sum()
     smallest_rank_sum = num_positive * (num_positive + 1) / 2
     return float((rank_sum - smallest_rank_sum) / (num_positive * num_negative))
 

@@ -150,7 +150,8 @@ def network_input(image: np.ndarray, square: Square) -> np.ndarray:
     below, after = side - above - inside.shape[0], side - before - inside.shape[1]
     if above or below or before or after:
         inside = cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_CONSTANT)
-    small = cv2.resize(inside, (INPUT, INPUT), interpolation=cv2.INTER_LINEAR)
+    method = cv2.INTER_AREA if side > INPUT else cv2.INTER_LINEAR
+    small = cv2.resize(inside, (INPUT, INPUT), interpolation=method)
     return (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
 
 

@@ -82,6 +82,28 @@ def test_a_large_face_is_averaged_not_sampled():
         assert np.abs(found.astype(int) - 100).max() < 25
 
 
+@pytest.mark.parametrize("side", [80.3, 170, 420.7, 601])
+@pytest.mark.parametrize("degrees", [0, 25])
+def test_a_large_face_is_halved_first_and_stays_in_place(side, degrees, monkeypatch):
+    y, x = np.mgrid[:640, :1000].astype(float)
+    ramps = np.stack([x / 5, y / 4, (x + y) / 10], axis=-1) + 20
+    image = (ramps + np.random.default_rng(0).uniform(-20, 20, ramps.shape)).round().astype(np.uint8)
+    sampled, real = [], cv2.warpAffine
+    monkeypatch.setattr(
+        cv2, "warpAffine", lambda *a, **k: sampled.append(real(*a, **k)) or sampled[-1]
+    )
+    angle, size = np.deg2rad(degrees), 24
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    eyes = np.array([[0, 0], turn[:, 0]])
+    found = crop(image, (501.3 - side / 2, 318.4 - side / 2, side, side), 0.0, size, eyes)
+    middles = ((np.arange(size) + 0.5) / size - 0.5) * side
+    at = np.stack(np.meshgrid(middles, middles), axis=-1) @ turn.T + (501.3, 318.4) - 0.5
+    inside = ((at > 0.1 * side) & (at < np.array([1000, 640]) - 0.1 * side)).all(axis=-1)
+    expected = np.stack([at[..., 0] / 5, at[..., 1] / 4, at.sum(axis=-1) / 10], axis=-1) + 20
+    assert np.abs((found - expected)[inside].mean(axis=0)).max() < 0.5  # levels; a pixel is 0.2
+    assert len(sampled[0]) <= 4 * size
+
+
 def test_eyes_in_one_place_say_nothing():
     image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     eyes = np.array([[30.0, 20.0], [30.0, 20.0]])
