@@ -22,6 +22,7 @@ from etils import epath
 
 from benchmarks import harness
 from data.synthetic_faces import film
+from rdfer_jax import config as config_lib
 from rdfer_jax.faces.boxes import Box
 from rdfer_jax.faces.detect import Detector, create
 from rdfer_jax.faces.tracks import Scan, scan
@@ -79,10 +80,12 @@ class Timed:
         return found
 
 
-def measure(frames: Iterable[Frame], detector: str, min_face: float) -> tuple[Scan, float]:
+def measure(
+    frames: Iterable[Frame], detector: str, min_face: float, small_every: float
+) -> tuple[Scan, float]:
     """Returns the faces that a detector finds, and the milliseconds of CPU time for a frame."""
     detect = Timed(create(detector, min_face))
-    found = scan(frames, detect)
+    found = scan(frames, detect, small_every=small_every)
     return found, 1000 * detect.seconds / max(len(found.times), 1)
 
 
@@ -111,6 +114,7 @@ def run(
     fps: float,
     min_face: float,
     output: epath.Path,
+    small_every: float = config_lib.Predict().small_every,
 ) -> list[dict[str, Any]]:
     """Analyzes videos, and writes a picture for each video and change.
 
@@ -120,6 +124,7 @@ def run(
       fps: highest number of frames analyzed per second.
       min_face: smallest face, as a share of the frame's short side.
       output: folder for the pictures, which exists.
+      small_every: seconds between searches for small faces, see tracks.Finder.
 
     Returns:
       A row for each video, change and detector.
@@ -133,7 +138,8 @@ def run(
         for place, (change, function) in enumerate(CHANGES.items()):
             scans = []
             for detector in detectors:
-                found, milliseconds = measure(_changed(video, fps, function), detector, min_face)
+                frames = _changed(video, fps, function)
+                found, milliseconds = measure(frames, detector, min_face, small_every)
                 scans.append(found)
                 about = {"video": name, "change": change, "detector": detector}
                 rows.append(about | row(found, milliseconds))
@@ -220,7 +226,14 @@ def main(_: Sequence[str]) -> None:
         if not options.videos:
             film.write(output / "synthetic.mp4", [0, 1, 4], seconds=3, pause=1)
         videos = sources.find(options.videos or output / "synthetic.mp4")
-        rows = run(videos, options.detectors, options.fps, options.min_face, output)
+        rows = run(
+            videos,
+            options.detectors,
+            options.fps,
+            options.min_face,
+            output,
+            options.small_every,
+        )
     except (MediaError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     about = {"hardware": harness.hardware(), "commit": harness.commit()}
@@ -234,5 +247,10 @@ if __name__ == "__main__":
     flags.DEFINE_list("detectors", "blazeface,haar", "Detectors to compare.")
     flags.DEFINE_float("fps", 10.0, "Highest number of frames analyzed per second.")
     flags.DEFINE_float("min_face", 0.1, "Smallest face, as a share of the frame's short side.")
+    flags.DEFINE_float(
+        "small_every",
+        config_lib.Predict().small_every,
+        "Seconds between searches for small faces while a face is in view.",
+    )
     flags.DEFINE_string("output", "runs/faces", "Folder for the report and the pictures.")
     app.run(main)

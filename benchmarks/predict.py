@@ -3,10 +3,10 @@
     python -m benchmarks.predict --video=mine.mp4 [--workdir=runs/mine] [--set=predict.fps=5]
 
 Makes films of 1 and 10 minutes, 1920 x 1080, by repeating the video. Predicts each in a process of its own,
-with the command that users run. Profiles the shortest one to find where the time goes. Prints a table and
-writes predict.json. Existing films are reused. Without --video it repeats a synthetic film; without
---workdir it uses an untrained network of --config, which takes as long as a trained one. Needs Linux, since
-peak memory is read from /proc.
+with the command that users run. Profiles the shortest one, in CPU time, to find where it goes. Prints a
+table and writes predict.json. Existing films are reused. Without --video it repeats a synthetic film;
+without --workdir it uses an untrained network of --config, which takes as long as a trained one, or, with
+--packaged, the network of the package. Needs Linux, since peak memory is read from /proc.
 """
 
 import json
@@ -42,11 +42,23 @@ from rdfer_jax.training.writers import bar
 
 #: Height and width of the films.
 SIZE = (1080, 1920)
+#: Runs `python -m` with the arguments after the first, and writes to that file a profile of the CPU time of
+#: its main thread.
+PROFILER = """
+import cProfile, runpy, sys, time
+path, _, name, *sys.argv[1:] = sys.argv[1:]
+profile = cProfile.Profile(time.thread_time)
+try:
+    profile.runcall(runpy.run_module, name, run_name="__main__", alter_sys=True)
+finally:
+    profile.dump_stats(path)
+"""
 
 #: The parts of a prediction -> the functions that do them, none of which calls another.
 PARTS: dict[str, tuple[Any, ...]] = {
     "load the network": (predictor.Predictor.__init__,),
-    "decode": (VideoReader.frames,),
+    "decode": (VideoReader._attempted,),
+    "convert colors": (VideoReader._image,),
     "detect faces": (BlazeFace.__call__, detect._Haar.__call__, detect._YuNet.__call__),
     "track them": (tracks.track,),
     "crop them": (cut.crop, kept.KeptCrops._around),
@@ -112,10 +124,11 @@ def write_untrained(config: Config, workdir: epath.Path) -> None:
 
 
 def command(
-    workdir: epath.Path, source: epath.Path, output: epath.Path, settings: Sequence[str]
+    workdir: epath.Path | None, source: epath.Path, output: epath.Path, settings: Sequence[str]
 ) -> list[str]:
     """Returns the arguments of `python` that predict a film; settings are flags of --config."""
-    places = (f"--workdir={workdir}", f"--input={source}", f"--output={output}")
+    places = [f"--workdir={workdir}"] if workdir else []
+    places += [f"--input={source}", f"--output={output}"]
     return ["-m", "rdfer_jax.main", "--mode=predict", "--force", *places, *settings]
 
 
@@ -199,7 +212,7 @@ def table(report: Mapping[str, Any]) -> str:
         f"{name:<{wide}}" + "".join(f"{cell:>12}" for cell in row) for name, row in rows.items()
     ]
     total = sum(report["profile"].values())
-    lines += ["", "profile of the shortest film"]
+    lines += ["", "CPU time of the shortest film, profiled"]
     for name, seconds in report["profile"].items():
         lines.append(f"{name:<{wide}}{seconds:>10.1f} s{seconds / total:>8.0%}")
     return "\n".join([f"{report['hardware']}, commit {report['commit']}", "", *lines])
@@ -207,7 +220,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 def run(
     source: VideoFile,
-    workdir: epath.Path,
+    workdir: epath.Path | None,
     output: epath.Path,
     seconds: Sequence[float],
     settings: Sequence[str],
@@ -217,15 +230,15 @@ def run(
 
     Args:
       source: what the films play.
-      workdir: folder of the run that predicts.
+      workdir: folder of the run that predicts; None for the network of the package.
       output: folder for films and predictions.
       seconds: lengths of the films.
       settings: flags of --config for the command line.
       size: height and width of the films.
 
     Returns:
-      The content of predict.json: a row for each film, shortest first; the seconds in each part of the
-      profile; hardware and commit.
+      The content of predict.json: a row for each film, shortest first; the seconds of CPU time in each part
+      of the profile, and in other threads, which decode and run the network; hardware and commit.
     """
     films = []
     for length in sorted(seconds):
@@ -240,11 +253,12 @@ def run(
         rows.append({"film_seconds": length} | measured | predicted(place))
     profile = output / "profile.out"
     place = output / f"predict-{films[0].stem}"
-    profiler = (sys.executable, "-m", "cProfile", "-o", str(profile))
-    measure([*profiler, *command(workdir, films[0], place, settings)])
+    profiler = (sys.executable, "-c", PROFILER, str(profile))
+    profiled = measure([*profiler, *command(workdir, films[0], place, settings)])
+    spent = parts(pstats.Stats(str(profile)))
     return {
         "films": rows,
-        "profile": parts(pstats.Stats(str(profile))),
+        "profile": spent | {"other threads": profiled["cpu_seconds"] - sum(spent.values())},
         "hardware": harness.hardware(),
         "commit": harness.commit(),
     }
@@ -259,15 +273,18 @@ def main(_: Sequence[str]) -> None:
     try:
         config = harness.load(options.config, harness.parse_settings(options.set))
         workdir = epath.Path(options.workdir or output / "untrained")
-        if not options.workdir:
+        if not options.workdir and not options.packaged:
             write_untrained(config, workdir)
         synthetic = output / "synthetic.mp4"
         if not options.video and not synthetic.exists():
             film.write(synthetic, [0, 1, 4], seconds=3, pause=1)
-        settings = [f"--config={options.config}", *(f"--config.{text}" for text in options.set)]
+        settings = [] if options.packaged else [f"--config={options.config}"]
+        settings += [f"--config.{text}" for text in options.set]
         source = VideoFile(epath.Path(options.video or synthetic))
         lengths = [60 * float(minutes) for minutes in options.minutes]
-        report = run(source, workdir, output, lengths, settings)
+        height, width = map(int, options.size)
+        network = None if options.packaged else workdir
+        report = run(source, network, output, lengths, settings, (height, width))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(table(report))
@@ -278,7 +295,9 @@ def main(_: Sequence[str]) -> None:
 if __name__ == "__main__":
     paths.DEFINE_path("video", None, "Video that the films repeat; by default a synthetic one.")
     flags.DEFINE_list("minutes", "1,10", "Lengths of the films, minutes.")
+    flags.DEFINE_list("size", [str(side) for side in SIZE], "Height and width of the films.")
     paths.DEFINE_path("workdir", None, "Folder of a run; by default that of an untrained network.")
+    flags.DEFINE_bool("packaged", False, "Predict with the network of the package.")
     paths.DEFINE_path(
         "config",
         "configs/synthetic.py",

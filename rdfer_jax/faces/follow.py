@@ -16,7 +16,15 @@ import numpy as np
 
 from rdfer_jax.faces.boxes import Detection
 from rdfer_jax.faces.detect import Detector
-from rdfer_jax.faces.tracks import LEAST_HITS, ROUNDING, SMOOTH, Finder, matched, tenths
+from rdfer_jax.faces.tracks import (
+    LEAST_HITS,
+    ROUNDING,
+    SEARCH_EVERY,
+    SMOOTH,
+    Finder,
+    matched,
+    tenths,
+)
 
 #: Time after which a face is forgotten, seconds.
 FORGET = 5.0
@@ -66,9 +74,20 @@ class _Chain:
 class Follower:
     """Finds and follows the faces of a running video; memory does not grow with its length."""
 
-    def __init__(self, detect: Detector, least_hits: int = LEAST_HITS):
-        """Takes the detector, and in how many tenths of the last second a face must have been found."""
-        self._find, self._least = Finder(detect), least_hits
+    def __init__(
+        self,
+        detect: Detector,
+        least_hits: int = LEAST_HITS,
+        small_every: float = SEARCH_EVERY,
+    ):
+        """Takes the detector.
+
+        Args:
+          detect: finds the faces in a frame.
+          least_hits: in how many tenths of the last second a face must have been found.
+          small_every: see tracks.Finder.
+        """
+        self._find, self._least = Finder(detect, small_every), least_hits
         self._chains: list[_Chain] = []
         self._count = 0
 

@@ -13,7 +13,7 @@ from rdfer_jax.faces.detect import SAME_FACE, Detector
 from rdfer_jax.media.video import Frame
 
 #: Time between two searches of the whole frame while a face is in view, and between two searches for small
-#: faces, seconds.
+#: faces while none is, seconds.
 SEARCH_EVERY = 0.5
 #: A face found in fewer tenths of a second than this, within a second on either side, is an error of the
 #: detector. Not a number of frames, so that it means the same at any frame rate.
@@ -31,10 +31,17 @@ ROUNDING = 1e-3
 
 
 class Found(NamedTuple):
-    """What was found in a frame: its faces, and the time of the last thorough search, seconds."""
+    """What was found in a frame.
+
+    Attributes:
+      faces: its faces.
+      searched: time of the last search of a whole frame that was due, seconds.
+      thorough: time of the last search for small faces, seconds.
+    """
 
     faces: list[Detection]
     searched: float
+    thorough: float
 
 
 class Memory(Protocol):
@@ -52,31 +59,30 @@ class Memory(Protocol):
 class Finder:
     """Finds the faces in successive frames of a video. Searches thoroughly only from time to time."""
 
-    def __init__(self, detect: Detector):
-        self._detect, self._searched = detect, -math.inf
-        self._before: list[Detection] = []
+    def __init__(self, detect: Detector, small_every: float = SEARCH_EVERY):
+        """Takes the detector, and the time between searches for small faces while a face is in view."""
+        self._detect, self._small_every = detect, small_every
+        #: What was found in the last frame.
+        self.state = Found([], -math.inf, -math.inf)
 
     def __call__(self, image: np.ndarray, time: float) -> list[Detection]:
         """Returns the faces in a frame, uint8 [H, W, 3] in RGB, at `time` seconds."""
-        is_due = time - self._searched >= SEARCH_EVERY - ROUNDING
-        near = [] if is_due else [face.box for face in self._before]
+        before, searched, thorough = self.state
+        is_due = time - searched >= SEARCH_EVERY - ROUNDING
+        wait = self._small_every if before else SEARCH_EVERY
+        small = is_due and time - thorough >= wait - ROUNDING
+        near = [] if small else [face.box for face in before]
         found = self._detect(image, near) if near else []
-        if len(found) < max(1, len(near)):
-            others = self._detect(image, small=is_due)
+        if is_due or len(found) < max(1, len(near)):
+            others = self._detect(image, small=small)
             found += [face for face in others if not best_overlap(found, face.box, SAME_FACE)]
-            self._searched = time if is_due else self._searched
-        self._before = found
+        self.state = Found(found, time if is_due else searched, time if small else thorough)
         return found
-
-    @property
-    def state(self) -> Found:
-        """What was found in the last frame."""
-        return Found(self._before, self._searched)
 
     def recall(self, found: Found) -> list[Detection]:
         """Takes what was found in the next frame instead of looking at it; returns its faces."""
-        self._before, self._searched = found
-        return self._before
+        self.state = found
+        return found.faces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +133,7 @@ def scan(
     detect: Detector,
     watch: Callable[[Frame, list[Detection]], None] | None = None,
     memory: Memory | None = None,
+    small_every: float = SEARCH_EVERY,
 ) -> Scan:
     """Finds and follows the faces of a video.
 
@@ -135,9 +142,10 @@ def scan(
       detect: finds the faces in one.
       watch: takes each frame and the faces found in it.
       memory: knows what was found in some frames already, from the first one on, and takes the others.
+      small_every: see Finder.
     """
     numbers, times, found, size = [], [], [], (0, 0)
-    find = Finder(detect)
+    find = Finder(detect, small_every)
     for frame in frames:
         numbers.append(frame.number)
         times.append(frame.time)

@@ -52,7 +52,7 @@ RUNTIMES = ("auto", "jax", "onnx")
 #: Pictures of a face along its timeline, and their height and width in pixels.
 PORTRAITS, PORTRAIT_SIZE = 10, 192
 #: Of longer videos, only about this many frames may become portraits.
-CANDIDATES = 40
+CANDIDATES = 50
 #: Faces of a frame of which one may become the largest of the video, if only that is predicted.
 MOST = 3
 
@@ -269,7 +269,7 @@ class Predictor:
                 if self._embed:
                     faces.watch(frame, found)
 
-            found = scan(frames, self._detect, watch, progress)
+            found = scan(frames, self._detect, watch, progress, self.settings.small_every)
             kept.finish()
             if progress:
                 progress.save()

@@ -71,7 +71,7 @@ class Progress:
     def add(self, number: int, time: float, found: Found) -> None:
         """Takes what was found in a frame, at `time` seconds."""
         faces = [[list(face.box), [list(point) for point in face.points]] for face in found.faces]
-        self._new.append([number, faces, found.searched])
+        self._new.append([number, faces, found.searched, found.thorough])
         self._since = time if self._since is None else self._since
         if time - self._since >= EVERY:
             self.save()
@@ -117,7 +117,7 @@ def _read(path: epath.Path, digest: str) -> tuple[dict[int, Found], dict[int, Pr
         if first["digest"] != digest:
             return None
         for line in lines:
-            found |= {number: _found(faces, time) for number, faces, time in line.get("found", [])}
+            found |= {number: _found(*rest) for number, *rest in line.get("found", [])}
             if "batch" in line:
                 batches[line["batch"]] = _prediction(line["prediction"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent or damaged
@@ -127,10 +127,9 @@ def _read(path: epath.Path, digest: str) -> tuple[dict[int, Found], dict[int, Pr
     return found, batches
 
 
-def _found(faces: list[Any], searched: float) -> Found:
-    return Found(
-        [Detection(Box(*box), tuple(map(tuple, points))) for box, points in faces], searched
-    )
+def _found(faces: list[Any], searched: float, thorough: float) -> Found:
+    known = [Detection(Box(*box), tuple(map(tuple, points))) for box, points in faces]
+    return Found(known, searched, thorough)
 
 
 def _to_json(array: Any) -> list[Any] | None:

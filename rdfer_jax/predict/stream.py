@@ -17,6 +17,7 @@ from rdfer_jax import config as config_lib
 from rdfer_jax.faces.cut import Cut
 from rdfer_jax.faces.detect import Detector
 from rdfer_jax.faces.follow import Follower, Seen
+from rdfer_jax.faces.tracks import LEAST_HITS
 from rdfer_jax.media.video import Frame, Thinner
 from rdfer_jax.pipeline.sampling import chosen_frames
 from rdfer_jax.predict.result import UNSURE
@@ -78,7 +79,8 @@ class Stream:
         self._network, self._cut, self._settings = network, cut, settings
         self._temperature = temperature
         # A whole frame that counts as a face is no error of a detector.
-        self._follow = Follower(detect, *([1] if cut.detector == "none" else []))
+        least = 1 if cut.detector == "none" else LEAST_HITS
+        self._follow = Follower(detect, least, settings.small_every)
         self._keeps, self._next = Thinner(fps), -np.inf
         self._crops: dict[int, collections.deque[tuple[float, np.ndarray]]] = {}
 

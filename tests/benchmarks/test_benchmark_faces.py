@@ -65,7 +65,7 @@ def test_only_the_detector_is_timed(monkeypatch):
             yield Frame(number, number / 10, np.zeros((8, 8, 3), np.uint8))
 
     monkeypatch.setattr(benchmark, "create", lambda *_: detect)
-    found, milliseconds = benchmark.measure(frames(), "any", 0.1)
+    found, milliseconds = benchmark.measure(frames(), "any", 0.1, 1.0)
     assert len(found.times) == 3 and 10 <= milliseconds < 30
 
 

@@ -2,7 +2,9 @@
 
 import cProfile
 import json
+import os
 import pstats
+import subprocess
 import sys
 import time
 
@@ -78,9 +80,22 @@ def test_a_profile_is_cut_into_parts(source):
     assert sum(found.values()) == pytest.approx(stats.total_tt)
     rest = found.pop("the rest")  # little, and on a busy machine less than the clock can tell
     assert abs(rest) < 0.3 * stats.total_tt
-    done = ["decode", "detect faces", "track them"]
+    done = ["decode", "convert colors", "detect faces", "track them"]
     assert [name for name, seconds in found.items() if seconds > 0] == done
     assert 0.7 * spent < found["detect faces"] <= spent
+
+
+def test_a_profile_counts_cpu_time_and_survives_an_exit(tmp_path):
+    (tmp_path / "busy.py").write_text(
+        "import sys, time\ndef work():\n    while time.process_time() < 0.5: pass\n"
+        "assert sys.argv[1:] == ['--now']\ntime.sleep(0.4)\nwork()\nsys.exit(3)\n"
+    )
+    command = [*python(benchmark.PROFILER), str(tmp_path / "out"), "-m", "busy", "--now"]
+    ended = subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    stats = pstats.Stats(str(tmp_path / "out"))
+    assert ended.returncode == 3
+    (spent,) = [row[3] for (_, _, name), row in stats.stats.items() if name == "work"]
+    assert 0.1 < spent < 0.5 and stats.total_tt < 0.7  # not the time asleep
 
 
 def made_film(seconds, took, peak):
@@ -114,8 +129,9 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
         place.mkdir(parents=True, exist_ok=True)
         record = {"analyzed_frames": round(10 * length), "frames_with_face": 1, "more": 0}
         (place / "prediction.json").write_text(json.dumps(record))
-        if "cProfile" in arguments:
-            cProfile.run("sum(range(10))", arguments[arguments.index("-o") + 1])
+        if benchmark.PROFILER in arguments:
+            profiled = arguments[arguments.index(benchmark.PROFILER) + 1]
+            cProfile.run("sum(range(10))", profiled)
         return {"seconds": length / 2, "cpu_seconds": length, "peak_bytes": 7}
 
     monkeypatch.setattr(benchmark, "measure", measure)
@@ -123,7 +139,7 @@ def test_each_film_is_predicted_once_and_the_shortest_is_profiled(source, tmp_pa
     found = benchmark.run(source, tmp_path / "run", tmp_path, [2.0, 1.0], settings, size)
     assert [f["film_seconds"] for f in found["films"]] == [1.0, 2.0]
     assert [f["analyzed_frames"] for f in found["films"]] == [10, 20]
-    assert ["cProfile" in arguments for arguments in ran] == [False, False, True]
+    assert [benchmark.PROFILER in arguments for arguments in ran] == [False, False, True]
     assert ran[2][-8:] == ran[0][-8:] != ran[1][-8:]
     assert {f"--workdir={tmp_path / 'run'}", "--mode=predict", *settings} < set(ran[0])
     assert all("--force" in arguments for arguments in ran)  # not what was predicted before

@@ -119,7 +119,9 @@ def test_only_large_squares_grow_and_by_little():
         assert grown == square or side >= 2 * blazeface.INPUT - 1
         assert side <= grown.side <= side * 1.03
         for place in (0, 1):
-            assert grown[place] <= square[place] <= square[place] + side <= grown[place] + grown.side
+            assert (
+                grown[place] <= square[place] <= square[place] + side <= grown[place] + grown.side
+            )
         step = grown.side // blazeface.INPUT
         step = 1 << step.bit_length() - 1 if step else 1
         assert not any(number % step for number in grown)

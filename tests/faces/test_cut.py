@@ -87,7 +87,9 @@ def test_a_large_face_is_averaged_not_sampled():
 def test_a_large_face_is_halved_first_and_stays_in_place(side, degrees, monkeypatch):
     y, x = np.mgrid[:640, :1000].astype(float)
     ramps = np.stack([x / 5, y / 4, (x + y) / 10], axis=-1) + 20
-    image = (ramps + np.random.default_rng(0).uniform(-20, 20, ramps.shape)).round().astype(np.uint8)
+    image = (
+        (ramps + np.random.default_rng(0).uniform(-20, 20, ramps.shape)).round().astype(np.uint8)
+    )
     sampled, real = [], cv2.warpAffine
     monkeypatch.setattr(
         cv2, "warpAffine", lambda *a, **k: sampled.append(real(*a, **k)) or sampled[-1]

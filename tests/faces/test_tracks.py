@@ -40,6 +40,29 @@ def test_between_searches_of_the_whole_frame_faces_are_looked_for_where_they_wer
     assert (whole, around) == ([1, 2, 9], [3, 4, 6, 7, 8, 9])
 
 
+def test_small_faces_are_searched_less_often_while_a_face_is_in_view():
+    # A large face from 0.3 to 2.9 s; a small one from 1.1 s on.
+    shown = [[face(10.0, side=90.0)] * (3 <= i < 30) + [face(200.0)] * (i >= 11) for i in range(40)]
+    thorough, whole = [], []
+
+    def detect(number, near=(), small=True):
+        if not near:
+            (thorough if small else whole).append(number)
+        return [
+            one for one in shown[number]
+            if (max(overlap(one.box, before) for before in near) > 0.3 if near
+                else small or one.box.width > 50)
+        ]  # fmt: skip
+
+    find = Finder(detect, 2.0)
+    found = [find(number, number / 10) for number in range(40)]
+    assert thorough == [0, 20]
+    assert [n for n in whole if n % 5 == 0] == [5, 10, 15, 25, 30, 35]  # for large ones
+    assert found[3:20] == [faces[:1] for faces in shown[3:20]]
+    assert [sorted(faces) for faces in found[20:]] == [sorted(faces) for faces in shown[20:]]
+    assert found[5:20] != shown[5:20]
+
+
 def test_small_faces_in_view_are_kept_when_another_face_is_lost():
     shown = [[face(10.0), face(200.0)] if i < 2 else [face(10.0), face(300.0)] for i in range(4)]
 

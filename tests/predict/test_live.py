@@ -1,5 +1,6 @@
 """Streams, live sources, and networks that ONNX Runtime runs."""
 
+import copy
 import csv
 import dataclasses
 import logging
@@ -71,6 +72,24 @@ def test_a_stream_reads_no_further_than_it_says_and_keeps_one_window(film, packa
         assert given[-1] == moment.number
         assert sum(map(len, running._crops.values())) <= 16
     assert len(given) == 180
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "expected"), [(0.5, 12), (2.0, 3)])
+def test_small_faces_are_searched_as_often_as_the_setting_says(film, packaged, every, expected):
+    searches = []
+
+    def detect(image, near=(), small=True):
+        searches.append(small and not near)
+        return [Detection(Box(0, 0, *image.shape[1::-1]))]
+
+    predictor = copy.copy(packaged)
+    predictor._detect = detect
+    predictor.settings = dataclasses.replace(WHOLE, small_every=every)
+    predictor.frames(film, 10.0)
+    assert sum(searches) == expected
+    list(predictor.stream(frames_of(film)))
+    assert sum(searches) == 2 * expected
 
 
 class Scripted:

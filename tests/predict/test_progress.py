@@ -19,7 +19,9 @@ def found(number):
     """Faces with numbers that have no short form, as numbers of Python and of NumPy."""
     box = Box(*RNG.normal(100, 30, 4))
     points = tuple((float(x), float(y)) for x, y in RNG.normal(100, 30, (6, 2)))
-    return Found([Detection(box, points), Detection(Box(0.1, 1 / 3, 2.0, 3.0))], number / 7)
+    return Found(
+        [Detection(box, points), Detection(Box(0.1, 1 / 3, 2.0, 3.0))], number / 7, number / 9
+    )
 
 
 def prediction():

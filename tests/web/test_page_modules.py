@@ -72,7 +72,7 @@ def test_a_face_is_cut_out_as_in_python(call, box, eyes):
         frame=frame(image), box=box, eyes=eyes,
     )  # fmt: skip
     difference = np.abs(np.reshape(found, (48, 48, 3)) - expected.astype(int))
-    # OpenCV samples at multiples of a 32nd of a pixel; Python halves a face of more than four times the size.
+    # OpenCV samples at multiples of a 32nd of a pixel; Python halves a face of four times the size first.
     mean, most = (2, 16) if box[2] > 150 else (0.5, 8)
     assert difference.mean() < mean and difference.max() <= most
 

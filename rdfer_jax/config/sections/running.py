@@ -127,6 +127,13 @@ class Predict(Section):
         low=0.01,
         high=1,
     )
+    small_every: float = field(
+        1.0,
+        "seconds between two searches for further small faces, of less than a seventh of the frame's long "
+        "side, while a face is in view; 0.5 finds them sooner and takes a fifth more time",
+        low=0.5,
+        high=60,
+    )
     margin: float = field(
         0.1, "margin added on each side of a face, as a fraction of its size", low=0, high=1
     )
