@@ -42,7 +42,7 @@ FALLBACK_FPS = 25.0
 _FORMATS = (
     *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf", "obu"),
     *("asf", "flv", "live_flv", "ogg", "gif", "mxf", "dv", "rm", "nut", "wtv", "yuv4mpegpipe"),
-    *("mjpeg", "apng"),
+    *("mjpeg", "apng", "vvc", "vc1", "dhav", "ifv"),
 )
 _OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 #: How playlists begin, for a message that says what is wrong.

@@ -33,13 +33,14 @@ def folders(names: Sequence[str]) -> list[str]:
     Names that differ by case or accents only repeat: they are one name on macOS and Windows.
     """
     result: list[str] = []
-    taken = {"summary.csv"}
+    taken, numbers = {"summary.csv"}, dict[str, int]()
     for name in names:
         stem = epath.Path(name).name.encode()[:_LONGEST_NAME].decode(errors="ignore")
         stem = "video" if stem in ("", ".", "..") else stem  # not the folder above
-        folder, number = stem, 2
+        folder, number = stem, numbers.get(spelling(stem), 2)
         while spelling(folder) in taken:
             folder, number = f"{stem}-{number}", number + 1
+        numbers[spelling(stem)] = number
         taken.add(spelling(folder))
         result.append(folder)
     return result
@@ -58,9 +59,24 @@ def write(prediction: VideoPrediction, folder: epath.Path) -> None:
     """Writes prediction.json, frames.csv and timeline.png."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(prediction.to_json(), indent=1, allow_nan=False)
-    (folder / "prediction.json").write_text(text + "\n")
-    (folder / "frames.csv").write_text(frames_csv(prediction))
-    plots.save(timeline(prediction), folder / "timeline.png")
+    write_whole(folder / "prediction.json", f"{text}\n".encode())
+    write_whole(folder / "frames.csv", frames_csv(prediction).encode())
+    write_whole(folder / "timeline.png", plots.to_png(timeline(prediction)))
+
+
+def write_whole(path: epath.Path, data: bytes) -> None:
+    """Writes a file, which appears under its name once it is complete; after an error there is none.
+
+    Raises:
+      OSError: it cannot be written, such as on a full disk.
+    """
+    part = path.with_name(f"part-{path.name}")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def frames_csv(prediction: VideoPrediction) -> str:
@@ -123,7 +139,7 @@ def write_summary(rows: Sequence[Row], path: epath.Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(file.getvalue())
+    write_whole(path, file.getvalue().encode())
 
 
 def describe(prediction: VideoPrediction) -> str:

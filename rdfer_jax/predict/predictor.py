@@ -8,8 +8,10 @@ Letters: A analyzed frames of the video, F frames of the network's input, N clas
 """
 
 import dataclasses
+import errno
 import itertools
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +51,8 @@ PACKAGED = "faces"
 FPS, SNIPPET_FPS = 10.0, 30.0
 #: What runs the network.
 RUNTIMES = ("auto", "jax", "onnx")
+#: Errors of a place that takes no more, which no other video would change.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 #: Pictures of a face along its timeline, and their height and width in pixels.
 PORTRAITS, PORTRAIT_SIZE = 10, 192
 #: Of longer videos, only about this many frames may become portraits.
@@ -551,7 +555,13 @@ def predict(
         )
     predictor = Predictor(run, checkpoint, settings, runtime)
     with run_dir.run_lock(output, "output"):
-        rows = _predict_all(predictor, videos, folders, output, force)
+        try:
+            rows = _predict_all(predictor, videos, folders, output, force)
+        except OSError as error:
+            raise OSError(
+                f"{output}: results, or temporary files in {tempfile.gettempdir()}, cannot be written "
+                f"({error.strerror or error}). What is predicted so far stays; the same command goes on"
+            ) from None
     if not any("folder" in row for row in rows):
         raise MediaError(f"{inputs}: none of the {len(videos)} videos could be read")
     return rows
@@ -585,6 +595,8 @@ def _predict_all(
             with progress:
                 prediction = predictor.video(video, progress)
         except Exception as error:  # one video must not cost the others
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise
             progress.discard()
             if not isinstance(error, MediaError):
                 log.debug("", exc_info=True)

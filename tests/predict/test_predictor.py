@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -354,6 +355,48 @@ def test_an_interrupted_batch_goes_on_and_ends_as_if_it_had_not_been(
     (tmp_path / "out" / "2.mp4" / "complete.json").write_text("{")
     assert again() == 2
     assert again(force=True) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")  # noqa: PTH110
+def test_a_full_disk_ends_a_batch_in_one_line_and_the_next_command_goes_on(
+    run, tmp_path, monkeypatch
+):
+    root, _ = run
+    for number in range(2):
+        raw_trees.write_video(tmp_path / "in" / f"{number}.mp4", frames=12, label=number, size=64)
+    settings = config_lib.Predict(detector="none", batch_size=2, annotate=True)
+    monkeypatch.setattr(predict_lib, "Predictor", functools.cache(predict_lib.Predictor))
+
+    def predict(output):
+        predict_lib.predict(root / "run", tmp_path / "in", tmp_path / output, settings=settings)
+
+    predict("whole")
+    out = tmp_path / "out"
+    inside = ("frames.csv", "timeline.png", "annotated.mp4", "complete.json")
+    for place in (*(f"1.mp4/{name}" for name in inside), "summary.csv"):
+        path = out / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        part = path.with_name(f"part-{path.name}")
+        part.symlink_to("/dev/full")
+        with pytest.raises(
+            OSError, match=r"out: results.* cannot be written .*No space left"
+        ) as error:
+            predict("out")
+        assert "\n" not in str(error.value)
+        assert not path.exists() and not part.is_symlink()
+        assert (out / "0.mp4" / "complete.json").exists()
+        assert not (out / "summary.csv").exists()
+    predict("out")
+    for place in ("summary.csv", *(f"{n}.mp4/{name}" for n in "01" for name in files.RESULTS)):
+        assert (out / place).read_bytes() == (tmp_path / "whole" / place).read_bytes()
+
+    def full(self, line):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(progress.Progress, "_write", full)
+    with pytest.raises(OSError, match="No space left"):  # not a fault of each of the videos
+        predict("another")
 
 
 #: Predicts in.mp4 here, and is killed while it looks at a frame.
@@ -788,6 +831,8 @@ def test_videos_of_one_name_get_folders_of_their_own():
     assert files.folders(["x/a.mp4", "y/a.mp4", "b", "z/a.mp4"]) == [
         "a.mp4", "a.mp4-2", "b", "a.mp4-3",
     ]  # fmt: skip
+    many = files.folders([f"{number}/video.mp4" for number in range(20_000)])  # in time
+    assert many[-1] == "video.mp4-20000" and len(set(many)) == len(many)
 
 
 def test_boxes_have_the_color_of_the_class():
