@@ -43,3 +43,18 @@ def begin_at(path: pathlib.Path, seconds: float, timescale: int = 12_800) -> Non
         ">Ii", data, place, duration - round(1000 * seconds), start + round(seconds * timescale)
     )
     path.write_bytes(data)
+
+
+def crop(path: pathlib.Path, size: tuple[int, int], offset: tuple[int, int] = (0, 0)) -> None:
+    """Marks a part of an H.264 video as its clean aperture: its size, and how far from the middle."""
+    data = bytearray(path.read_bytes())
+    assert data.index(b"mdat") < data.index(b"moov"), "offsets into mdat must stay right"
+    numbers = (size[0], 1, size[1], 1, offset[0], 1, offset[1], 1)
+    clap = struct.pack(">I4s8i", 40, b"clap", *numbers)
+    entry = data.index(b"avc1", data.index(b"stsd")) - 4
+    end = entry + struct.unpack_from(">I", data, entry)[0]
+    data[end:end] = clap
+    for name in (*_PARENTS, b"stsd", b"avc1"):
+        place = entry if name == b"avc1" else data.index(name) - 4
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + len(clap))
+    path.write_bytes(data)

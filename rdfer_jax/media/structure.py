@@ -12,11 +12,11 @@ from typing import BinaryIO, NamedTuple
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof")
 #: Types of the boxes that list frames: of a whole file, and of a fragment.
 _INDEXES = (b"moov", b"moof")
-_EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_EBML, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
 #: Elements of Matroska: at the top, in a segment, and in a cluster.
 _ELEMENTS = frozenset(
     (
-        *(_EBML, _SEGMENT, _CLUSTER, 0xEC, 0xBF),
+        *(_EBML, SEGMENT, CLUSTER, 0xEC, 0xBF),
         *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
         *(0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0x5854, 0xAF),
     )
@@ -73,20 +73,20 @@ def _walk_elements(file: BinaryIO, size: int) -> Structure:
     while place < size:
         file.seek(place)
         head = file.read(12)
-        name, after_name = _number(head, keeps_marker=True)
-        length, after = _number(head[after_name:])
+        name, after_name = number(head, keeps_marker=True)
+        length, after = number(head[after_name:])
         if name not in _ELEMENTS:
             return Structure(max(0, end - size), is_broken=True)
         place += after_name + after
-        if name == _SEGMENT and length >= 0:
+        if name == SEGMENT and length >= 0:
             end = place + length
-        elif name not in (_SEGMENT, _CLUSTER):  # of these, the elements inside come next
+        elif name not in (SEGMENT, CLUSTER):  # of these, the elements inside come next
             place += max(0, length)
     return Structure(max(0, end - size), is_broken=place > max(end, size))
 
 
-def _number(data: bytes, keeps_marker: bool = False) -> tuple[int, int]:
-    """Returns a number of variable length, -1 for an unknown one, and how many bytes it takes."""
+def number(data: bytes, keeps_marker: bool = False) -> tuple[int, int]:
+    """Returns a number as Matroska stores it, -1 for an unknown one, and how many bytes it takes."""
     if not data or not data[0]:
         return -1, 1
     width = 9 - data[0].bit_length()

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, cast
+from typing import BinaryIO, Self, cast
 
 import av
 import av.container
@@ -28,7 +28,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from etils import epath
 
-from rdfer_jax.media import hdr, images, kinds, orientation, structure
+from rdfer_jax.media import crops, hdr, images, kinds, orientation, structure
 from rdfer_jax.media.clock import Clock
 from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
 
@@ -169,6 +169,7 @@ class VideoReader:
             if stream is None or stream.codec_context is None:
                 raise MediaError(f"{path}: holds no video that FFmpeg can decode")
             check_size(stream.codec_context.height, stream.codec_context.width, path)
+            self._crop = self._cropped(file, stream)
             self._opened = opened.pop_all()
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
@@ -297,16 +298,33 @@ class VideoReader:
                 raise unreadable(self._path, error) from None
         yield None
 
+    def _cropped(self, file: BinaryIO, stream: av.VideoStream) -> crops.Crop:
+        """Returns what the container says to cut off; leaves the file where FFmpeg has left it."""
+        place, name = file.tell(), self._container.format.name
+        size = self._bytes - self._missing
+        try:
+            if name.startswith("mov"):
+                return crops.of_mp4(file, size, stream.id)
+            if name.startswith("matroska"):
+                number = self._container.streams.video.index(stream)
+                return crops.of_matroska(file, size, number)
+            return crops.Crop()
+        except OSError as error:
+            raise unreadable(self._path, error) from None
+        finally:
+            file.seek(place)
+
     def _image(self, frame: VideoFrame) -> np.ndarray:
         """Converts a decoded frame to the picture that a player shows, uint8 [H, W, 3], RGB."""
         aspect = self._stream.sample_aspect_ratio or fractions.Fraction(1)
         if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
             aspect = fractions.Fraction(1)
-        height, width = frame.height, max(1, round(frame.width * aspect))
-        check_size(height, max(width, frame.width), self._path)
-        image = self._colors(frame)
-        if width != frame.width:
-            method = cv2.INTER_AREA if width < frame.width else cv2.INTER_LINEAR
+        check_size(frame.height, max(frame.width, round(frame.width * aspect)), self._path)
+        image = self._crop(self._colors(frame))
+        height, stored = image.shape[:2]
+        width = max(1, round(stored * aspect))
+        if width != stored:
+            method = cv2.INTER_AREA if width < stored else cv2.INTER_LINEAR
             image = cv2.resize(image, (width, height), interpolation=method)
         return np.ascontiguousarray(orientation.of_frame(frame)(image))
 

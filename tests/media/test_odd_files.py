@@ -4,6 +4,7 @@ import io
 import os
 
 import ffmpeg
+import mp4
 import numpy as np
 import pytest
 import raw_trees
@@ -88,6 +89,24 @@ def test_what_a_stream_cuts_off_is_not_shown(tmp_path):
     cut = ("-c", "copy", "-bsf:v", "h264_metadata=crop_left=10:crop_bottom=6")
     ffmpeg.run("-i", tmp_path / "a.mp4", *cut, tmp_path / "b.mp4")
     assert check(tmp_path / "b.mp4")[0].image.shape == (58, 86, 3)
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (-8, 6)])
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+def test_what_a_container_cuts_off_is_not_shown(tmp_path, name, offset):
+    """Also of the second of two videos in a file."""
+    ffmpeg.run(*pictures(0.2), *X264, tmp_path / "a.mp4")
+    mp4.crop(tmp_path / "a.mp4", (48, 32), offset)
+    ffmpeg.run(*pictures(0.2, "64x48", "testsrc"), *X264, tmp_path / "other.mp4")
+    both = ("-i", tmp_path / "other.mp4", "-i", tmp_path / "a.mp4", "-map", 0, "-map", 1)
+    default = ("-disposition:v:0", 0, "-disposition:v:1", "default", "-c", "copy")
+    ffmpeg.run(*both, *default, tmp_path / "two.mkv")
+    last = ("-map", "0:v:1", "-c", "copy")
+    ffmpeg.run("-i", tmp_path / "two.mkv", *last, tmp_path / "b.mkv")
+    path = tmp_path / ("a.mp4" if name == "b.mp4" else name)
+    assert check(path)[0].image.shape == (32, 48, 3)
+    with VideoReader(epath.Path(tmp_path / "two.mkv")) as reader:
+        assert next(reader.frames()).image.shape == (32, 48, 3)
 
 
 def test_frames_of_one_stamp_share_the_time_to_the_next(tmp_path):
