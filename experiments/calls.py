@@ -6,7 +6,7 @@
 Judges the training videos of cells of a grid by what they remembered, with the settings they were trained
 with and with those of --set, and counts what the calls hold. Only settings of the judgement act here, as
 nothing is trained again. Writes calls.json and calls.md to --output. Means over the cells, with
-intervals over cells and videos.
+intervals over cells and videos; differences with Student's t over the cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from absl import app, flags
 from etils import epath
 
 from benchmarks import harness
-from experiments import evidence, finished, report_tables
+from experiments import evidence, finished, over_seeds, report_tables
 from rdfer_jax import paths
 from rdfer_jax.config import Config
 from rdfer_jax.memory import Memory
@@ -63,11 +63,27 @@ def rows(folders: Sequence[epath.Path], changes: Sequence[str]) -> list[dict[str
             counts[name].append({"evidence": {"calls": count(config, train, memory)}})
     groups = {(0, "", name): found for name, found in counts.items()}
     kept = ("epochs", "condition", "method")
-    return [
+    found = [
         {"rule": row["method"], "cells": len(folders)}
         | {key: value for key, value in row.items() if key not in kept}
         for row in report_tables.calls(groups)
     ]
+    each = {rule: _by_cell(cells) for rule, cells in counts.items()}
+    for name in each[CHANGED][0]:
+        change = over_seeds.paired(each[CHANGED], each[AS_TRAINED], name)
+        found[1][f"minus as trained: {name}"] = over_seeds.to_dict(change)
+    return found
+
+
+def _by_cell(cells: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Returns what the calls of each cell hold, by the number of the cell."""
+    found = {}
+    for number, cell in enumerate(cells):
+        (row,) = report_tables.calls({(0, "", ""): [cell]})
+        found[number] = {
+            name: value["mean"] for name, value in row.items() if isinstance(value, dict)
+        }
+    return found
 
 
 def main(_: Sequence[str]) -> None:

@@ -66,6 +66,8 @@ def test_the_calls_are_those_of_the_rule(tmp_path, monkeypatch, capsys, noisy_ag
         name = next(n for n in changed if n.startswith(f"called {call},"))
         expected = np.mean([np.mean(np.array(cell[call]) == right) for cell in held])
         assert changed[name]["mean"] == pytest.approx(expected, abs=1e-9)
+        change = changed[name]["mean"] - trained[name]["mean"]
+        assert changed[f"minus as trained: {name}"]["mean"] == pytest.approx(change)
         share = sum(len(cell[call]) for cell in held) / (2 * B)
         assert changed[f"share called {call}"] == pytest.approx(share) and share > 0.1
     assert "changed" in capsys.readouterr().out
