@@ -8,7 +8,7 @@
 Builds the data set if it is missing: 4,000 training clips with the right labels, of which 30 % are hard. A
 network that ignores the order of frames reaches at most 50 %.
 
-Expected result: unknown, not yet measured.
+EXPECTED
 """
 
 from ml_collections import ConfigDict
