@@ -23,7 +23,8 @@ from rdfer_jax.labels import audit as audit_lib
 from rdfer_jax.labels import inject as inject_lib
 from rdfer_jax.labels import relabel as relabel_lib
 from rdfer_jax.labels import vote_noise
-from rdfer_jax.predict import exported, live, predictor
+from rdfer_jax.predict import command as predict_command
+from rdfer_jax.predict import exported, live
 from rdfer_jax.report import check_page
 from rdfer_jax.report import report as report_lib
 from rdfer_jax.training import crossval as crossval_lib
@@ -157,7 +158,7 @@ def predict(flags: SimpleNamespace) -> None:
     """Predicts the expressions in the user's videos."""
     settings = config_lib.resolve(flags.config).predict if flags.config else None
     compile_cache.use(flags.compile_cache or "")
-    predictor.predict(
+    predict_command.predict(
         flags.workdir,
         flags.input,
         flags.output,

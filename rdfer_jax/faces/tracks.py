@@ -71,11 +71,13 @@ class Finder:
         is_due = time - searched >= SEARCH_EVERY - ROUNDING
         wait = self._small_every if before else SEARCH_EVERY
         small = is_due and time - thorough >= wait - ROUNDING
-        near = [] if small else [face.box for face in before]
-        found = self._detect(image, near) if near else []
-        if is_due or len(found) < max(1, len(near)):
-            others = self._detect(image, small=small)
-            found += [face for face in others if not best_overlap(found, face.box, SAME_FACE)]
+        known = [face.box for face in before]
+        found = [] if is_due or not known else self._detect(image, known)
+        if is_due or len(found) < max(1, len(known)):
+            found = _united(found, self._detect(image, small=small))
+        if is_due and not small:
+            missed = [box for box in known if not best_overlap(found, box, SAME_FACE)]
+            found = _united(found, self._detect(image, missed)) if missed else found
         self.state = Found(found, time if is_due else searched, time if small else thorough)
         return found
 
@@ -83,6 +85,11 @@ class Finder:
         """Takes what was found in the next frame instead of looking at it; returns its faces."""
         self.state = found
         return found.faces
+
+
+def _united(found: list[Detection], others: list[Detection]) -> list[Detection]:
+    """Returns the faces found, and those of the others that are none of them."""
+    return found + [face for face in others if not best_overlap(found, face.box, SAME_FACE)]
 
 
 @dataclasses.dataclass(frozen=True)

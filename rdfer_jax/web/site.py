@@ -24,7 +24,7 @@ from rdfer_jax import html
 from rdfer_jax.export import exporter
 from rdfer_jax.export import quantize as quantize_lib
 from rdfer_jax.faces import blazeface, detect, tracks
-from rdfer_jax.predict import exported, predictor
+from rdfer_jax.predict import exported, predictor, stream
 from rdfer_jax.predict.timeline import class_color
 from rdfer_jax.web import detector, runtime
 from rdfer_jax.web.server import POLICY, SETTINGS
@@ -135,7 +135,7 @@ def page_settings(card: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str
         "network": "{run}, checkpoint {checkpoint}, step {step}".format(**card["model"]),
         "cut": cut,
         "colors": [class_color(index) for index in range(len(card["classes"]))],
-        "least_frames": predictor.LEAST_FRAMES,
+        "least_frames": stream.LEAST_FRAMES,
         "blazeface": {
             "input": blazeface.INPUT,
             "anchors": list(blazeface.ANCHORS.items()),

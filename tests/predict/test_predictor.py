@@ -36,7 +36,7 @@ from rdfer_jax.media.files import MediaError
 from rdfer_jax.media.sources import Array, VideoFile
 from rdfer_jax.pipeline import source
 from rdfer_jax.pipeline.decode import decode_frame
-from rdfer_jax.predict import annotate, files, progress
+from rdfer_jax.predict import annotate, command, files, progress, stream, windows
 from rdfer_jax.predict import predictor as predict_lib
 from rdfer_jax.predict import timeline as timeline_lib
 from rdfer_jax.predict.result import NO_FACE, TOO_BRIEF, Face, VideoPrediction, Window
@@ -58,7 +58,7 @@ SCHEMA = json.loads(
 )
 def test_windows_cover_every_stretch_with_the_face_and_nothing_else(present, length, stride):
     present, times = np.array(present), np.arange(len(present)) / 10
-    found = predict_lib.windows(present, times, length, stride)
+    found = windows.windows(present, times, length, stride)
     covered = np.zeros(len(present), bool)
     for window in found:
         assert present[window].all() and (np.diff(window) == 1).all()
@@ -67,7 +67,7 @@ def test_windows_cover_every_stretch_with_the_face_and_nothing_else(present, len
     # What is not covered lies in a stretch that is too short, or between windows far apart.
     edges = np.flatnonzero(np.diff(np.concatenate([[0], present, [0]])))
     for start, end in edges.reshape(-1, 2):
-        if end - start < min(predict_lib.LEAST_FRAMES, len(present)):
+        if end - start < min(stream.LEAST_FRAMES, len(present)):
             assert not covered[start:end].any()
         elif length >= 0.3 and stride <= length:
             assert covered[start:end].all()
@@ -75,7 +75,7 @@ def test_windows_cover_every_stretch_with_the_face_and_nothing_else(present, len
 
 def test_windows_begin_every_stride_and_end_with_the_stretch():
     times = np.arange(48) / 10
-    found = predict_lib.windows(np.ones(48, bool), times, 2.0, 1.0)
+    found = windows.windows(np.ones(48, bool), times, 2.0, 1.0)
     assert [(times[w[0]], times[w[-1]]) for w in found] == [
         (0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (2.7, 4.7),
     ]  # fmt: skip
@@ -83,14 +83,14 @@ def test_windows_begin_every_stride_and_end_with_the_stretch():
 
 def test_a_jump_in_time_ends_a_window_and_costs_nothing():
     times = np.concatenate([np.arange(20), 1e8 + np.arange(20)]) / 10
-    found = predict_lib.windows(np.ones(40, bool), times, 1.0, 0.5)
+    found = windows.windows(np.ones(40, bool), times, 1.0, 0.5)
     assert len(found) < 10
     assert all(len(np.unique(window < 20)) == 1 for window in found)
     np.testing.assert_array_equal(np.unique(np.concatenate(found)), np.arange(40))
     apart = np.arange(30) * 1e7  # each frame on its own
-    assert predict_lib.windows(np.ones(30, bool), apart, 3.0, 1.0) == []
+    assert windows.windows(np.ones(30, bool), apart, 3.0, 1.0) == []
     slow = np.arange(30) * 2.0  # few frames, but evenly so
-    assert len(predict_lib.windows(np.ones(30, bool), slow, 10.0, 5.0)) == 11
+    assert len(windows.windows(np.ones(30, bool), slow, 10.0, 5.0)) == 11
 
 
 # A trained network, as small as they can be, and what evaluation says of its test split.
@@ -239,11 +239,11 @@ def test_windows_are_predicted_each_on_its_own(predictor):
 def test_portraits_show_a_face_only_where_it_is_and_at_least_once():
     times, present = np.arange(100) / 10, np.zeros(100, bool)
     present[40:60] = True
-    assert predict_lib.portrait_places(present, times) == [44, 54]  # of every other frame
+    assert windows.portrait_places(present, times) == [44, 54]  # of every other frame
     present[:] = False
     present[77] = True
-    assert predict_lib.portrait_places(present, times) == [77]
-    assert predict_lib.portrait_places(np.ones(3, bool), times[:3]) == [0, 1, 2]
+    assert windows.portrait_places(present, times) == [77]
+    assert windows.portrait_places(np.ones(3, bool), times[:3]) == [0, 1, 2]
 
 
 def test_a_video_is_read_once_and_again_only_for_crops_that_are_missing(run, tmp_path, monkeypatch):
@@ -274,9 +274,7 @@ def test_a_folder_of_videos_leaves_files_and_names_what_failed(run, tmp_path, ca
     (tmp_path / "in" / "bad.mp4").write_bytes(b"no video")
     settings = config_lib.Predict(detector="none", annotate=True, batch_size=2)
     with caplog.at_level(logging.INFO):
-        rows = predict_lib.predict(
-            root / "run", tmp_path / "in", tmp_path / "out", settings=settings
-        )
+        rows = command.predict(root / "run", tmp_path / "in", tmp_path / "out", settings=settings)
     assert "3 videos: 2 predicted, 0 without a face, 1 not readable" in caplog.text
     assert "bad.mp4: not a video" in caplog.text
     written = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
@@ -321,7 +319,7 @@ def test_an_interrupted_batch_goes_on_and_ends_as_if_it_had_not_been(
         read.clear()
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            predict_lib.predict(
+            command.predict(
                 root / "run", tmp_path / "in", tmp_path / output, settings=settings, **options
             )
         return (tmp_path / output / "summary.csv").read_text()
@@ -368,7 +366,7 @@ def test_a_full_disk_ends_a_batch_in_one_line_and_the_next_command_goes_on(
     monkeypatch.setattr(predict_lib, "Predictor", functools.cache(predict_lib.Predictor))
 
     def predict(output):
-        predict_lib.predict(root / "run", tmp_path / "in", tmp_path / output, settings=settings)
+        command.predict(root / "run", tmp_path / "in", tmp_path / output, settings=settings)
 
     predict("whole")
     out = tmp_path / "out"
@@ -404,7 +402,7 @@ KILLED = """
 import os, signal, sys
 from rdfer_jax import config
 from rdfer_jax.faces import detect
-from rdfer_jax.predict import predictor, progress
+from rdfer_jax.predict import command, progress
 
 real, looks = detect.whole_frame, []
 
@@ -416,7 +414,7 @@ def whole_frame(*arguments, **named):
 
 detect.whole_frame = whole_frame
 progress.EVERY = 2.0
-predictor.predict(sys.argv[1], "in.mp4", "out", settings=config.Predict(detector="none", batch_size=2))
+command.predict(sys.argv[1], "in.mp4", "out", settings=config.Predict(detector="none", batch_size=2))
 """
 
 
@@ -495,7 +493,7 @@ def test_people_keep_their_rows_through_cuts_also_if_the_command_was_interrupted
     settings = config_lib.Predict(batch_size=2, faces="all", identities=True)
 
     def predict(output):
-        return predict_lib.predict(
+        return command.predict(
             root / "run", tmp_path / "in.mp4", tmp_path / output, settings=settings
         )
 
@@ -522,17 +520,17 @@ def test_a_command_that_was_killed_goes_on_within_the_film(run, tmp_path, monkey
     root, _ = run
     monkeypatch.chdir(tmp_path)
     raw_trees.write_video(tmp_path / "in.mp4", frames=500, label=1, size=32)
-    command = [sys.executable, "-c", KILLED, str(root / "run")]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    killed = [sys.executable, "-c", KILLED, str(root / "run")]
+    assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
     path = tmp_path / "out" / "in.mp4" / progress.NAME
     assert path.exists()
     counts = counted(monkeypatch, {"look": 0, "batch": 0})
     settings = config_lib.Predict(detector="none", batch_size=2)
     with caplog.at_level(logging.INFO):
-        predict_lib.predict(root / "run", "in.mp4", "out", settings=settings)
+        command.predict(root / "run", "in.mp4", "out", settings=settings)
     assert counts["look"] == 79 and not path.exists()
     assert "in.mp4: the faces of 121 frames are known already" in caplog.text
-    predict_lib.predict(root / "run", "in.mp4", "whole", settings=settings)
+    command.predict(root / "run", "in.mp4", "whole", settings=settings)
     for name in files.RESULTS:
         one, two = (tmp_path / out / "in.mp4" / name for out in ("out", "whole"))
         assert one.read_bytes() == two.read_bytes()
@@ -581,7 +579,7 @@ def test_no_input_ends_a_batch(run, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(predict_lib.Predictor, "video", stumble)
     settings = config_lib.Predict(detector="none", annotate=True, batch_size=2, fps=25.0)
     with caplog.at_level(logging.INFO):
-        rows = predict_lib.predict(root / "run", inputs, out, settings=settings)
+        rows = command.predict(root / "run", inputs, out, settings=settings)
     problems = {row["video"].removeprefix(f"{inputs}/"): row["problem"] for row in rows}
     assert {name for name, problem in problems.items() if not problem} == {
         *("good.mp4", r"caf\xe9.mp4", r"new\nline.mp4", "no suffix", "UPPER.MP4"),
@@ -640,7 +638,7 @@ def test_a_video_without_a_face_is_said_and_not_guessed(run, tmp_path, caplog):
     root, _ = run
     raw_trees.write_video(tmp_path / "a.mp4", frames=20, label=1, size=64)
     with caplog.at_level(logging.INFO):
-        (row,) = predict_lib.predict(
+        (row,) = command.predict(
             root / "run", tmp_path / "a.mp4", tmp_path / "out",
             settings=config_lib.Predict(detector="haar", annotate=True),
         )  # fmt: skip
@@ -661,14 +659,14 @@ def test_results_among_the_videos_are_not_read_again(run, tmp_path, caplog):
     settings = config_lib.Predict(detector="none", window=0.5, annotate=True)
     for _ in range(2):
         with caplog.at_level(logging.INFO):
-            rows = predict_lib.predict(root / "run", tmp_path, tmp_path / "out", settings=settings)
+            rows = command.predict(root / "run", tmp_path, tmp_path / "out", settings=settings)
         assert [row["video"] for row in rows] == [str(tmp_path / "a.mp4"), str(tmp_path / "b.avi")]
     assert (tmp_path / "out" / "a.mp4" / "annotated.mp4").exists()
     assert "results of this program, such as out" in caplog.text
     with pytest.raises(
         MediaError, match=r"a.mp4: the results need a folder .* choose another --output"
     ):
-        predict_lib.predict(root / "run", tmp_path, tmp_path, settings=settings)
+        command.predict(root / "run", tmp_path, tmp_path, settings=settings)
 
 
 def test_a_folder_that_cannot_take_results_is_refused_before_any_work(run, tmp_path, monkeypatch):
@@ -678,14 +676,14 @@ def test_a_folder_that_cannot_take_results_is_refused_before_any_work(run, tmp_p
     settings = config_lib.Predict(detector="none")
     inside = tmp_path / "a.mp4" / "out"
     with pytest.raises(OSError, match=rf"{inside}: cannot be written to .*choose another --output"):
-        predict_lib.predict(root / "run", tmp_path / "a.mp4", inside, settings=settings)
+        command.predict(root / "run", tmp_path / "a.mp4", inside, settings=settings)
     with (
         run_dir.run_lock(epath.Path(tmp_path / "out"), "output"),
         pytest.raises(ValueError, match=r"out: another run is using .* or choose another --output"),
     ):
-        predict_lib.predict(root / "run", tmp_path / "a.mp4", tmp_path / "out", settings=settings)
+        command.predict(root / "run", tmp_path / "a.mp4", tmp_path / "out", settings=settings)
     with pytest.raises(FileNotFoundError, match="not the folder of a training run"):
-        predict_lib.predict(tmp_path / "typo", tmp_path / "a.mp4", settings=settings)
+        command.predict(tmp_path / "typo", tmp_path / "a.mp4", settings=settings)
     assert not (tmp_path / "typo").exists()
 
 
@@ -693,7 +691,7 @@ def test_nothing_to_predict_with_or_nothing_that_can_be_read_is_an_error(run, tm
     root, _ = run
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(MediaError, match="none of the 1 videos could be read"):
-        predict_lib.predict(root / "run", tmp_path / "bad.mp4", tmp_path / "out")
+        command.predict(root / "run", tmp_path / "bad.mp4", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"config.json: no such file"):
         predict_lib.Predictor(tmp_path)
     (tmp_path / "config.json").write_text("{")

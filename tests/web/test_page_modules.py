@@ -14,8 +14,8 @@ from rdfer_jax.faces import blazeface, cut, tracks
 from rdfer_jax.faces.blazeface import Square
 from rdfer_jax.faces.boxes import Box, Detection
 from rdfer_jax.pipeline.sampling import frame_indices
-from rdfer_jax.predict.predictor import windows
 from rdfer_jax.predict.timecourse import TimeCourse
+from rdfer_jax.predict.windows import windows
 
 pytestmark = pytest.mark.browser
 
