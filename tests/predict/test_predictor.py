@@ -363,7 +363,7 @@ def test_a_full_disk_ends_a_batch_in_one_line_and_the_next_command_goes_on(
     for number in range(2):
         raw_trees.write_video(tmp_path / "in" / f"{number}.mp4", frames=12, label=number, size=64)
     settings = config_lib.Predict(detector="none", batch_size=2, annotate=True)
-    monkeypatch.setattr(predict_lib, "Predictor", functools.cache(predict_lib.Predictor))
+    monkeypatch.setattr(command, "Predictor", functools.cache(predict_lib.Predictor))
 
     def predict(output):
         command.predict(root / "run", tmp_path / "in", tmp_path / output, settings=settings)
