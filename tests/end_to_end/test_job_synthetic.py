@@ -90,11 +90,10 @@ def test_evaluation_on_eight_devices_is_the_same(trained, settings):
     np.testing.assert_allclose(one["clip_logits"], eight["clip_logits"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [3, 6])
-def test_a_killed_run_ends_with_the_same_parameters(trained, settings, tmp_path, step):
+def test_a_killed_run_ends_with_the_same_parameters(trained, settings, tmp_path):
     workdir, _ = trained
     process = jobs.start(CONFIG, settings, workdir=tmp_path)
-    jobs.kill_at(process, tmp_path, step)
+    jobs.kill_at(process, tmp_path, 6)
     assert not (tmp_path / "results.json").exists()
     printed = jobs.run(CONFIG, settings, workdir=tmp_path)
     assert "resuming from step" in printed

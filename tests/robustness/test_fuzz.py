@@ -80,7 +80,7 @@ def guard():
 def test_a_parser_accepts_or_refuses_every_damaged_file(name, guard, tmp_path):
     parser, outcomes = parsers()[name], collections.Counter()
 
-    @settings(max_examples=200, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=100, suppress_health_check=list(HealthCheck), database=None)
     @given(data=damaged(parser))
     def read(data):
         outcomes[fuzz.check(parser, epath.Path(tmp_path), data, guard)] += 1
