@@ -25,8 +25,6 @@ from rdfer_jax.memory import Memory
 from rdfer_jax.training import run_dir
 from rdfer_jax.training.predictions import TRAIN_FILE, Predictions, read_predictions
 
-#: Columns of a cell's predictions that hold its memory.
-MEMORY = ("probs", "label", "agreement", "threshold", "visits")
 AS_TRAINED, CHANGED = "as trained", "changed"
 
 
@@ -37,20 +35,20 @@ def read(folder: epath.Path) -> tuple[Mapping[str, Any], Predictions, Memory]:
       FileNotFoundError: it is not a finished cell.
       ValueError: it has no memory, or it is not known which labels are wrong and which videos are hard.
     """
-    names = [f"memory_{name}" for name in MEMORY]
+    names = [f"memory_{name}" for name in evidence.MEMORY]
     train = read_predictions(
         folder / "run" / TRAIN_FILE, ("clip_logits", "is_flipped", "is_hard", *names)
     )
     cell = run_dir.read_json(folder / "cell.json", f"{folder}: expected the folder of a cell")
-    memory = Memory(*(jnp.asarray(train[name]) for name in names))
+    columns = {name: jnp.asarray(train[f"memory_{name}"]) for name in evidence.MEMORY}
+    memory = Memory(**columns)
     return cell, train, memory
 
 
 def count(config: Config, train: Predictions, memory: Memory) -> list[list[int]]:
     """Returns the number of videos by kind and call, evidence.KINDS x evidence.CALLS."""
     prior_N = np.bincount(train["label"], minlength=len(train.classes)) / len(train["label"])
-    kind_B = np.where(train["is_flipped"].astype(bool), 2, train["is_hard"].astype(int))
-    return evidence.calls(train, memory, prior_N, config, kind_B)
+    return evidence.calls(train, memory, prior_N, config, evidence.kinds(train))
 
 
 def rows(folders: Sequence[epath.Path], changes: Sequence[str]) -> list[dict[str, Any]]:

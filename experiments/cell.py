@@ -238,8 +238,7 @@ def memory(state: TrainState) -> dict[str, np.ndarray]:
     """Returns the memory of the training videos as arrays of the file of predictions."""
     if state.memory is None:
         return {}
-    fields = ("probs", "label", "agreement", "threshold", "visits")
-    return {f"memory_{name}": np.asarray(getattr(state.memory, name)) for name in fields}
+    return {f"memory_{name}": np.asarray(getattr(state.memory, name)) for name in evidence.MEMORY}
 
 
 def save_predictions(

@@ -33,6 +33,8 @@ Vector = NDArray[np.float64]
 #: Kinds of training videos, and what the mask calls them; counts of calls are in this order.
 KINDS = ("clean, easy", "clean, hard", "flipped")
 CALLS = ("clean", "hard", "noisy")
+#: Fields of the memory that a cell keeps, as columns memory_NAME of its predictions of the training split.
+MEMORY = ("probs", "label", "agreement", "threshold", "visits")
 #: Bins of the histogram of agreement, from 0 to 1.
 BINS = 50
 #: The memory of a video's first clips alone; the very first spans the video.
@@ -78,7 +80,7 @@ def collect(
     if train is None or "is_hard" not in train:
         return found
     flipped_B, hard_B = train["is_flipped"].astype(bool), train["is_hard"].astype(bool)
-    kind_B = np.where(flipped_B, 2, hard_B.astype(int))
+    kind_B = kinds(train)
     agreement_B = np.asarray(train["agreement"], np.float64)
     found["agreement"] = {"clips": histogram(agreement_B, kind_B)}
     memory = state.memory
@@ -97,6 +99,11 @@ def collect(
         "hard, among right labels": aurocs(hard, hard_B, ~flipped_B),
     }
     return found
+
+
+def kinds(train: Predictions) -> NDArray[np.integer]:
+    """Returns the kind of each training video, int [B], in the order of KINDS."""
+    return np.where(train["is_flipped"].astype(bool), 2, train["is_hard"].astype(int))
 
 
 def digits(values_B: ArrayLike) -> str:

@@ -364,10 +364,8 @@ def followed(folder: epath.Path) -> dict[int, NDArray[np.bool_]]:
     Returns:
       By size of the review, bool [R, B], for FOLLOWED reviews of other random samples.
     """
-    (_, data), test = (
-        audit_runs.read(folder),
-        read_predictions(folder / "run" / TEST_FILE, ("logits",)),
-    )
+    _, data = audit_runs.read(folder)
+    test = read_predictions(folder / "run" / TEST_FILE, ("logits",))
     listed_N = find_label_issues(data.label, data.probs).kind == "mislabeled"
     logits_BC = np.asarray(test["logits"], np.float64)
 
