@@ -1,5 +1,5 @@
 // The face detector, as faces/blazeface.py runs it. Its constants come from there, in settings.json.
-import { networkInput } from "./pixels.js";
+import { halvings, networkInput } from "./pixels.js";
 
 const MOST = 8; // squares in one run of the network
 
@@ -37,7 +37,7 @@ export class BlazeFace {
     const size = this.constants.input;
     const rows = [];
     for (let first = 0; first < squares.length; first += MOST) {
-      const part = squares.slice(first, first + MOST);
+      const part = squares.slice(first, first + MOST).map((square) => snapped(square, size));
       const input = new Float32Array(part.length * 3 * size * size);
       part.forEach((square, i) => networkInput(frame, square, size, input, i * 3 * size * size));
       const { regressors, classificators } = await this.run(input, part.length);
@@ -124,6 +124,15 @@ export function searchSquares({ width, height }, least, { smallest, step }) {
     }
   }
   return squares;
+}
+
+// Returns a square that, if it is large, is a little larger, as the Python code looks at it.
+export function snapped(square, size) {
+  const step = halvings(square.side, size);
+  const [left, top] = [square.left, square.top].map((place) => Math.floor(place / step) * step);
+  const reach = square.side + Math.max(square.left - left, square.top - top);
+  const grown = { left, top, side: Math.ceil(reach / step) * step };
+  return halvings(grown.side, size) === step ? grown : snapped(grown, size);
 }
 
 function starts(length, side, shared) {

@@ -24,13 +24,19 @@ export function networkInput(frame, square, size, out, at) {
 }
 
 // Returns the weights with which pixels of a line make up the pixels of a square's line of `size`: an average
-// when it shrinks, linear interpolation when it grows. Pixels outside of the frame are black: left out.
-function weights(start, side, size, limit) {
+// when it shrinks, linear interpolation when it grows. Pixels outside of the frame are black: left out. A large
+// line is first halved, so that its places are blocks of pixels.
+function weights(start, length, size, limit) {
+  const step = halvings(length, size);
+  const side = length / step;
   const scale = side / size;
   const found = [];
   const add = (target, place, weight) => {
-    const source = start + place;
-    if (weight > 1e-6 && source >= 0 && source < limit) found.push({ source, target, weight });
+    if (weight <= 1e-6) return;
+    for (let i = 0; i < step; i++) {
+      const source = start + place * step + i;
+      if (source >= 0 && source < limit) found.push({ source, target, weight: weight / step });
+    }
   };
   for (let target = 0; target < size; target++) {
     if (scale > 1) {
@@ -47,6 +53,11 @@ function weights(start, side, size, limit) {
     }
   }
   return found;
+}
+
+// Returns by what to divide the side of a square before it is shrunk: a power of two.
+export function halvings(side, size) {
+  return 2 ** Math.max(0, Math.floor(Math.log2(side / size)));
 }
 
 function bySource(found) {
