@@ -2,12 +2,13 @@
 
     python -m experiments.ablation --size=small --jobs=2 --output=runs/ablation
     python -m experiments.ablation --groups=streams,key --seeds=0,1,2,3,4 --output=runs/ablation
+    python -m experiments.ablation --groups=partition --seeds=211,212,213 --own_data --output=runs/fresh
 
 Covers key expression re-sampling (KER), the two streams, and every choice that the paper leaves open. All
 runs learn from the same wrong labels as in experiments.noise, and differences are paired over seeds.
 Writes ablation.json, ablation.md (the printed tables) and ablation.png to --output. With the --output of
 experiments.noise, the default is not trained again. When started again, it continues with the cells that
-have not finished.
+have not finished. With --own_data each seed has a data set of its own, as in the protocol.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,15 +117,21 @@ def chosen(groups: Sequence[str]) -> dict[str, Variant]:
     return {name: v for name, v in VARIANTS.items() if name in names}
 
 
-def cells(groups: Sequence[str], kind: str, rate: float, seeds: Sequence[int]) -> list[Cell]:
-    """Returns the cells: each variant with each seed. The default is that of experiments.noise."""
+def cells(
+    groups: Sequence[str], kind: str, rate: float, seeds: Sequence[int], own_data: bool = False
+) -> list[Cell]:
+    """Returns the cells: each variant with each seed. The default is that of experiments.noise.
+
+    With own_data, a seed is also the build seed of a data set of its own.
+    """
     cells = []
     for seed in seeds:
         wrong = Noise(kind, rate, seed)
         for name, variant in chosen(groups).items():
             prefix = "agreement" if name == BASE else name.replace(" ", "_").replace(",", "")
             changes = noise.METHODS["agreement"] | variant.changes
-            cells.append(Cell(f"{prefix}-{wrong.name}", changes, wrong, seed))
+            build, where = ({"seed": seed}, f"-b{seed}") if own_data else ({}, "")
+            cells.append(Cell(f"{prefix}-{wrong.name}{where}", changes, wrong, seed, build))
     return cells
 
 
@@ -189,7 +196,7 @@ def main(_: Sequence[str]) -> None:
     grid.check_known("--groups", options.groups, [*GROUPS, *VARIANTS])
     seeds = [int(seed) for seed in options.seeds]
     output, results = grid.run_from_flags(
-        cells(options.groups, options.kind, options.rate, seeds),
+        cells(options.groups, options.kind, options.rate, seeds, options.own_data),
         noise.SIZES[options.size] | noise.QUIET,
     )
     rows = summary(results, [name for _ in seeds for name in chosen(options.groups)])
@@ -202,5 +209,6 @@ if __name__ == "__main__":
     grid.define_flags("runs/ablation", list(noise.SIZES))
     flags.DEFINE_list("groups", list(GROUPS), f"Groups ({', '.join(GROUPS)}) or single variants.")
     flags.DEFINE_string("kind", "confusion", "Kind of wrong labels.")
+    flags.DEFINE_bool("own_data", False, "A data set for each seed, built with that seed.")
     flags.DEFINE_float("rate", 0.3, "Share of wrong labels, in [0, 1).")
     app.run(main)

@@ -273,7 +273,8 @@ def run_from_flags(
     """
     options = flags.FLAGS
     output = epath.Path(options.output).absolute()
-    ensure_built(load(options.config, base(output, changes, options.set)))
+    if not all(cell.build for cell in cells):
+        ensure_built(load(options.config, base(output, changes, options.set)))
     return output, train(cells, output, options, added(options.add), changes)
 
 

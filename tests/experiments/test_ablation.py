@@ -41,6 +41,16 @@ def test_the_default_is_a_cell_of_the_noise_benchmark():
     assert default == same
 
 
+def test_with_data_of_their_own_the_variants_of_a_seed_share_a_data_set():
+    found = ablation.cells(["noisy by odds of 0.65"], "confusion", 0.3, [211, 212], own_data=True)
+    assert {(c.seed, c.noise.seed, c.build["seed"]) for c in found} == {
+        (211, 211, 211), (212, 212, 212),
+    }  # fmt: skip
+    shared = ablation.cells(["noisy by odds of 0.65"], "confusion", 0.3, [211, 212])
+    assert len({cell.name for cell in [*found, *shared]}) == 8
+    assert not any(cell.build for cell in shared)
+
+
 def results(wars):
     return [{"seed": seed, "results": {"war": war}} for seed, war in enumerate(wars)]
 
