@@ -37,6 +37,9 @@ STEP = 0.35
 RAISED = 0.1
 #: Side of the square in which a known face is searched, as a multiple of its size.
 AROUND = 2.0
+#: Such squares lie on a grid of 1 / GRID to 2 / GRID of their side, so that they stay where they are while the
+#: face hardly moves: the network's boxes jump when the square moves by a pixel.
+GRID = 64
 
 
 class NotReadableError(ValueError):
@@ -133,8 +136,10 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 def square_around(box: Box) -> Square:
     """Returns the square in which to look for the face at a box."""
     side = AROUND * max(box.width, box.height)
+    step = steps(side / GRID)
+    side = max(1, math.ceil(side / (2 * step)) * 2 * step)
     left, top = box.left + (box.width - side) / 2, box.top + (box.height - side) / 2
-    return Square(round(left), round(top), max(1, round(side)))
+    return Square(round(left / step) * step, round(top / step) * step, side)
 
 
 def network_input(image: np.ndarray, square: Square) -> np.ndarray:
@@ -165,8 +170,12 @@ def snapped(square: Square) -> Square:
 
 
 def _step(side: int) -> int:
-    """Returns by what to divide the side of a square before it is shrunk to the input."""
-    return steps(side / INPUT)
+    """Returns by what to divide the side of a square before it is shrunk to the input.
+
+    Two to four times the input are left: averages over little more than one pixel depend on where the
+    square begins, and boxes with them.
+    """
+    return steps(side / INPUT / 2)
 
 
 def anchors() -> np.ndarray:

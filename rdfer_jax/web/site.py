@@ -146,6 +146,7 @@ def page_settings(card: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str
             "step": blazeface.STEP,
             "raised": blazeface.RAISED,
             "around": blazeface.AROUND,
+            "grid": blazeface.GRID,
         },
         "tracks": {
             "search_every": tracks.SEARCH_EVERY,

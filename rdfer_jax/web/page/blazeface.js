@@ -1,5 +1,5 @@
 // The face detector, as faces/blazeface.py runs it. Its constants come from there, in settings.json.
-import { halvings, networkInput } from "./pixels.js";
+import { halvings, networkInput, powerOfTwo } from "./pixels.js";
 
 const MOST = 8; // squares in one run of the network
 
@@ -27,10 +27,13 @@ export class BlazeFace {
   }
 
   around(box) {
-    const side = this.constants.around * Math.max(box.width, box.height);
-    const left = Math.round(box.left + (box.width - side) / 2);
-    const top = Math.round(box.top + (box.height - side) / 2);
-    return { left, top, side: Math.max(1, Math.round(side)) };
+    const { around, grid } = this.constants;
+    const least = around * Math.max(box.width, box.height);
+    const step = powerOfTwo(least / grid);
+    const side = Math.max(1, Math.ceil(least / (2 * step)) * 2 * step);
+    const left = Math.round((box.left + (box.width - side) / 2) / step) * step;
+    const top = Math.round((box.top + (box.height - side) / 2) / step) * step;
+    return { left, top, side };
   }
 
   async look(frame, squares, least) {

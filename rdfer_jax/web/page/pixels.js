@@ -55,9 +55,14 @@ function weights(start, length, size, limit) {
   return found;
 }
 
-// Returns by what to divide the side of a square before it is shrunk: a power of two.
+// Returns by what to divide the side of a square before it is shrunk, so that two to four times `size` are left.
 export function halvings(side, size) {
-  return 2 ** Math.max(0, Math.floor(Math.log2(side / size)));
+  return powerOfTwo(side / size / 2);
+}
+
+// Returns the largest power of two that is at most `times`; 1 if that is below 1.
+export function powerOfTwo(times) {
+  return 2 ** Math.max(0, Math.floor(Math.log2(times)));
 }
 
 function bySource(found) {
@@ -84,13 +89,18 @@ export function crop(frame, box, margin, size, eyes) {
   const down = eyes ? eyes[1][1] - eyes[0][1] : 0;
   const length = Math.hypot(across, down);
   const [cos, sin] = length ? [across / length, down / length] : [1, 0];
+  // A face of four times the size or more is halved until it is of two to four times.
+  const step = powerOfTwo(side / size / 2);
+  const middleX = box.left + box.width / 2;
+  const middleY = box.top + box.height / 2;
+  const part = step > 1 ? halved(frame, middleX, middleY, side, step) : frame;
   // Sampled at a multiple of the size and averaged, so that a large face keeps no jagged edges.
-  const times = Math.ceil(side / size);
-  const scale = side / (size * times);
+  const times = Math.ceil(side / step / size);
+  const scale = side / step / (size * times);
   const middle = (size * times - 1) / 2;
-  const centerX = box.left + box.width / 2 - 0.5;
-  const centerY = box.top + box.height / 2 - 0.5;
-  const { data, width, height } = frame;
+  const centerX = (middleX - (part.left ?? 0) - step / 2) / step;
+  const centerY = (middleY - (part.top ?? 0) - step / 2) / step;
+  const { data, width, height } = part;
   const sums = new Float32Array(size * size * 3);
   for (let v = 0; v < size * times; v++) {
     const dy = scale * (v - middle);
@@ -116,6 +126,31 @@ export function crop(frame, box, margin, size, eyes) {
   }
   const share = 1 / (times * times);
   return Uint8Array.from(sums, (sum) => Math.round(sum * share));
+}
+
+// Returns the part of a frame that a turned square about a middle can touch, each block of step x step pixels averaged,
+// and where that part begins in the frame.
+function halved(frame, middleX, middleY, side, step) {
+  const reach = side / Math.SQRT2 + 2;
+  const [left, right] = reached(middleX, reach, frame.width);
+  const [top, bottom] = reached(middleY, reach, frame.height);
+  const width = Math.ceil((right - left) / step);
+  const height = Math.ceil((bottom - top) / step);
+  const data = new Float32Array(width * height * 4);
+  for (let v = 0; v < height * step; v++) {
+    const row = Math.min(top + v, bottom - 1) * frame.width; // beyond its end, the last line is repeated
+    for (let u = 0; u < width * step; u++) {
+      const from = (row + Math.min(left + u, right - 1)) * 4;
+      const to = (Math.floor(v / step) * width + Math.floor(u / step)) * 4;
+      for (let c = 0; c < 3; c++) data[to + c] += frame.data[from + c] / (step * step);
+    }
+  }
+  return { data, width, height, left, top };
+}
+
+function reached(middle, reach, length) {
+  const first = Math.floor(Math.min(Math.max(middle - reach, 0), length - 1));
+  return [first, Math.max(Math.min(Math.ceil(middle + reach), length), first + 1)];
 }
 
 // Returns the middle square of a frame as a box, for videos that are cropped to the face.
