@@ -37,8 +37,8 @@ STEP = 0.35
 RAISED = 0.1
 #: Side of the square in which a known face is searched, as a multiple of its size.
 AROUND = 2.0
-#: Such squares lie on a grid of 1 / GRID to 2 / GRID of their side, so that they stay where they are while the
-#: face hardly moves: the network's boxes jump when the square moves by a pixel.
+#: Such squares lie on a grid of 1 / GRID to 2 / GRID of their side, so that they stay where they are while
+#: the face hardly moves: the network's boxes jump when the square moves by a pixel.
 GRID = 64
 
 

@@ -52,18 +52,26 @@ def draw_face(
     which: str = "",
 ) -> None:
     """Draws a face of the analyzed frame `place` into uint8 [H, W, 3], RGB; `which` precedes its class."""
-    left, top, width, height = (round(float(side)) for side in face.boxes[place])
     probs_N = face.timeline[place]
-    is_predicted = not np.isnan(probs_N).any()
-    best = int(probs_N.argmax()) if is_predicted else 0
-    color = _rgb(class_color(best) if is_predicted else _GRAY)
+    if np.isnan(probs_N).any():
+        draw_box(image, face.boxes[place], _GRAY)
+        return
+    best = int(probs_N.argmax())
+    name = classes[best] if probs_N[best] >= min_confidence else UNSURE
+    draw_box(image, face.boxes[place], class_color(best), f"{which}{name} {probs_N[best]:.0%}")
+
+
+def draw_box(image: np.ndarray, box: Sequence[float], color: str, text: str = "") -> None:
+    """Draws a box (left, top, width, height) and a text above it into uint8 [H, W, 3], RGB.
+
+    The color is "#rrggbb".
+    """
+    left, top, width, height = (round(float(side)) for side in box)
     side = min(image.shape[:2])
     thick = max(1, round(side / 240))
-    cv2.rectangle(image, (left, top), (left + width, top + height), color, thick)
-    if is_predicted:
-        name = classes[best] if probs_N[best] >= min_confidence else UNSURE
-        text = f"{which}{name} {probs_N[best]:.0%}"
-        _write(image, text, (left, top - 2 * thick), max(_LEAST_TEXT, side // 20), color)
+    cv2.rectangle(image, (left, top), (left + width, top + height), _rgb(color), thick)
+    if text:
+        _write(image, text, (left, top - 2 * thick), max(_LEAST_TEXT, side // 20), _rgb(color))
 
 
 def _write(

@@ -1,7 +1,8 @@
 """Prediction of a camera, a network stream, or a file played as if it were live.
 
 A thread reads the source and keeps the newest frame only: what comes in while a frame is analyzed is
-dropped, and counted.
+dropped, and counted. A camera is read from the moment it is opened, so that nothing piles up in its buffer
+while the network is prepared.
 """
 
 import csv
@@ -9,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,18 +19,23 @@ import numpy as np
 from etils import epath
 
 from rdfer_jax import config as config_lib
+from rdfer_jax import fonts
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Video
 from rdfer_jax.media.video import Frame
+from rdfer_jax.predict.annotate import draw_box
 from rdfer_jax.predict.predictor import Predictor
-from rdfer_jax.predict.stream import Moment
+from rdfer_jax.predict.stream import LiveFace, Moment
+from rdfer_jax.predict.timeline import class_color
 
 log = logging.getLogger(__name__)
 
 #: Time between two lines on the terminal, seconds.
 LINE_EVERY = 1.0
 _WINDOW = "rdfer live"
+#: Keys that close the window: Esc and q.
+_END_KEYS = (27, ord("q"))
 _COLUMNS = (
     "time", "frame", "face", "left", "top", "width", "height", "expression", "confidence",
     "agreement", "latency", "dropped",
@@ -47,7 +54,7 @@ class Camera:
         self._capture = cv2.VideoCapture(int(place) if place.isdigit() else place)
         if not self._capture.isOpened():
             kind = "camera" if place.isdigit() else "stream"
-            raise MediaError(f"--input={printable(place)}: no such {kind}, or it cannot be opened")
+            raise MediaError(f"--input={_named(place)}: no such {kind}, or it cannot be opened")
 
     def frames(self) -> Iterator[Frame]:
         """Yields frames until the source ends."""
@@ -76,8 +83,10 @@ class Newest:
     """The newest frame of a source that a thread reads; frames that nobody took are dropped."""
 
     def __init__(self, frames: Iterator[Frame]):
-        """Starts to read."""
+        """Reads nothing before `start`, or before it is iterated over."""
         self.dropped = 0
+        #: Time of the newest frame, seconds; None before the first one.
+        self.time: float | None = None
         #: Monotonic time at which the frame that was taken last came in, seconds.
         self.came = 0.0
         self._slot: tuple[Frame, float] | None = None
@@ -85,10 +94,15 @@ class Newest:
         self._is_over = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, args=(frames,), daemon=True)
+
+    def start(self) -> None:
+        """Starts to read."""
         self._thread.start()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields the newest frame whenever the last one is done. Raises what the source raises."""
+        if self._thread.ident is None:
+            self.start()
         while True:
             with self._changed:
                 # With a time limit, because Ctrl-C is not seen by a wait without one.
@@ -101,11 +115,17 @@ class Newest:
                 (frame, self.came), self._slot = self._slot, None
             yield frame
 
+    def forget(self) -> None:
+        """Drops the frame that waits, and counts the dropped ones from here."""
+        with self._changed:
+            self._slot, self.dropped = None, 0
+
     def stop(self) -> None:
         """Ends the reading."""
         with self._changed:
             self._is_over = True
-        self._thread.join(1.0)
+        if self._thread.ident is not None:
+            self._thread.join(1.0)
 
     def _read(self, frames: Iterator[Frame]) -> None:
         try:
@@ -114,6 +134,7 @@ class Newest:
                     if self._is_over:
                         return
                     self.dropped += self._slot is not None
+                    self.time = frame.time
                     self._slot = (frame, time.monotonic())
                     self._changed.notify()
         except Exception as error:  # told by the other thread
@@ -154,19 +175,30 @@ def run(
             "--show: this OpenCV (opencv-python-headless) cannot open windows; leave --show out, or "
             "install opencv-python in its place"
         )
-    frames = _opened(place)
-    predictor = Predictor(run_folder, checkpoint, settings, runtime)
-    _warm_up(predictor)
-    newest = Newest(frames)
+    name = _named(place)
+    is_camera = place.isdigit() or "://" in place
+    newest = Newest(Camera(place).frames() if is_camera else played(_video(place)))
+    if is_camera:
+        newest.start()
+    try:
+        predictor = Predictor(run_folder, checkpoint, settings, runtime)
+        _warm_up(predictor)
+    except BaseException:
+        newest.stop()
+        raise
+    newest.forget()
     writer = _Rows(epath.Path(output), predictor.classes) if output else None
+    window = _Window(predictor.classes) if show else None
     told, moments, slowest = -np.inf, 0, 0.0
     try:
-        for moment in predictor.stream(_shown(newest) if show else newest):
+        for moment in predictor.stream(window.shown(newest) if window else newest):
             latency = time.monotonic() - newest.came
             slowest = max(slowest, latency)
             moments += 1
             if writer:
                 writer.add(moment, latency, newest.dropped)
+            if window:
+                window.faces = moment.faces
             if sys.stdout.isatty() and moment.time - told >= LINE_EVERY - 1e-3:
                 told = moment.time
                 print(line(moment, latency, newest.dropped), flush=True)
@@ -176,8 +208,12 @@ def run(
             writer.close()
         log.info(
             "%s: %d predictions, latency at most %.0f ms, %d frames dropped",
-            printable(place), moments, 1000 * slowest, newest.dropped,
+            name, moments, 1000 * slowest, newest.dropped,
         )  # fmt: skip
+    if is_camera and newest.time is None:
+        raise MediaError(f"--input={name}: it was opened, but no frame came")
+    if is_camera and not (window and window.is_closed):
+        log.warning("%s: no more frames came after %.1f s", name, newest.time)
 
 
 def line(moment: Moment, latency: float, dropped: int) -> str:
@@ -196,13 +232,18 @@ def has_windows() -> bool:
     return ["GUI:", "NONE"] not in lines
 
 
-def _opened(place: str) -> Iterator[Frame]:
-    if place.isdigit() or "://" in place:
-        return Camera(place).frames()
+def _video(place: str) -> Video:
     videos = sources.find(place)
     if len(videos) != 1:
         raise MediaError(f"--input={printable(place)}: expected one video, found {len(videos)}")
-    return played(videos[0])
+    return videos[0]
+
+
+def _named(place: str) -> str:
+    """Returns a source as messages name it: an address without its password."""
+    if "://" in place and (password := urllib.parse.urlsplit(place).password):
+        place = place.replace(f":{password}@", ":***@", 1)
+    return printable(place)
 
 
 def _warm_up(predictor: Predictor) -> None:
@@ -211,11 +252,30 @@ def _warm_up(predictor: Predictor) -> None:
     predictor.network.predict(blank, np.ones(1, bool), mirror=predictor.settings.mirror)
 
 
-def _shown(frames: Newest) -> Iterator[Frame]:
-    for frame in frames:
-        cv2.imshow(_WINDOW, cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
-        cv2.waitKey(1)
-        yield frame
+class _Window:
+    """The window, with a box and the expression at each face of the last prediction."""
+
+    def __init__(self, classes: tuple[str, ...]):
+        self._classes = dict(zip(classes, fonts.names(classes), strict=True))
+        self._colors = [class_color(number) for number in range(len(classes))]
+        self.faces: tuple[LiveFace, ...] = ()
+        self.is_closed = False
+
+    def shown(self, frames: Iterator[Frame] | Newest) -> Iterator[Frame]:
+        """Shows and yields frames, until a key of _END_KEYS is pressed or the window is closed."""
+        for frame in frames:
+            image = frame.image.copy()
+            for face in self.faces:
+                name = self._classes.get(face.expression, face.expression)
+                color = self._colors[int(face.probs.argmax())]
+                draw_box(image, face.box.tolist(), color, f"{name} {face.confidence:.0%}")
+            cv2.imshow(_WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            key = cv2.waitKey(1) & 0xFF
+            if key in _END_KEYS or cv2.getWindowProperty(_WINDOW, cv2.WND_PROP_VISIBLE) < 1:
+                self.is_closed = True
+                break
+            yield frame
+        cv2.destroyAllWindows()
 
 
 class _Rows:

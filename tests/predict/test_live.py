@@ -3,7 +3,10 @@
 import copy
 import csv
 import dataclasses
+import functools
+import http.server
 import logging
+import threading
 import time
 
 import numpy as np
@@ -214,6 +217,80 @@ def test_what_cannot_be_read_or_shown_is_told_in_a_line(tmp_path):
     if not live.has_windows():
         with pytest.raises(SystemExit, match=r"error: --show: this OpenCV .* cannot open windows"):
             main.main(["live", "--input=0", "--show"])
+
+
+class FakeCapture:
+    """A camera of 50 frames a second that keeps what nobody reads, as FFmpeg does; then it is unplugged."""
+
+    def __init__(self, place, last=60):
+        self.start, self.number, self.last = time.monotonic(), 0, last
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def read(self):
+        self.number += 1
+        time.sleep(max(0, self.start + self.number / 50 - time.monotonic()))
+        return self.number <= self.last, np.full((4, 4, 3), self.number, np.uint8)
+
+    def release(self):
+        pass
+
+
+@pytest.mark.slow
+def test_a_camera_does_not_fall_behind_while_the_network_is_prepared(monkeypatch, caplog):
+    late = []
+
+    def watched(self, frames):
+        for frame in frames:
+            late.append(time.monotonic() - start - frame.image[0, 0, 0] / 50)
+            yield stream.Moment(frame.time, frame.number, ())
+
+    monkeypatch.setattr(live.cv2, "VideoCapture", FakeCapture)
+    monkeypatch.setattr(live, "_warm_up", lambda predictor: time.sleep(0.5))
+    monkeypatch.setattr(predictor.Predictor, "stream", watched)
+    start = time.monotonic()
+    with caplog.at_level(logging.INFO, "rdfer_jax"):
+        live.run(None, "rtsp://me:secret@camera/1")
+    assert len(late) > 10 and max(late) < 0.3
+    assert "rtsp://me:***@camera/1: no more frames came after 1.2 s" in caplog.text
+    assert "secret" not in caplog.text and " 0 frames dropped" in caplog.text
+
+    monkeypatch.setattr(live.cv2, "VideoCapture", lambda place: FakeCapture(place, last=0))
+    with pytest.raises(live.MediaError, match="--input=0: it was opened, but no frame came"):
+        live.run(None, "0")
+
+
+@pytest.mark.slow
+def test_a_stream_over_http_is_read(tmp_path, capfd):
+    write_video(tmp_path / "film.mp4", [in_scene(drawn(3), (20, 60))[0]] * 40, fps=25)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://me:secret@127.0.0.1:{server.server_address[1]}/film.mp4"
+        main.main(["live", f"--input={address}", f"--output={tmp_path / 'rows.csv'}"])
+        server.shutdown()
+    told = capfd.readouterr().err
+    assert "/film.mp4: no more frames came after" in told and "secret" not in told
+
+
+@pytest.mark.slow
+def test_the_window_shows_the_expression_at_the_face_until_q_is_pressed(
+    tmp_path, film, monkeypatch
+):
+    shown, closed = [], []
+    write_video(tmp_path / "film.mp4", film, fps=10)
+    monkeypatch.setattr(live, "has_windows", lambda: True)
+    monkeypatch.setattr(live.cv2, "imshow", lambda name, image: shown.append(image))
+    monkeypatch.setattr(live.cv2, "waitKey", lambda wait: ord("q") if len(shown) >= 12 else -1)
+    monkeypatch.setattr(live.cv2, "getWindowProperty", lambda name, which: 1.0)
+    monkeypatch.setattr(live.cv2, "destroyAllWindows", lambda: closed.append(True))
+    flags = ["--config=faces", "--config.predict.detector=none", "--show"]
+    main.main(["live", f"--input={tmp_path / 'film.mp4'}", *flags])
+    assert len(shown) == 12 and closed == [True]
+    assert shown[0].shape == film[0].shape
+    changed = np.abs(shown[-1].astype(int) - shown[0]).max(axis=-1) > 40
+    assert changed[0].mean() > 0.5 and changed[20:40, 20:40].mean() < 0.2  # the box alone
 
 
 @pytest.mark.slow

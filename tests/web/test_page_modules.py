@@ -76,7 +76,9 @@ def test_a_face_is_cut_out_as_in_python(call, box, eyes):
     assert difference.mean() < 0.5 and difference.max() <= 8
 
 
-@pytest.mark.parametrize("box", [(70.2, 30.9, 200, 190.4), (-3, 5.5, 16.1, 15), (1, 2, 0.3, 0.2), (9, 9, 700, 3)])
+@pytest.mark.parametrize(
+    "box", [(70.2, 30.9, 200, 190.4), (-3, 5.5, 16.1, 15), (1, 2, 0.3, 0.2), (9, 9, 700, 3)]
+)
 def test_a_known_face_is_searched_in_the_same_square(call, box):
     found = call(
         """const [left, top, width, height] = given.box;
