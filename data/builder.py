@@ -8,11 +8,13 @@ build finds is a leftover and is removed. Equal options give equal bytes. Tensor
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import os
 import re
 import sys
+import tempfile
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -58,6 +60,7 @@ def build(
     Raises:
       ValueError: there is no such data set or option, an option has an invalid value, or the variant
         was built with other options. Errors of the builder are passed on.
+      OSError: it cannot be written.
     """
     config = make_config(name, variant=variant, options=options)
     module = importlib.import_module(BUILDERS[name])
@@ -72,7 +75,16 @@ def build(
         _remove_leftovers(directory.parent)
         with tfds_compat.quiet(), tfds_compat.without_main():
             builder = module.Builder(data_dir=data_dir, config=config)
-            tfds_compat.download_and_prepare(builder)
+            try:
+                tfds_compat.download_and_prepare(builder)
+            except OSError as error:
+                if error.errno not in (*paths.FULL, errno.EIO):
+                    raise
+                raise OSError(
+                    f"{directory.parent}: the data set, or temporary files in {tempfile.gettempdir()}, "
+                    f"cannot be written ({error.strerror}). Nothing of it is left. Make room there, or "
+                    "choose another folder, config.data.dir; then build again"
+                ) from None
     # Some print a part of their summary before they convert, and the rest now.
     report = getattr(builder, "closing", None) or getattr(builder, "summary", None)
     if report is not None:

@@ -359,13 +359,13 @@ def _result(
     by_class = {split: dict(zip(classes, n, strict=True)) for split, n in per_split.items()}
     groups = _groups(readable)
     problems = {
-        "clips are missing or have frames that cannot be read": [
+        "clips are missing, unreadable, damaged or log footage": [
             f"{clip.split} {clip.clip_id}: {problem}"
             for clip in clips
             for problem in clip.look.problems
         ],
         "clips were left out when it was built": [str(clip) for clip in left_out],
-        "clips were damaged when it was built": [str(clip) for clip in damaged],
+        "clips were damaged or log footage when it was built": [str(clip) for clip in damaged],
         "counts differ from the published ones": _differences(by_class, published),
         "classes have no clip": [
             f"{split}: {name}" for split, n in by_class.items() for name in n if not n[name]

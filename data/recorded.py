@@ -347,7 +347,9 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
             mean = stored / sum(map(sum, clips.values()))
             lines.append(f"{stored} frames, {mean:.1f} per clip")
         if damaged := metadata.get("damaged_clips"):
-            lines.append(f"damaged, stored as far as they can be read: {len(damaged)}")
+            lines.append(
+                f"damaged or log footage, stored as far as they can be read: {len(damaged)}"
+            )
             lines.append(raw.listing(damaged))
         return "\n".join([*lines, *_face_lines(metadata)])
 

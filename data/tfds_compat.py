@@ -6,7 +6,10 @@ writes ArrayRecord files does not need it, except for what is replaced here.
 """
 
 import contextlib
+import errno
 import inspect
+import os
+import re
 import sys
 import tempfile
 import types
@@ -48,8 +51,18 @@ class StableWriter(tfds_writer.ExampleWriter):
     """
 
     def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
-        """See tfds.core.ExampleWriter."""
-        return super().write(path, ((key, _stable(example)) for key, example in examples))
+        """See tfds.core.ExampleWriter.
+
+        Raises:
+          OSError: the file cannot be written, such as to a full disk.
+        """
+        try:
+            return super().write(path, ((key, _stable(example)) for key, example in examples))
+        except RuntimeError as error:  # as ArrayRecord tells errors of the system
+            if found := re.match(r"\w+\(\) failed: ([^;]+); writing", str(error)):
+                codes = (code for code in errno.errorcode if os.strerror(code) == found[1])
+                raise OSError(next(codes, errno.EIO), found[1]) from None
+            raise
 
 
 def _stable(example: bytes) -> bytes:

@@ -4,6 +4,7 @@ A leading `~` or `~user` is a home folder. Relative paths start at the current f
 stores, such as gs://, stay as they are; other addresses are refused.
 """
 
+import errno
 import os
 import re
 from typing import Any
@@ -12,6 +13,8 @@ from absl import flags
 
 flags.disclaim_key_flags()  # --help lists a flag under the script that asks for it
 
+#: Errors of a place that takes no more: a full disk, a quota, a limit of a file, a disk for reading only.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 #: Object stores that paths may lie in.
 _STORES = ("gs", "s3", "az", "hf")
 

@@ -17,7 +17,7 @@ VIDEO_SUFFIXES = (
     *(".m2v", ".mod", ".mpe", ".mxf", ".qt", ".tod", ".vob", ".ogm", ".wtv", ".rm", ".rmvb"),
     # What cameras write without a container.
     *(".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m", ".mjpeg", ".mjpg"),
-    *(".m1v", ".mp2v", ".mpv", ".av1", ".dav"),
+    *(".m1v", ".mp2v", ".mpv", ".av1", ".dav", ".dhav", ".ifv", ".vc1", ".vvc", ".h266", ".266"),
     # Of other cameras and programs.
     *(".insv", ".360", ".ismv", ".nut", ".apng"),
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from rdfer_jax.media import video
 from rdfer_jax.media.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 #: Names, in lower case, of what is never a clip or a class.
@@ -52,6 +53,8 @@ _NAMES = frozenset(
         *("__pycache__", "cvs", "node_modules"),
     }
 )
+#: Suffixes that say nothing, or that a copy made from the suffix of a video: none, .1, ".mp4 (2)".
+_UNCLEAR = re.compile(rf"({'|'.join(map(re.escape, VIDEO_SUFFIXES))})?[^a-z]*")
 #: What a download, an editor or an office program leaves while it works, or after it crashed.
 _UNFINISHED = re.compile(
     r"~\$.*|~.*\.tmp|#.*#|.*~|"
@@ -83,7 +86,7 @@ class Contents:
     """The entries of a folder, each kind in natural order: 2 before 10.
 
     Attributes:
-      videos: files with the suffix of a video.
+      videos: files with the suffix of a video, and videos whose suffix is not clear.
       pictures: files with the suffix of a picture.
       folders: folders.
       others: other files.
@@ -121,7 +124,9 @@ def _kind(entry: epath.Path) -> str:
     suffix = entry.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return "videos"
-    return "pictures" if suffix in IMAGE_SUFFIXES else "others"
+    if suffix in IMAGE_SUFFIXES:
+        return "pictures"
+    return "videos" if _UNCLEAR.fullmatch(suffix) and not video.problem(entry) else "others"
 
 
 def visible(folder: epath.Path) -> list[epath.Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from rdfer_jax import paths, tables
-from rdfer_jax.media import folders, images
+from rdfer_jax.media import folders, images, video
 from rdfer_jax.media.files import (
     VIDEO_SUFFIXES,
     MediaError,
@@ -247,19 +247,10 @@ def _find(path: epath.Path, output: str) -> list[Video]:
         return videos
     if path.suffix.lower() in LIST_SUFFIXES:
         return _in_list(path, output)
-    if path.suffix.lower() not in VIDEO_SUFFIXES and (problem := _problem(path)):
+    if path.suffix.lower() not in VIDEO_SUFFIXES and (problem := video.problem(path)):
         lists = ", ".join(LIST_SUFFIXES)
         raise MediaError(f"{problem}. Expected a video, a folder, or a list of them ({lists})")
     return [VideoFile(path)]
-
-
-def _problem(path: epath.Path) -> str:
-    """Returns why a file is no video, whatever its name says; nothing if it is one."""
-    try:
-        with VideoReader(path):
-            return ""
-    except MediaError as error:
-        return str(error)
 
 
 @dataclasses.dataclass
@@ -294,10 +285,9 @@ def _in_folder(folder: epath.Path, rest: _Rest, above: frozenset[str] = frozense
         found = folders.contents(folder)
     except OSError as error:
         return [Unreadable(printable(folder), str(unreadable(folder, error)))]
-    unnamed = [path for path in found.others if not path.suffix and not _problem(path)]
-    files = {*found.videos, *unnamed}
+    files = set(found.videos)
     rest.housekeeping += found.passed_over
-    rest.others += [path for path in found.others if path not in files]
+    rest.others += found.others
     inner: list[Video] = []
     for entry in sorted([*files, *found.folders], key=lambda entry: natural_key(entry.name)):
         if entry in files:

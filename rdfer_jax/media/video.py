@@ -12,6 +12,7 @@ import itertools
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from types import TracebackType
 from typing import BinaryIO, Self, cast
@@ -28,7 +29,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from etils import epath
 
-from rdfer_jax.media import crops, hdr, images, kinds, orientation, structure
+from rdfer_jax.media import colors, container, images, kinds, orientation, structure
 from rdfer_jax.media.clock import Clock
 from rdfer_jax.media.files import MediaError, check_size, open_file, unreadable
 
@@ -47,6 +48,17 @@ _FORMATS = (
 _OPTIONS = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
 #: How playlists begin, for a message that says what is wrong.
 _PLAYLISTS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
+#: How pictures of a network camera begin (multipart/x-mixed-replace), with or without the server's answer.
+_MULTIPART = re.compile(
+    rb"\s*(HTTP/[0-9.]+ 200.*multipart/x-mixed-replace|--[^\r\n]+\r?\n.*content-type: *image/jpe?g)",
+    re.DOTALL | re.IGNORECASE,
+)
+#: Names of the logarithmic scales of cameras, and metadata in which people write what they like.
+_LOG = re.compile(
+    r"\b([a-z]-?log ?[2-4lm]?|(apple|canon)[ _-]?log ?\d?|log-?c[34]?|cine-?d?log|log3g10|bmdfilm)\b",
+    re.IGNORECASE,
+)
+_FREE_TEXT = ("title", "comment", "description", "synopsis", "artist", "album", "keywords")
 #: Containers round times to a millisecond at the coarsest, seconds.
 _ROUNDING = 1e-3
 #: Pixel shapes beyond this ratio are damage rather than the geometry of a camera.
@@ -132,7 +144,7 @@ class VideoReader:
           MediaError: it cannot be read, is not a video, or has frames of more than files.MAX_PIXELS pixels.
         """
         self._path, self._state = path, _state(path)
-        self._count = _Counts()
+        self._count, self._is_log = _Counts(), False
         with contextlib.ExitStack() as opened:
             try:
                 file = opened.enter_context(open_file(path))
@@ -169,7 +181,13 @@ class VideoReader:
             if stream is None or stream.codec_context is None:
                 raise MediaError(f"{path}: holds no video that FFmpeg can decode")
             check_size(stream.codec_context.height, stream.codec_context.width, path)
-            self._crop = self._cropped(file, stream)
+            track = self._told(file, stream)
+            if track.has_own_colors:
+                raise MediaError(
+                    f"{path}: Dolby Vision without a picture in ordinary colors or HDR10 (profile 5), "
+                    "which would look green and purple; convert it into one of them"
+                )
+            self._crop = track.crop
             self._opened = opened.pop_all()
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
@@ -244,6 +262,10 @@ class VideoReader:
             problems.append("the structure of the file is damaged")
         if count.spoiled:
             problems.append(f"{count.spoiled} of {count.coded} frames show damage")
+        if self._is_log or _names_log(self._container, self._stream):
+            problems.append(
+                "log footage, which is pale and is not converted; give it ordinary colors in an editor"
+            )
         if _state(self._path) != self._state:
             problems.append("changed while it was read; is it still being recorded or copied?")
         return "; ".join(problems)
@@ -298,17 +320,17 @@ class VideoReader:
                 raise unreadable(self._path, error) from None
         yield None
 
-    def _cropped(self, file: BinaryIO, stream: av.VideoStream) -> crops.Crop:
-        """Returns what the container says to cut off; leaves the file where FFmpeg has left it."""
+    def _told(self, file: BinaryIO, stream: av.VideoStream) -> container.Track:
+        """Returns what the container says of a stream; leaves the file where FFmpeg has left it."""
         place, name = file.tell(), self._container.format.name
         size = self._bytes - self._missing
         try:
             if name.startswith("mov"):
-                return crops.of_mp4(file, size, stream.id)
+                return container.of_mp4(file, size, stream.id)
             if name.startswith("matroska"):
                 number = self._container.streams.video.index(stream)
-                return crops.of_matroska(file, size, number)
-            return crops.Crop()
+                return container.of_matroska(file, size, number)
+            return container.Track()
         except OSError as error:
             raise unreadable(self._path, error) from None
         finally:
@@ -330,27 +352,44 @@ class VideoReader:
 
     def _colors(self, frame: VideoFrame) -> np.ndarray:
         """Converts the stored pixels of a decoded frame to uint8 [H, W, 3], RGB."""
-        is_hdr = hdr.is_hdr(frame)
+        is_hdr, is_wide = colors.is_hdr(frame), colors.is_wide(frame)
         matrix = Colorspace.BT2020 if is_hdr and frame.colorspace == _UNSPECIFIED else None
+        self._is_log |= colors.is_log(frame)
         try:
             rgb = self._converter.reformat(
                 frame,
-                format="rgb48le" if is_hdr else "rgb24",
+                format="rgb48le" if is_hdr or is_wide else "rgb24",
                 src_colorspace=matrix,
                 threads=self._threads,
             )
         except av.FFmpegError as error:
             raise MediaError(
-                f"{self._path}: pixel format {frame.format.name} cannot be read ({error.strerror})"
+                f"{self._path}: pixel format {frame.format.name} with color matrix {frame.colorspace} "
+                f"cannot be read ({error.strerror}); convert it into yuv420p"
             ) from None
         image: np.ndarray = rgb.to_ndarray()
-        return hdr.to_srgb(image, frame.color_trc, frame.color_primaries) if is_hdr else image
+        if is_hdr or is_wide:
+            convert = colors.hdr_to_srgb if is_hdr else colors.wide_to_srgb
+            image = convert(image, frame.color_trc, frame.color_primaries)
+        return image
+
+
+def problem(path: epath.Path) -> str:
+    """Returns why a file is no video, whatever its name says; nothing if it is one."""
+    try:
+        with VideoReader(path):
+            return ""
+    except MediaError as error:
+        return str(error)
 
 
 def _raw_format(path: epath.Path, start: bytes) -> str | None:
-    """Returns FFmpeg's name of a format that only the name of a file tells: pictures one after another."""
+    """Returns FFmpeg's name of JPEGs one after another, which it takes for a single picture, or for none.
+
+    They are known by the name of the file, or by the headers between them that network cameras send.
+    """
     is_series = path.suffix.lower() in (".mjpeg", ".mjpg") and start.startswith(b"\xff\xd8")
-    return "mjpeg" if is_series else None
+    return "mjpeg" if is_series or _MULTIPART.match(start) else None
 
 
 def _state(path: epath.Path) -> tuple[int, float] | None:
@@ -360,6 +399,14 @@ def _state(path: epath.Path) -> tuple[int, float] | None:
     except OSError:
         return None
     return found.length, found.mtime
+
+
+def _names_log(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Returns whether the metadata names the logarithmic scale of a camera, such as S-Log3."""
+    told = {**container.metadata, **stream.metadata}
+    return any(
+        _LOG.search(f"{key}={value}") for key, value in told.items() if key not in _FREE_TEXT
+    )
 
 
 def _moving(container: av.container.InputContainer) -> av.VideoStream | None:

@@ -1,6 +1,5 @@
 """rdfer predict: a folder of results for each of many videos."""
 
-import errno
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from rdfer_jax import config as config_lib
-from rdfer_jax import weights
+from rdfer_jax import paths, weights
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Video
@@ -18,9 +17,6 @@ from rdfer_jax.predict.progress import Progress
 from rdfer_jax.training import run_dir
 
 log = logging.getLogger(__name__)
-
-#: Errors of a place that takes no more, which no other video would change.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def predict(
@@ -109,7 +105,7 @@ def _predict_all(
             with progress:
                 prediction = predictor.video(video, progress)
         except Exception as error:  # one video must not cost the others
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and error.errno in paths.FULL:  # as for any other video
                 raise
             progress.discard()
             if not isinstance(error, MediaError):

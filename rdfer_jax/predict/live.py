@@ -5,13 +5,15 @@ dropped, and counted. A camera is read from the moment it is opened, so that not
 while the network is prepared.
 """
 
+import contextlib
 import csv
+import io
 import logging
 import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -182,12 +184,12 @@ def run(
         newest.start()
     try:
         predictor = Predictor(run_folder, checkpoint, settings, runtime)
+        writer = _Rows(epath.Path(output), predictor.classes) if output else None
         _warm_up(predictor)
     except BaseException:
         newest.stop()
         raise
     newest.forget()
-    writer = _Rows(epath.Path(output), predictor.classes) if output else None
     window = _Window(predictor.classes) if show else None
     told, moments, slowest = -np.inf, 0, 0.0
     try:
@@ -282,22 +284,34 @@ class _Rows:
     """The CSV file; each row is there as soon as it is known."""
 
     def __init__(self, path: epath.Path, classes: tuple[str, ...]):
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: Any = path.open("w")
-        self._writer = csv.writer(self._file)
-        self._writer.writerow([*_COLUMNS, *classes])
-        self._file.flush()
+        self._write([[*_COLUMNS, *classes]])
 
     def add(self, moment: Moment, latency: float, dropped: int) -> None:
-        for face in moment.faces:
-            self._writer.writerow(
-                [f"{moment.time:.3f}", moment.number, face.number]
-                + [f"{side:.1f}" for side in face.box]
-                + [face.expression, f"{face.confidence:.4f}", f"{face.agreement:.4f}"]
-                + [f"{latency:.3f}", dropped]
-                + [f"{p:.4f}" for p in face.probs]
-            )
-        self._file.flush()
+        self._write(
+            [f"{moment.time:.3f}", moment.number, face.number]
+            + [f"{side:.1f}" for side in face.box]
+            + [face.expression, f"{face.confidence:.4f}", f"{face.agreement:.4f}"]
+            + [f"{latency:.3f}", dropped]
+            + [f"{p:.4f}" for p in face.probs]
+            for face in moment.faces
+        )
+
+    def _write(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Raises OSError if they cannot be written."""
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        try:
+            self._file.write(text.getvalue())
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # it would write again
+                self._file.close()
+            raise OSError(
+                f"{self._path}: cannot be written ({error.strerror}); earlier rows stay"
+            ) from None
 
     def close(self) -> None:
         self._file.close()

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -237,6 +238,18 @@ def test_failed_build_leaves_nothing(tmp_path, monkeypatch):
         build("synthetic_faces", tmp_path, options=TINY)
     assert {p.name for p in (tmp_path / "synthetic_faces/default").iterdir()} == {".lock"}
     assert sys.modules["__main__"] is main
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"default: .* be written \(File too large\)") as error:
+            build("synthetic_faces", tmp_path, options=TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert list(contents(tmp_path)) == ["synthetic_faces/default/.lock"]
 
 
 def test_second_build_waits_and_takes_the_result(built, tmp_path, capfd):

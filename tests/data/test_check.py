@@ -87,7 +87,7 @@ def test_a_cut_off_video_is_named(tmp_path):
             )  # fmt: skip
     video = tmp_path / "train/calm/train.avi"
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 3])
-    lines = checked(tmp_path).problems["clips are missing or have frames that cannot be read"]
+    lines = checked(tmp_path).problems["clips are missing, unreadable, damaged or log footage"]
     assert len(lines) == 1 and "train.avi" in lines[0]
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_record_and_clips_left_out_are_found_in_a_built_set(tree, tmp_
     builder.build("video_folder", tmp_path / "tfds", options=options)
     found = check.check_built("video_folder", tmp_path / "tfds")
     assert found.problems["clips were left out when it was built"] == ["train/calm/clip1"]
-    unreadable = found.problems["clips are missing or have frames that cannot be read"]
+    unreadable = found.problems["clips are missing, unreadable, damaged or log footage"]
     assert len(unreadable) == 9 * 18
     assert any("test/cross/clip1: frame 17" in line for line in unreadable)
 

@@ -47,7 +47,7 @@ def test_a_damaged_clip_is_stored_counted_and_listed(tree, tmp_path, capsys):
     stored = raw_trees.read(builder, "train") | raw_trees.read(builder, "test")
     assert 25 < len(stored["glad/clip1.mp4"]["frames"]) < 40
     found = check.check_built("video_folder", tmp_path, "small")
-    assert found.problems["clips were damaged when it was built"] == [damaged]
+    assert found.problems["clips were damaged or log footage when it was built"] == [damaged]
     raw = check.check_raw("video_folder", {"source_dir": str(tree)})
-    (problem,) = raw.problems["clips are missing or have frames that cannot be read"]
+    (problem,) = raw.problems["clips are missing, unreadable, damaged or log footage"]
     assert "glad/clip1.mp4: holds" in problem

@@ -11,6 +11,7 @@ import raw_trees
 from data import builder, counts, frames, workers
 from data.video_folder import listed
 from data.video_folder import video_folder_dataset_builder as video_folder
+from rdfer_jax.media import sources
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +228,22 @@ def test_housekeeping_is_passed_over_and_counted(tmp_path):
     assert splits_of(tmp_path) == before and found.classes == ("happy", "sad")
     (note,) = (n for n in found.notes if "passed over, files of file servers" in n)
     assert ": 15, such as " in note
+
+
+def test_a_video_is_known_without_its_suffix(tmp_path):
+    """Recorders omit it, and copies get a number behind it; a low-resolution proxy (.LRV) is no clip."""
+    raw_trees.write_video(tmp_path / "a.mp4", frames=3, label=0, size=32)
+    data = (tmp_path / "a.mp4").read_bytes()
+    for label in ("calm", "glad"):
+        (tmp_path / "raw" / label).mkdir(parents=True)
+        for name in ("ch01_2024", "b.mp4.1", "c.MP4 (2)", "d.2024-01-05", "e.dhav", "f.LRV"):
+            (tmp_path / "raw" / label / name).write_bytes(data)
+        (tmp_path / "raw" / label / "README").write_text("not a video")
+    found = plan(tmp_path / "raw")
+    names = {e.clip_id.split("/")[1] for clips in found.splits.values() for e in clips}
+    assert names == {"ch01_2024", "b.mp4.1", "c.MP4 (2)", "d.2024-01-05", "e.dhav"}
+    assert any("not clips: 4, such as 'calm/README'" in note for note in found.notes)
+    assert len(sources.find(tmp_path / "raw")) == 10
 
 
 def test_housekeeping_is_no_frame_of_a_built_clip(tmp_path):

@@ -57,7 +57,7 @@ def test_check_says_what_is_wrong_and_its_exit_status_says_that_something_is(fol
     assert status == 1 and "Traceback" not in said, said
     assert "1 / 489 *" in said and f" problems found\nresult in {folder}" in said
     problems = json.loads((folder / "check.json").read_text())["problems"]
-    (line,) = problems["clips are missing or have frames that cannot be read"]
+    (line,) = problems["clips are missing, unreadable, damaged or log footage"]
     assert line.startswith("fold5 00035") and "00035_00002.jpg" in line
     assert not (folder / "tfds").exists()  # nothing was built
 

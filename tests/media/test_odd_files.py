@@ -72,6 +72,31 @@ def test_an_odd_file_is_read_as_ffmpeg_shows_it(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "start", "length"),
+    [
+        ("a.mjpg", "", "Content-length: %d"),
+        ("a", "HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame", ""),
+        ("a.bin", "", "X-Timestamp: 1.5\r\nContent-Length: %d"),
+    ],
+)
+def test_a_dump_of_a_network_camera_is_read(tmp_path, name, start, length):
+    """multipart/x-mixed-replace: JPEGs with headers between them."""
+    ffmpeg.run(*pictures(0.4), "-q:v", 2, tmp_path / "%d.jpg")
+    jpegs = [(tmp_path / f"{number}.jpg").read_bytes() for number in range(1, 11)]
+    parts = [start.encode() + b"\r\n\r\n"] if start else []
+    for jpeg in jpegs:
+        head = f"--frame\r\nContent-Type: image/jpeg\r\n{length % len(jpeg) if length else ''}\r\n"
+        parts.append(head.encode() + b"\r\n" * bool(length) + jpeg + b"\r\n")
+    (tmp_path / name).write_bytes(b"".join(parts))
+    (video,) = sources.find(tmp_path / name)
+    found = list(video.frames())
+    expected = ffmpeg.shown(tmp_path / "%d.jpg").images
+    assert not video.damage and len(found) == len(expected)
+    for frame, image in zip(found, expected, strict=True):
+        assert np.abs(frame.image.astype(int) - image).mean() < 2
+
+
+@pytest.mark.parametrize(
     ("name", "offset"),
     [("a.mp4", -0.5), ("a.mkv", 5), ("a.ts", 5), ("a.ts", 95_443)],
 )

@@ -39,9 +39,7 @@ class Kind:
 
 
 _B = (("bf", "2"), ("g", "6"))
-_WIDE = (
-    ("x265-params", "log-level=none:colorprim=bt2020:transfer=bt2020-10:colormatrix=bt2020nc"),
-)
+_WIDE = (("x265-params", "log-level=none:colorprim=bt709:transfer=bt2020-10:colormatrix=bt2020nc"),)
 _LACED = (("flags", "+ildct+ilme"), ("top", "1"))
 _LOUD = (("x265-params", "log-level=none"),)
 KINDS = (

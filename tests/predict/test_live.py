@@ -8,6 +8,7 @@ import http.server
 import logging
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -199,6 +200,16 @@ def test_ctrl_c_ends_it_and_keeps_the_rows(tmp_path, film, monkeypatch, capfd):
         main.main(["live", f"--input={tmp_path / 'film.mp4'}", *flags])
     assert end.value.code == 130 and "stopped by Ctrl-C" in capfd.readouterr().err
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 2
+
+
+def test_a_full_disk_ends_it_in_one_line(tmp_path, film, monkeypatch):
+    write_video(tmp_path / "film.mp4", film, fps=10)
+    known = types.SimpleNamespace(classes=("sad", "happy"))
+    monkeypatch.setattr(live, "Predictor", lambda *arguments: known)
+    full = "^error: /dev/full: cannot be written .No space left"
+    with pytest.raises(SystemExit, match=full) as end:
+        main.main(["live", f"--input={tmp_path / 'film.mp4'}", "--output=/dev/full"])
+    assert "\n" not in str(end.value)
 
 
 def test_a_line_says_what_is_seen_and_how_late():

@@ -1,7 +1,8 @@
-"""HDR video of phones (PQ, HLG) is read as BT.2100, BT.2390 and sRGB say, and SDR as it was coded."""
+"""HDR (PQ, HLG) is read as BT.2100, BT.2390 and sRGB say; other video as coded, in the colors of sRGB."""
 
 import av
 import ffmpeg
+import mp4
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
@@ -131,7 +132,7 @@ def test_sdr_is_what_was_coded_whatever_the_matrix_and_the_limits(tmp_path, matr
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le"])
 def test_sdr_is_bit_for_bit_what_ffmpegs_converter_gives(tmp_path, pixels):
-    path = write(tmp_path / "a.mkv", CODES, ("-c:v", "ffv1", "-pix_fmt", pixels), "bt2020-10")
+    path = write(tmp_path / "a.mkv", CODES, ("-c:v", "ffv1", "-pix_fmt", pixels), "bt709", "bt709")
     with av.open(str(path)) as container:
         plain = [
             VideoReformatter().reformat(frame, format="rgb24").to_ndarray()
@@ -139,3 +140,70 @@ def test_sdr_is_bit_for_bit_what_ffmpegs_converter_gives(tmp_path, pixels):
         ]
     with VideoReader(epath.Path(path)) as reader:
         np.testing.assert_array_equal([frame.image for frame in reader.frames()], plain)
+
+
+@pytest.mark.parametrize("transfer", ["bt709", "iec61966-2-1", "bt2020-10"])
+@pytest.mark.parametrize(("primaries", "matrix"), [("bt2020", "bt2020"), ("smpte432", "bt709")])
+def test_a_wide_gamut_is_shown_in_the_colors_of_an_ordinary_display(
+    tmp_path, primaries, matrix, transfer
+):
+    """As by zimg; colors that such a display does not have are cut off."""
+    words = ("-c:v", "ffv1", "-pix_fmt", "yuv444p10le")
+    path = write(tmp_path / "a.mkv", CODES, words, transfer, primaries, matrix)
+    own = "iec61966-2-1" if transfer == "iec61966-2-1" else "bt709"
+    convert = f"zscale=t=linear,format=gbrpf32le,zscale=p=bt709:t={own}:m=gbr:r=full,format=gbrp"
+    shown = ffmpeg.shown(path, convert).images[-1][SIDE // 2, SIDE // 2 :: SIDE]
+    np.testing.assert_allclose(read(path), shown, atol=2)
+    with VideoReader(epath.Path(path)) as reader:
+        list(reader.frames())
+        assert not reader.problem()
+    is_gray = np.ptp(CODES, axis=1) == 0
+    np.testing.assert_allclose(read(path)[is_gray], 255 * CODES[is_gray], atol=2)
+    saturated = CODES[-1:] * [1, 0.5, 0.3]
+    path = write(tmp_path / "b.mkv", saturated, words, transfer, primaries, matrix)
+    assert np.ptp(read(path)) > 255 * np.ptp(saturated) + 5
+
+
+@pytest.mark.parametrize(
+    ("words", "is_log"),
+    [
+        (("-bsf:v", "h264_metadata=transfer_characteristics=9"), True),
+        (("-bsf:v", "h264_metadata=colour_primaries=9:transfer_characteristics=2"), True),
+        (("-movflags", "use_metadata_tags", "-metadata", "gamma=S-Log3-Cine"), True),
+        (("-metadata", "title=My V-Log of the holidays"), False),
+        (("-bsf:v", "h264_metadata=colour_primaries=9:transfer_characteristics=14"), False),
+    ],
+)
+def test_log_footage_is_told(tmp_path, words, is_log):
+    source = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=0.2", "-c:v", "libx264")
+    ffmpeg.run(*source, "-pix_fmt", "yuv420p", *words, tmp_path / "a.mp4")
+    told = frames.convert(frames.Job(str(tmp_path / "a.mp4"), 64, 95)).damage
+    assert told.startswith("log footage") == is_log and bool(told) == is_log
+    problems = frames.inspect(str(tmp_path / "a.mp4")).problems
+    assert [told in problem for problem in problems] == [True] * is_log
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("profile", "compatible_with", "is_read"),
+    [(5, 0, False), (8, 4, True), (10, 0, False), (10, 1, True)],
+)
+def test_dolby_vision_without_ordinary_colors_is_refused(
+    tmp_path, suffix, profile, compatible_with, is_read
+):
+    source = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=0.2", "-c:v", "libx264")
+    ffmpeg.run(*source, "-pix_fmt", "yuv420p", path := tmp_path / "a.mp4")
+    mp4.dolby_vision(path, profile, compatible_with)
+    if suffix == ".mkv":
+        ffmpeg.run("-i", path, "-c", "copy", path := tmp_path / "b.mkv")
+    problem = frames.probe(str(path)).problem
+    assert ("Dolby Vision" in problem) != is_read and bool(problem) != is_read
+
+
+@pytest.mark.parametrize("matrix", ["ycgco", "ipt"])
+def test_colors_that_cannot_be_converted_are_refused(tmp_path, matrix):
+    number = {"ycgco": 8, "ipt": 15}[matrix]
+    source = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=0.2", "-c:v", "libx264")
+    told = ("-bsf:v", f"h264_metadata=matrix_coefficients={number}")
+    ffmpeg.run(*source, "-pix_fmt", "yuv420p", *told, tmp_path / "a.mp4")
+    assert f"color matrix {number} cannot be read" in frames.probe(str(tmp_path / "a.mp4")).problem
