@@ -17,7 +17,8 @@ from rdfer_jax.media.video import FALLBACK_FPS, VideoWriter
 from rdfer_jax.predict.result import UNSURE, Face, VideoPrediction
 from rdfer_jax.predict.timeline import class_color
 
-_GRAY = "#7f7f7f"
+#: Of the box of a face that has not been predicted.
+UNKNOWN_COLOR = "#7f7f7f"
 #: Height of the smallest text, pixels.
 _LEAST_TEXT = 10
 
@@ -54,7 +55,7 @@ def draw_face(
     """Draws a face of the analyzed frame `place` into uint8 [H, W, 3], RGB; `which` precedes its class."""
     probs_N = face.timeline[place]
     if np.isnan(probs_N).any():
-        draw_box(image, face.boxes[place], _GRAY)
+        draw_box(image, face.boxes[place], UNKNOWN_COLOR)
         return
     best = int(probs_N.argmax())
     name = classes[best] if probs_N[best] >= min_confidence else UNSURE

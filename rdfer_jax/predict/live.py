@@ -22,11 +22,12 @@ from etils import epath
 
 from rdfer_jax import config as config_lib
 from rdfer_jax import fonts
+from rdfer_jax.faces.follow import Seen
 from rdfer_jax.media import sources
 from rdfer_jax.media.files import MediaError, printable
 from rdfer_jax.media.sources import Video
 from rdfer_jax.media.video import Frame
-from rdfer_jax.predict.annotate import draw_box
+from rdfer_jax.predict.annotate import UNKNOWN_COLOR, draw_box
 from rdfer_jax.predict.predictor import Predictor
 from rdfer_jax.predict.stream import LiveFace, Moment
 from rdfer_jax.predict.timeline import class_color
@@ -193,14 +194,15 @@ def run(
     window = _Window(predictor.classes) if show else None
     told, moments, slowest = -np.inf, 0, 0.0
     try:
-        for moment in predictor.stream(window.shown(newest) if window else newest):
+        frames = window.until_closed(newest) if window else newest
+        for moment in predictor.stream(frames, window.show if window else None):
             latency = time.monotonic() - newest.came
             slowest = max(slowest, latency)
             moments += 1
             if writer:
                 writer.add(moment, latency, newest.dropped)
             if window:
-                window.faces = moment.faces
+                window.predicted = {face.number: face for face in moment.faces}
             if sys.stdout.isatty() and moment.time - told >= LINE_EVERY - 1e-3:
                 told = moment.time
                 print(line(moment, latency, newest.dropped), flush=True)
@@ -255,29 +257,35 @@ def _warm_up(predictor: Predictor) -> None:
 
 
 class _Window:
-    """The window, with a box and the expression at each face of the last prediction."""
+    """The window, with a box at each face and the expression that was predicted last."""
 
     def __init__(self, classes: tuple[str, ...]):
-        self._classes = dict(zip(classes, fonts.names(classes), strict=True))
-        self._colors = [class_color(number) for number in range(len(classes))]
-        self.faces: tuple[LiveFace, ...] = ()
+        self._names = dict(zip(classes, fonts.names(classes), strict=True))
+        self.predicted: dict[int, LiveFace] = {}
         self.is_closed = False
 
-    def shown(self, frames: Iterator[Frame] | Newest) -> Iterator[Frame]:
-        """Shows and yields frames, until a key of _END_KEYS is pressed or the window is closed."""
+    def until_closed(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Yields frames until the window is closed."""
         for frame in frames:
-            image = frame.image.copy()
-            for face in self.faces:
-                name = self._classes.get(face.expression, face.expression)
-                color = self._colors[int(face.probs.argmax())]
-                draw_box(image, face.box.tolist(), color, f"{name} {face.confidence:.0%}")
-            cv2.imshow(_WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            key = cv2.waitKey(1) & 0xFF
-            if key in _END_KEYS or cv2.getWindowProperty(_WINDOW, cv2.WND_PROP_VISIBLE) < 1:
-                self.is_closed = True
+            if self.is_closed:
                 break
             yield frame
         cv2.destroyAllWindows()
+
+    def show(self, frame: Frame, faces: Sequence[Seen]) -> None:
+        """Shows a frame and the faces in it, and looks whether the window is closed."""
+        image = frame.image.copy()
+        for seen in faces:
+            face = self.predicted.get(seen.number)
+            if face:
+                name = self._names.get(face.expression, face.expression)
+                color = class_color(int(face.probs.argmax()))
+                draw_box(image, seen.box.tolist(), color, f"{name} {face.confidence:.0%}")
+            else:
+                draw_box(image, seen.box.tolist(), UNKNOWN_COLOR)
+        cv2.imshow(_WINDOW, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        is_ended = cv2.waitKey(1) & 0xFF in _END_KEYS
+        self.is_closed = is_ended or cv2.getWindowProperty(_WINDOW, cv2.WND_PROP_VISIBLE) < 1
 
 
 class _Rows:

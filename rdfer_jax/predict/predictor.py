@@ -9,7 +9,7 @@ faces.kept. `windows` plans what the network reads, and `collect` joins what it 
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rdfer_jax.faces import blazeface
 from rdfer_jax.faces.boxes import Detection
 from rdfer_jax.faces.cut import NOBODY, Cut
 from rdfer_jax.faces.detect import Detector
+from rdfer_jax.faces.follow import Seen
 from rdfer_jax.faces.kept import KeptCrops
 from rdfer_jax.faces.tracks import Scan, Track, scan
 from rdfer_jax.media import sources
@@ -208,11 +209,14 @@ class Predictor:
             identities=self.settings.identities,
         )
 
-    def stream(self, frames: Iterable[Frame]) -> Iterator[Moment]:
+    def stream(
+        self, frames: Iterable[Frame], watch: Callable[[Frame, list[Seen]], None] | None = None
+    ) -> Iterator[Moment]:
         """Yields the faces at each stride of a source without an end, at constant memory.
 
         Args:
           frames: media.video.Frame, with ascending times; more than are read per second are passed over.
+          watch: takes each frame that is read, with its faces, before they are predicted.
 
         Yields:
           The faces, each with its box, probabilities, agreement and confidence; see stream.Moment. What
@@ -225,7 +229,7 @@ class Predictor:
         running = Stream(
             self.network, self._detect, self.cut, self.settings, self.fps, self.temperature
         )
-        return running.moments(frames)
+        return running.moments(frames, watch)
 
     def _scan(self, source: Video, kept: KeptCrops, progress: Progress | None) -> Scan:
         """Finds and follows the faces or people, and cuts the faces out."""

@@ -8,7 +8,7 @@ Letters: F frames of the network's input, N classes, S side of a crop.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from scipy import special
@@ -84,14 +84,18 @@ class Stream:
         self._keeps, self._next = Thinner(fps), -np.inf
         self._crops: dict[int, collections.deque[tuple[float, np.ndarray]]] = {}
 
-    def moments(self, frames: Iterable[Frame]) -> Iterator[Moment]:
-        """Yields a moment at each stride, as soon as its frame is read."""
+    def moments(
+        self, frames: Iterable[Frame], watch: Callable[[Frame, list[Seen]], None] | None = None
+    ) -> Iterator[Moment]:
+        """Yields a moment at each stride, as soon as its frame is read; see Predictor.stream."""
         size = self._network.config.data.image_size
         for frame in frames:
             if not self._keeps(frame.time):
                 continue
             seen = self._follow(frame.image, frame.time)
             seen = seen[: 1 if self._settings.faces == "largest" else None]
+            if watch:
+                watch(frame, seen)
             start = frame.time - self._settings.window - 1e-6
             for face in seen:
                 crop = self._cut.crop_at(frame.image, face.box.tolist(), face.points, size)

@@ -190,7 +190,7 @@ def test_ctrl_c_ends_it_and_keeps_the_rows(tmp_path, film, monkeypatch, capfd):
     write_video(tmp_path / "film.mp4", film, fps=10)
     real = predictor.Predictor.stream
 
-    def stopped(self, frames):
+    def stopped(self, frames, watch=None):
         yield next(iter(real(self, frames)))
         raise KeyboardInterrupt
 
@@ -252,7 +252,7 @@ class FakeCapture:
 def test_a_camera_does_not_fall_behind_while_the_network_is_prepared(monkeypatch, caplog):
     late = []
 
-    def watched(self, frames):
+    def watched(self, frames, watch=None):
         for frame in frames:
             late.append(time.monotonic() - start - frame.image[0, 0, 0] / 50)
             yield stream.Moment(frame.time, frame.number, ())
