@@ -5,6 +5,8 @@ A test that needs a single device asks for one: `sharding.make_mesh(jax.devices(
 
 import collections
 import os
+import shutil
+import tempfile
 
 # JAX reads these once, at its first import. The programs of the tests are small and run once or twice, so
 # compiling with little optimization, and without MLIR, takes a third of the time.
@@ -19,6 +21,14 @@ for _flag in (
     if _flag.split("=")[0] not in _xla_flags:
         _xla_flags += " " + _flag
 os.environ["XLA_FLAGS"] = _xla_flags.strip()
+
+# Tests that compile the same program share it, also with other workers and with the programs that they
+# start, in a folder of this session. The first process of the session makes it and deletes it.
+_programs = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="rdfer_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402
@@ -41,6 +51,12 @@ def pytest_collection_modifyitems(items):
     """
     runs = collections.Counter(item.path for item in items if item.get_closest_marker("e2e"))
     items.sort(key=lambda item: -runs[item.path])
+
+
+def pytest_unconfigure():
+    """Deletes the compiled programs that the tests shared."""
+    if _programs:
+        shutil.rmtree(_programs, ignore_errors=True)
 
 
 def pytest_sessionfinish(session):

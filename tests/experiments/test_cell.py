@@ -20,7 +20,12 @@ from rdfer_jax.training.predictions import read_predictions
 def settings(tmp_path, **changes):
     config = tiny.config(
         data={"dir": str(tmp_path / "tfds"), "frame_cache": str(tmp_path / "frames")},
-        train={"duration": "6 steps", "tensorboard": False},
+        train={
+            "duration": "6 steps",
+            "eval_every": "6 steps",
+            "save_every": "6 steps",
+            "tensorboard": False,
+        },
         loss={"robust_from": "2 steps"},
     )
     return dataclasses.replace(config, **changes)

@@ -4,6 +4,7 @@ No cell trains here: a function writes its result.
 """
 
 import copy
+import functools
 import json
 import pathlib
 
@@ -12,7 +13,7 @@ import pytest
 from etils import epath
 from fake_cells import cell_result
 
-from experiments import choose, grid, protocol, report, report_tables
+from experiments import choose, grid, protocol, report, report_tables, statistics
 from experiments.protocol import METHODS, TRIES
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/synthetic.py")
@@ -72,6 +73,8 @@ def commands(tmp_path, monkeypatch):
     for module in (protocol, choose, report, report_tables):
         monkeypatch.setattr(module, "METHODS", methods)
     monkeypatch.setattr(choose, "CONTESTANTS", names[:-1])
+    few = functools.partial(statistics.bootstrap, draws=500)
+    monkeypatch.setattr(statistics, "bootstrap", few)
     for module in (protocol, choose):
         monkeypatch.setattr(module, "CHOOSE", (("confusion", 101), ("symmetric", 102)))
     ran = []

@@ -3,6 +3,7 @@
 No cell trains here: a function writes its result. The data set is built from generated files.
 """
 
+import functools
 import json
 
 import numpy as np
@@ -26,6 +27,7 @@ from experiments import (
     report,
     report_tables,
     reviews,
+    statistics,
 )
 from experiments.protocol import METHODS
 from rdfer_jax import find_label_issues
@@ -100,6 +102,9 @@ def command(tmp_path, choice, monkeypatch):
 
     monkeypatch.setattr(grid, "run", run)
     monkeypatch.setattr(real_faces, "RANK_DRAWS", 300)
+    monkeypatch.setattr(reviews, "FOLLOWED", 3)
+    few = functools.partial(statistics.bootstrap_shared, draws=500)
+    monkeypatch.setattr(statistics, "bootstrap_shared", few)
 
     def call(**changes):
         options = {
