@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import importlib
 import json
-import os
 import re
 import sys
 import tempfile
@@ -174,7 +173,7 @@ def _build_lock(variant_dir: epath.Path) -> Iterator[None]:
         raise type(error)(
             f"config.data.dir: {variant_dir} cannot be created ({error.strerror}); choose another folder"
         ) from None
-    if "://" in os.fspath(variant_dir):
+    if not paths.is_local(variant_dir):
         yield
         return
     lock = filelock.FileLock(variant_dir / ".lock")
@@ -189,7 +188,7 @@ def _build_lock(variant_dir: epath.Path) -> Iterator[None]:
 
 def _remove_leftovers(variant_dir: epath.Path) -> None:
     """Removes what killed builds left; call it only while holding the lock."""
-    if "://" in os.fspath(variant_dir):  # no lock: another build may be running
+    if not paths.is_local(variant_dir):  # no lock: another build may be running
         return
     for path in variant_dir.glob("incomplete.*"):
         path.rmtree()

@@ -25,8 +25,8 @@ from etils import epath
 
 from benchmarks import harness
 from experiments import evidence
+from rdfer_jax import atomic, sharding
 from rdfer_jax import config as config_lib
-from rdfer_jax import sharding
 from rdfer_jax.config import Config
 from rdfer_jax.labels import relabel
 from rdfer_jax.pipeline import loader, source
@@ -219,10 +219,8 @@ def run(setup: Setup, compiled: Program, folder: epath.Path) -> TrainState:
 def save(path: epath.Path, state: TrainState) -> None:
     """Writes the leaves of a state, in one step."""
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with atomic.replacement(path) as part, part.open("wb") as file:
         np.savez(file, **leaves)  # type: ignore[arg-type]
-    part.replace(path)
 
 
 def restore(path: epath.Path, like: TrainState) -> TrainState:
@@ -283,6 +281,5 @@ def run_cell(folder: epath.Path, trainer: Trainer) -> None:
         "commit": commit,
         "hardware": harness.hardware(),
     }
-    part = folder / "result.json.part"
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    part.replace(folder / "result.json")
+    text = json.dumps(result, indent=2) + "\n"
+    atomic.write_bytes(folder / "result.json", text.encode())

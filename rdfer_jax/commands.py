@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rdfer_jax import build as build_lib
-from rdfer_jax import compile_cache, sharding, workarounds
+from rdfer_jax import compile_cache, paths, sharding, workarounds
 from rdfer_jax import config as config_lib
 from rdfer_jax.cli import Call
 from rdfer_jax.config import Config
@@ -87,7 +87,7 @@ def run(call: Call) -> None:
 
 def _check_place(name: str, value: str | None) -> None:
     """Raises OSError, before any work, if nothing can be written below the path that a flag gives."""
-    if not value or "://" in value:
+    if not value or not paths.is_local(value):
         return
     path = pathlib.Path(value).absolute()
     there = next(folder for folder in path.parents if folder.exists())

@@ -40,6 +40,11 @@ def expand(path: os.PathLike[str] | str) -> str:
     return full
 
 
+def is_local(path: os.PathLike[str] | str) -> bool:
+    """Returns whether a path is on a file system, not in an object store."""
+    return "://" not in os.fspath(path)
+
+
 class _Parser(flags.ArgumentParser):
     """Reads the value of a flag that is a path."""
 

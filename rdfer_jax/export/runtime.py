@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 from etils import epath
 
+from rdfer_jax import atomic
 from rdfer_jax.export.names import INPUT, METADATA
 
 
@@ -42,9 +43,7 @@ def keep(path: epath.Path, model: bytes, most: int) -> None:
       OSError: it cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(model)
-    temporary.replace(path)
+    atomic.write_bytes(path, model, tag=str(os.getpid()))
     models = sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().mtime, reverse=True)
     for old in models[most:]:
         old.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from rdfer_jax import plots
+from rdfer_jax import atomic, plots
 from rdfer_jax.media.files import MediaError, spelling
 from rdfer_jax.predict.result import VideoPrediction, status
 from rdfer_jax.predict.timeline import timeline
@@ -59,24 +59,9 @@ def write(prediction: VideoPrediction, folder: epath.Path) -> None:
     """Writes prediction.json, frames.csv and timeline.png."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(prediction.to_json(), indent=1, allow_nan=False)
-    write_whole(folder / "prediction.json", f"{text}\n".encode())
-    write_whole(folder / "frames.csv", frames_csv(prediction).encode())
-    write_whole(folder / "timeline.png", plots.to_png(timeline(prediction)))
-
-
-def write_whole(path: epath.Path, data: bytes) -> None:
-    """Writes a file, which appears under its name once it is complete; after an error there is none.
-
-    Raises:
-      OSError: it cannot be written, such as on a full disk.
-    """
-    part = path.with_name(f"part-{path.name}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    atomic.write_bytes(folder / "prediction.json", f"{text}\n".encode())
+    atomic.write_bytes(folder / "frames.csv", frames_csv(prediction).encode())
+    atomic.write_bytes(folder / "timeline.png", plots.to_png(timeline(prediction)))
 
 
 def frames_csv(prediction: VideoPrediction) -> str:
@@ -139,7 +124,7 @@ def write_summary(rows: Sequence[Row], path: epath.Path) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, file.getvalue().encode())
+    atomic.write_bytes(path, file.getvalue().encode())
 
 
 def describe(prediction: VideoPrediction) -> str:

@@ -13,9 +13,9 @@ from typing import IO, Any, Self
 import numpy as np
 from etils import epath
 
+from rdfer_jax import paths
 from rdfer_jax.faces.boxes import Box, Detection
 from rdfer_jax.faces.tracks import Found
-from rdfer_jax.training import integrity
 from rdfer_jax.types import Prediction
 
 NAME = "progress.jsonl"
@@ -38,7 +38,7 @@ class Progress:
         self._file: IO[str] | None = None
         self._new: list[Any] = []
         self._since: float | None = None
-        self._is_local = integrity.is_local(folder)
+        self._is_local = paths.is_local(folder)
         known = _read(self._path, digest) if self._is_local and digest else None
         self._known, self._batches = known or ({}, {})
         self._is_whole = known is not None

@@ -11,10 +11,11 @@ from typing import Any
 
 from etils import epath
 
+from rdfer_jax import atomic
 from rdfer_jax.media import folders
 from rdfer_jax.media.files import MediaError
 from rdfer_jax.media.sources import Pictures, Video, VideoFile
-from rdfer_jax.predict.files import RESULTS, Row, write_whole
+from rdfer_jax.predict.files import RESULTS, Row
 
 NAME = "complete.json"
 #: To be raised when this program predicts something else than before from the same video and network.
@@ -67,7 +68,7 @@ def begin(folder: epath.Path) -> None:
 def complete(folder: epath.Path, made: str, rows: Sequence[Row]) -> None:
     """Says that the results in a folder are complete: their digest, and their rows in summary.csv."""
     text = json.dumps({"digest": made, "rows": rows}, indent=1)
-    write_whole(folder / NAME, f"{text}\n".encode())
+    atomic.write_bytes(folder / NAME, f"{text}\n".encode())
 
 
 def _files(video: Video) -> list[epath.Path]:

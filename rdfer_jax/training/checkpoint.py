@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from rdfer_jax import paths
 from rdfer_jax.models import Variables
 from rdfer_jax.state import TrainState
 from rdfer_jax.training import integrity
@@ -109,7 +110,7 @@ class Checkpoints:
                 f"checkpoint {step} could not be written to {self.directory}, {good}: "
                 f"{str(error).splitlines()[0]}. Fix this and run the same command to resume"
             ) from error
-        if jax.process_index() == 0 and integrity.is_local(self.directory):
+        if jax.process_index() == 0 and paths.is_local(self.directory):
             integrity.write_sums(self._path(step))
 
     def _score(self, metrics: Any) -> float:

@@ -12,6 +12,8 @@ import pathlib
 
 from etils import epath
 
+from rdfer_jax import paths
+
 log = logging.getLogger(__name__)
 
 #: In the folder of a checkpoint: the SHA-256 of every other file, by its path in that folder.
@@ -23,7 +25,7 @@ DAMAGED = "damaged_checkpoints"
 def checkpoints_folder(workdir: epath.PathLike) -> epath.Path:
     """Returns the folder of a run's checkpoints, as an absolute path, which Orbax requires."""
     path = epath.Path(workdir)
-    return (path.resolve() if is_local(path) else path) / "checkpoints"
+    return (path.resolve() if paths.is_local(path) else path) / "checkpoints"
 
 
 def finished(workdir: epath.PathLike) -> dict[int, epath.Path]:
@@ -33,11 +35,6 @@ def finished(workdir: epath.PathLike) -> dict[int, epath.Path]:
         return {}
     # The names of unfinished checkpoints are longer.
     return {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
-
-
-def is_local(path: epath.Path) -> bool:
-    """Returns whether a path is on a file system, not in an object store."""
-    return "://" not in str(path)
 
 
 def write_sums(path: epath.Path) -> None:
@@ -86,7 +83,7 @@ def quarantine_damaged(workdir: epath.PathLike) -> list[int]:
       The steps of the moved checkpoints, newest first.
     """
     folder, moved = checkpoints_folder(workdir), []
-    if not is_local(folder):
+    if not paths.is_local(folder):
         return []
     for step, path in sorted(finished(workdir).items(), reverse=True):
         if (problem := damage(path)) is None:

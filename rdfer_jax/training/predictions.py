@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from rdfer_jax import atomic
+
 #: File names in the folder of a run: predictions of the test split, and of the training split.
 TEST_FILE, TRAIN_FILE = "predictions.npz", "predictions_train.npz"
 #: The split that the predictions of a cross-validation name.
@@ -49,10 +51,8 @@ class Predictions:
         none.
         """
         arrays: dict[str, Any] = {"split": self.split, "classes": np.array(self.classes)}
-        temporary = path.with_name(f".{path.name}.new")
-        with temporary.open("wb") as file:
+        with atomic.replacement(path) as part, part.open("wb") as file:
             np.savez(file, **(arrays | self.arrays))
-        temporary.replace(path)
 
 
 def read_predictions(path: epath.Path, needed: Sequence[str], advice: str = "") -> Predictions:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from safetensors import numpy as safetensors
 
-from rdfer_jax import augment, optim, plots, sharding, steps
+from rdfer_jax import atomic, augment, optim, plots, sharding, steps
 from rdfer_jax.config import Config
 from rdfer_jax.metrics import StepMetrics
 from rdfer_jax.models import masked, resampling
@@ -77,10 +77,8 @@ def pretrain(config: Config, workdir: epath.PathLike) -> float:
 
 def write_weights(params: Any, path: epath.Path) -> None:
     """Writes all arrays, atomically: a kill while writing leaves the old file, or none."""
-    temporary = path.with_name(f".{path.name}.new")
     arrays = masked.named(jax.tree.map(np.asarray, params))
-    temporary.write_bytes(safetensors.save(arrays, metadata={"format": "pt"}))
-    temporary.replace(path)
+    atomic.write_bytes(path, safetensors.save(arrays, metadata={"format": "pt"}))
 
 
 class PretrainModelSetup(ModelSetup):

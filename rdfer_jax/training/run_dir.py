@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import filelock
 from etils import epath
 
+from rdfer_jax import atomic, paths
 from rdfer_jax import config as config_lib
-from rdfer_jax import paths
 from rdfer_jax.config import Config
 from rdfer_jax.training import integrity
 
@@ -51,9 +51,8 @@ def write_json(path: epath.Path, tree: Mapping[str, Any]) -> None:
     Raises:
       ValueError: a number is not finite.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    text = json.dumps(tree, indent=2, allow_nan=False) + "\n"
+    atomic.write_bytes(path, text.encode())
 
 
 def read_json(path: epath.Path, advice: str) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def run_lock(workdir: epath.Path, flag: str = "workdir") -> Iterator[None]:
       ValueError: another run is using the folder.
       OSError: the folder cannot be written to.
     """
-    if "://" in str(workdir):
+    if not paths.is_local(workdir):
         yield
         return
     # In a file of its own, because some systems do not let others read a locked file.

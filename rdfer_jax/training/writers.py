@@ -18,6 +18,8 @@ import tqdm
 from etils import epath
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from rdfer_jax import atomic, paths
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class MetricWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / METRICS_FILE
         self._lines = _repaired_lines(self._path, resume_step)
-        self._file = None if _is_remote(self._path) else self._path.open("a")
+        self._file = self._path.open("a") if paths.is_local(self._path) else None
         if tensorboard:
             self._tensorboard = _tensorboard_writer(workdir / "tensorboard")
 
@@ -270,15 +272,8 @@ def _repaired_lines(path: epath.Path, resume_step: int | None) -> list[str]:
             kept.append(line + "\n")
     repaired = "".join(kept)
     if repaired != text:
-        # Atomically, so that a kill at this moment loses nothing.
-        temporary = path.parent / f"{path.name}.tmp"
-        temporary.write_text(repaired)
-        temporary.replace(path)
+        atomic.write_bytes(path, repaired.encode())
     return kept
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in str(path)
 
 
 def _tensorboard_writer(logdir: epath.Path) -> Any:

@@ -112,7 +112,7 @@ def test_read_joins_the_lines_of_a_step(tmp_path):
 
 def test_object_store_is_written_whole(tmp_path, monkeypatch):
     # Such a file cannot be appended to; opening it for that must not happen.
-    monkeypatch.setattr(writers, "_is_remote", lambda path: True)
+    monkeypatch.setattr(writers.paths, "is_local", lambda path: False)
     _write(tmp_path, [1, 2])
     with writers.MetricWriter(tmp_path, resume_step=1, tensorboard=False) as writer:
         writer.write_scalars(2, {"loss": 0.0})

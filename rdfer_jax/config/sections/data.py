@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from rdfer_jax import paths
 from rdfer_jax.config.parsing import parse_fold
 from rdfer_jax.config.sections.base import Section, field
 
@@ -118,7 +119,7 @@ class Data(Section):
                 parse_fold(self.fold)
             except ValueError as error:
                 raise ValueError(f"config.data.fold: {error}") from None
-        if "://" in self.frame_cache:
+        if not paths.is_local(self.frame_cache):
             raise ValueError(
                 "config.data.frame_cache: expected a local folder, such as /dev/shm/frames, got "
                 f"{self.frame_cache!r}"
