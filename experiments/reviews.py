@@ -10,10 +10,10 @@ of the simulation; see experiments.audit_runs for which. For cells of a grid, a 
 class shares of the review gain in prediction. Needs no network and no data set. Writes reviews.json and
 reviews.md.
 
-Promise: what is listed if the promise is computed with the review's share of wrong labels (`share`; the
-audit takes the lesser share, that of the predictions or of the review), or if the cut is set by a logistic
-regression of the decisions on the score (`cut`); and how often the interval of the review covers the list's
-true precision.
+Promise: what is listed after the review as `rdfer audit --reviewed --precision=0.9` does it (`audit`, see
+labels.promise; the sample is from the list without a promise), or if the cut is set by a logistic
+regression of the decisions on the score (`cut`); and how often the interval of the review covers the true
+precision of the list that promised 90 % before.
 
 Orders: the precision of the list is estimated by that regression from the random sample and as many further
 decisions: at random on the list, in the order of suspicion, nearest to the cut, or where a decision lowers
@@ -39,10 +39,11 @@ from benchmarks import harness
 from experiments import audit_runs, finished
 from experiments.simulated import Simulated, simulate
 from rdfer_jax import find_label_issues, paths
+from rdfer_jax.labels import promise as promise_lib
 from rdfer_jax.labels import review
 from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.noise_matrix import Floats, Ints, fit_noise
-from rdfer_jax.labels.suspicion import Suspicion, suspicion
+from rdfer_jax.labels.suspicion import suspicion
 from rdfer_jax.training.predictions import TEST_FILE, read_predictions
 
 PROMISE = 0.9
@@ -56,9 +57,8 @@ FOLLOWED = 30
 STRATA = 5
 #: Variance of the normal prior of the regression's two coefficients.
 PRIOR = 25.0
-#: The simulated data sets, with SEEDS of each kind.
+#: The simulated data sets.
 NOISES, RATES, NETWORKS = ("confusion", "mixed", "instance"), (0.1, 0.3), ("truth", "given")
-SEEDS = 4
 #: Shares of all clips, from the most suspicious on, of which the precision is given.
 TOPS = (0.01, 0.02, 0.05, 0.1)
 
@@ -70,15 +70,15 @@ class Listed(NamedTuple):
       score: float64 [N], standardized; higher for labels that are more likely wrong.
       wrong: bool [N], the truth.
       listed: bool [N], the list with the promise.
+      whole: bool [N], the list without one.
       candidate: bool [N], whether another class is suggested; no other clip is ever listed.
-      suspicious: as the audit scores the labels.
     """
 
     score: Floats
     wrong: np.ndarray
     listed: np.ndarray
+    whole: np.ndarray
     candidate: np.ndarray
-    suspicious: Suspicion
 
     @classmethod
     def of(cls, data: Simulated) -> "Listed":
@@ -89,7 +89,9 @@ class Listed(NamedTuple):
         candidate_N = mean_NC.argmax(axis=1) != data.label
         listed_N = (found.false_alarms(share.sure) <= 1 - PROMISE + 1e-9) & candidate_N
         score_N = (found.score - found.score.mean()) / found.score.std()
-        return cls(score_N, data.is_wrong, listed_N, candidate_N, found)
+        rank_N = np.argsort(np.argsort(-found.score, kind="stable"))
+        whole_N = (rank_N < round(share.estimate * len(rank_N))) & candidate_N
+        return cls(score_N, data.is_wrong, listed_N, whole_N, candidate_N)
 
 
 def regression(score_R: Floats, wrong_R: np.ndarray) -> tuple[Floats, Floats]:
@@ -123,23 +125,21 @@ def regression(score_R: Floats, wrong_R: np.ndarray) -> tuple[Floats, Floats]:
     return beta, np.asarray(covariance, np.float64)
 
 
-def sample(audit: Listed, size: int, rng: np.random.Generator) -> Ints:
+def sample(listed_N: np.ndarray, size: int, rng: np.random.Generator) -> Ints:
     """Draws a random sample, half of the list and half of the others, as labels.review.draw."""
-    groups = [rng.permutation(np.flatnonzero(audit.listed == value)) for value in (True, False)]
+    groups = [rng.permutation(np.flatnonzero(listed_N == value)) for value in (True, False)]
     some = min(len(groups[0]), size // 2)
     return np.concatenate([groups[0][:some], groups[1][: size - some]])
 
 
 def promise(audit: Listed, size: int, rng: np.random.Generator) -> dict[str, float]:
     """Returns what a review of a random sample says, and how right the lists after it are."""
-    chosen = sample(audit, size, rng)
-    counts = [int((audit.listed == value).sum()) for value in (True, False)]
+    chosen = sample(audit.listed, size, rng)
     parts = [audit.wrong[chosen[audit.listed[chosen] == value]] for value in (True, False)]
     found = [(int(part.sum()), len(part)) for part in parts]
     true = float(audit.wrong[audit.listed].mean())
     low, high = share_lib.limits(*found[0])
-    share = share_lib.of_strata(counts, found)
-    by_share_N = audit.candidate & (audit.suspicious.false_alarms(share.sure) <= 1 - PROMISE + 1e-9)
+    kept_N = kept(audit, size, rng)
     beta, _ = regression(audit.score[chosen], audit.wrong[chosen])
     by_cut_N = cut(audit, beta)
     return {
@@ -147,11 +147,24 @@ def promise(audit: Listed, size: int, rng: np.random.Generator) -> dict[str, flo
         "reviewed": found[0][0] / found[0][1],
         "covered": float(low <= true <= high),
         "width": high - low,
-        "share listed": float(by_share_N.mean()),
-        "share right": float((by_share_N & audit.wrong).mean()),
+        "audit listed": float(kept_N.mean()),
+        "audit right": float((kept_N & audit.wrong).mean()),
         "cut listed": float(by_cut_N.mean()),
         "cut right": float((by_cut_N & audit.wrong).mean()),
     }
+
+
+def kept(audit: Listed, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the list that a review of a sample promises, bool [N], as the audit finds it."""
+    chosen = sample(audit.whole, size, rng)
+    chosen = chosen[audit.whole[chosen]]
+    by_rank = np.argsort(-audit.score, kind="stable")
+    list_L = by_rank[audit.whole[by_rank]]
+    decided = promise_lib.Decided(chosen, audit.wrong[chosen], len(list_L))
+    listed_N = np.zeros(len(audit.score), bool)
+    listed_N[list_L[: promise_lib.keep(list_L, decided, PROMISE).length]] = True
+    listed_N[chosen[~audit.wrong[chosen]]] = False
+    return listed_N
 
 
 def cut(audit: Listed, beta: Floats) -> np.ndarray:
@@ -224,7 +237,7 @@ def by_strata(audit: Listed, first: Ints, left: Ints, rng: np.random.Generator) 
 
 def orders(audit: Listed, rng: np.random.Generator) -> dict[str, dict[str, float]]:
     """Returns by order the error of the list's estimated precision, and of a new cut's true one."""
-    first = sample(audit, FIRST, rng)
+    first = sample(audit.listed, FIRST, rng)
     left = np.setdiff1d(np.arange(len(audit.score)), first)
     true = audit.wrong[audit.listed].mean()
     mine = audit.wrong[first[audit.listed[first]]]
@@ -295,7 +308,7 @@ def _off(rows: Sequence[Mapping[str, float]]) -> float | None:
 
 def _promised(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    for kind in ("share", "cut"):
+    for kind in ("audit", "cut"):
         listed = [row for row in rows if row[f"{kind} listed"]]
         ratios = np.array([row[f"{kind} right"] / row[f"{kind} listed"] for row in listed])
         figures: tuple[float, ...] = (float("nan"),) * 4
@@ -319,7 +332,7 @@ def text(found: Mapping[str, Any]) -> str:
             *head,
             *(
                 f"{k}: {c}"
-                for k in ("share", "cut")
+                for k in ("audit", "cut")
                 for c in ("listed", "precision", "kept", "empty")
             ),
         ]
@@ -327,7 +340,7 @@ def text(found: Mapping[str, Any]) -> str:
     for row in found["promise"]:
         cells = [str(row["size"])]
         cells += [f"{100 * row[c]:.1f}" for c in ("precision", "reviewed", "covered", "width")]
-        for kind in ("share", "cut"):
+        for kind in ("audit", "cut"):
             low, high = row[f"{kind} low"], row[f"{kind} high"]
             cells += [
                 f"{100 * row[f'{kind} listed']:.1f}",
@@ -352,7 +365,7 @@ def text(found: Mapping[str, Any]) -> str:
     for row in found.get("class shares", ()):
         cells = [f"{100 * row[c]:+.2f}" for c in ("war", "uar", "lowest war")]
         shares.append([str(row["size"]), *cells])
-    tables = [lines, orders_, *([shares] if len(shares) > 1 else [])]
+    tables = [lines, *(table for table in (orders_, shares) if len(table) > 1)]
     return "\n\n".join([note, *map(harness.table, tables)])
 
 
@@ -424,12 +437,13 @@ def main(_: Sequence[str]) -> None:
         cells = []
         audits = [
             Listed.of(simulate(options.videos, noise, rate, network, seed))
-            for noise in NOISES
+            for noise in options.noises
             for rate in RATES
             for network in NETWORKS
-            for seed in range(SEEDS)
+            for seed in map(int, options.seeds)
         ]
-    found = summary(audits) | {"class shares": gains(cells) if cells else []}
+    repeats = ORDER_REPEATS if options.orders else 0
+    found = summary(audits, order_repeats=repeats) | {"class shares": gains(cells) if cells else []}
     (output / "reviews.json").write_text(harness.to_json(found))
     (output / "reviews.md").write_text(text(found) + "\n")
     print(text(found))
@@ -439,6 +453,9 @@ if __name__ == "__main__":
     paths.DEFINE_path(
         "cells", None, "Folders of cells of a grid, or of cross-validations, such as 'a/b-s*'."
     )
+    flags.DEFINE_list("noises", list(NOISES), "Kinds of noise, see experiments.simulated.")
+    flags.DEFINE_list("seeds", "0,1,2,3", "Seeds of the simulations.")
+    flags.DEFINE_bool("orders", True, "Whether to measure which clips to review next.")
     flags.DEFINE_integer("videos", 4000, "Videos of a simulated data set.", lower_bound=100)
     paths.DEFINE_path("output", "runs/reviews", "Folder for the results.")
     app.run(main)

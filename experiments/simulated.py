@@ -34,6 +34,10 @@ NETWORKS = ("truth", "given", "memorized", "overconfident", "underconfident")
 #: instance: as people who see the video and are unsure; wrong labels are more frequent in hard videos, and
 #: go to the classes that these resemble. mixed: half of the wrong labels each, symmetric and instance.
 NOISES = ("confusion", "symmetric", "instance", "mixed")
+#: Not in the grid. A quarter of the wrong labels is symmetric; the others are by a rule: in videos with a
+#: trait that the network sees, people call the class by its next one, FOLLOWED of the time. A network that
+#: is calibrated to the given labels then doubts the right labels of these videos.
+RULE, FOLLOWED = "rule", 0.8
 POWER = {"overconfident": 2.5, "underconfident": 0.4}
 #: Of noise by instance: what is added to the doubt and to the weight of each wrong class, so that also sure
 #: videos get wrong labels, and of any class.
@@ -78,7 +82,7 @@ def simulate(
 
     Args:
       num_videos: N.
-      noise: one of NOISES.
+      noise: one of NOISES, or RULE.
       rate: expected share of wrong labels, in [0, 1).
       network: one of NETWORKS.
       seed: of all random numbers.
@@ -88,9 +92,9 @@ def simulate(
     Raises:
       ValueError: noise or network is unknown.
     """
-    if noise not in NOISES or network not in NETWORKS:
+    if noise not in (*NOISES, RULE) or network not in NETWORKS:
         raise ValueError(
-            f"expected noise in {', '.join(NOISES)} and network in {', '.join(NETWORKS)}, got "
+            f"expected noise in {', '.join((*NOISES, RULE))} and network in {', '.join(NETWORKS)}, got "
             f"{noise!r} and {network!r}"
         )
     rng = np.random.default_rng([seed, num_videos])
@@ -106,7 +110,11 @@ def simulate(
     )
     truth_NKC = _posterior(clip_NKD, strength_N[:, None], 1 + CLIP_DEVIATION**2, prior_C)
     seen_NC = _posterior(video_ND, strength_N, 1.0, prior_C)
-    given_NCC = _given_if(seen_NC, true_N, noise, rate)
+    given_NCC = (
+        _given_by_rule(rng, num_videos, rate)
+        if noise == RULE
+        else _given_if(seen_NC, true_N, noise, rate)
+    )
     sum_NC = given_NCC[np.arange(num_videos), true_N].cumsum(axis=1)
     label_N = (sum_NC / sum_NC[:, -1:] <= rng.random((num_videos, 1))).sum(axis=1)
     return Simulated(true_N, label_N, _predicted(truth_NKC, given_NCC, network), strength_N)
@@ -148,6 +156,17 @@ def _given_if(seen_NC: Floats, true_N: Ints, noise: str, rate: float) -> Floats:
     wrong_NCC /= wrong_NCC.sum(axis=-1, keepdims=True)
     rate_NC1 = np.minimum(rate_NC, 1)[..., None]
     return (1 - rate_NC1) * eye_CC + rate_NC1 * wrong_NCC
+
+
+def _given_by_rule(rng: np.random.Generator, num_videos: int, rate: float) -> Floats:
+    """P(given | true class, video) of noise by the RULE, float64 [N, true, given]."""
+    eye_CC = np.eye(NUM_CLASSES)
+    even_CC = (1 - eye_CC) / (NUM_CLASSES - 1)
+    others_CC = (1 - rate / 4) * eye_CC + rate / 4 * even_CC
+    trait_CC = FOLLOWED * np.roll(eye_CC, 1, axis=1) + (1 - FOLLOWED) * others_CC
+    # The shares of all wrong labels and of those outside the trait follow from this.
+    has_trait_N = rng.random(num_videos) < 0.75 * rate / FOLLOWED
+    return np.where(has_trait_N[:, None, None], trait_CC, others_CC)
 
 
 def _predicted(truth_NKC: Floats, given_NCC: Floats, network: str) -> Floats:

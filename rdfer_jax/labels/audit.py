@@ -2,8 +2,9 @@
 
 Enters: the folder of a cross-validation with its out-of-fold predictions, and possibly a person's decisions
 on the sample. Leaves: issues.csv, suggested.csv, sample.csv, audit.json and audit.html, a page to review
-the clips, and class_shares.csv after a review; only audit.json if the predictions are no better than the
-most frequent class. It reads saved predictions and the frames of the data set; no model is run.
+the clips, and class_shares.csv after a review. If the predictions are no better than the most frequent
+class, nothing is suggested, and the page has the sample only, drawn from all clips alike. It reads saved
+predictions and the frames of the data set; no model is run.
 
 Letters: N videos, K clips of a video, C classes.
 """
@@ -20,7 +21,7 @@ from scipy import special
 
 from rdfer_jax import class_shares, metrics
 from rdfer_jax.config import Config
-from rdfer_jax.labels import issues, page, review
+from rdfer_jax.labels import issues, page, promise, review
 from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.issues import Findings
 from rdfer_jax.labels.skill import measure
@@ -44,7 +45,7 @@ MAX_CARDS = 5000
 #: Number of frames of a film strip, and their side in pixels.
 STRIP_FRAMES, STRIP_SIDE = 8, 72
 #: Files that need predictions better than the most frequent class.
-_FINDINGS = ("issues.csv", "suggested.csv", "audit.html")
+_FINDINGS = ("issues.csv", "suggested.csv")
 _SAMPLE, _CLASS_SHARES = "sample.csv", "class_shares.csv"
 #: The largest share of the votes for one class, up to which annotators disagree.
 SPLIT_VOTES = 2 / 3
@@ -65,13 +66,14 @@ def run(
       force: fall back to the predictions that a training run made for its own training split. These say
         nothing about how many labels are wrong.
       precision: as in `issues.find_label_issues`.
-      reviewed: a CSV file with decisions on the clips of sample.csv.
+      reviewed: a CSV file with decisions on the clips of sample.csv. Where they show of no list that it
+        keeps the promise, and more of them could, sample.csv gets more clips.
 
     Returns:
-      The contents of audit.json: the comparison with the most frequent class, see skill.Skill; if the
-      predictions are better, also `issues.summary`, the review, how hard clips compare with the votes, and,
-      if the truth is known, the share that was found. The share of wrong labels is that of the review, else
-      of the annotators' votes, else of the predictions.
+      The contents of audit.json: the comparison with the most frequent class, see skill.Skill; the share
+      of wrong labels, by the review, else by the annotators' votes, else by the predictions if they are
+      better; the review; and if the predictions are better, also `issues.summary`, how hard clips compare
+      with the votes, and, if the truth is known, the share that was found.
 
     Raises:
       FileNotFoundError: there are no predictions, or no sample or decisions for `reviewed`.
@@ -88,11 +90,6 @@ def run(
     skill = measure(arrays["label"], probs.mean(axis=1).argmax(axis=-1))
     found: dict[str, Any] = {"predictions": saved.split, "better_than_majority": skill.proven}
     found |= {"comparison": skill.describe(classes[skill.majority])}
-    if not skill.proven:
-        _write_summary(output, found)
-        for name in (*_FINDINGS, _SAMPLE):
-            (output / name).unlink(missing_ok=True)
-        return found
     in_fold = saved.split != OUT_OF_FOLD
     if in_fold and precision is not None:
         raise ValueError(
@@ -104,33 +101,61 @@ def run(
     if reviewed:
         decided = review.read(output / _SAMPLE, reviewed, clip_ids, arrays["label"], classes)
     share = decided.share if decided else share_lib.of_votes(arrays["label"], arrays["votes"])
-    findings = issues.find_label_issues(arrays["label"], probs, precision=precision, share=share)
-    found |= issues.summary(findings, classes) | _measured(findings, arrays)
-    found["hard_by_votes"] = _hard_by_votes(findings, arrays["votes"])
-    if in_fold and not share:
-        found |= {"share": None, "list_precision": None, "noise_matrix": None}
+    findings = issues.find_label_issues(
+        arrays["label"], probs, precision=precision if skill.proven else None, share=share,
+        decided=decided.decided if decided else None,
+    )  # fmt: skip
+    if skill.proven:
+        found |= issues.summary(findings, classes) | _measured(findings, arrays)
+        found["hard_by_votes"] = _hard_by_votes(findings, arrays["votes"])
+        if in_fold and not share:
+            found |= {"share": None, "list_precision": None, "noise_matrix": None}
+        issues.write_issues(output / "issues.csv", clip_ids, findings, classes)
+        issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
+    else:
+        findings = issues.unsuspicious(findings)
+        found["share"] = share.to_dict() if share else None
+        for name in _FINDINGS:
+            (output / name).unlink(missing_ok=True)
     if decided:
         shares = output / _CLASS_SHARES
         found["review"] = decided.to_dict(classes) | {"class_shares": str(shares)}
         class_shares.write(shares, classes, decided.classes)
-        sample = decided.sample
-    else:
-        listed = findings.kind == "mislabeled"
-        sample = review.draw(listed)
-        names = np.array(classes)[findings.label].tolist()
-        review.write_sample(output / _SAMPLE, clip_ids, names, listed, sample)
-    issues.write_issues(output / "issues.csv", clip_ids, findings, classes)
-    issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
+    sample = _sample(output / _SAMPLE, clip_ids, classes, findings, decided)
     _write_summary(output, found)
     doubtful = np.argsort(findings.rank)
     doubtful = doubtful[findings.kind[doubtful] != "fine"]
     shown = np.concatenate([doubtful[:MAX_CARDS], sample])
     shown = shown[np.sort(np.unique(shown, return_index=True)[1])]
     rows = list(_rows(info.config, arrays, findings, classes, shown, set(sample.tolist())))
-    text = describe(found) + (decided.describe() if decided else "") + _shown(len(doubtful))
+    text = describe(found) + (decided.describe() if decided else "")
+    text += _shown(len(doubtful)) if skill.proven else " This page shows the sample."
     title = f"{info.config.data.name}, {workdir.name}"
     page.write(output / "audit.html", rows, classes, title, text)
     return found
+
+
+def _sample(
+    path: epath.Path,
+    clip_ids: Sequence[str],
+    classes: Sequence[str],
+    findings: Findings,
+    decided: review.Review | None,
+) -> np.ndarray:
+    """Returns the sample to review, int [M]; draws and writes it, or more of it, where that is needed."""
+    kept = findings.kept
+    if decided and not (kept and kept.more):
+        return decided.sample
+    if decided and kept and kept.more:
+        listed = issues.candidates(findings)[: decided.decided.drawn_from]
+        sample = review.extend(decided.sample, listed, min(kept.more, review.SIZE))
+    else:
+        listed = np.flatnonzero(findings.kind == "mislabeled")
+        sample = review.draw(findings.kind == "mislabeled")
+    listed_N = np.isin(np.arange(len(clip_ids)), listed)
+    names = np.array(classes)[findings.label].tolist()
+    review.write_sample(path, clip_ids, names, listed_N, sample)
+    return sample
 
 
 def _write_summary(output: epath.Path, found: dict[str, Any]) -> None:
@@ -140,10 +165,13 @@ def _write_summary(output: epath.Path, found: dict[str, Any]) -> None:
 def describe(found: dict[str, Any]) -> str:
     """Returns the result in one or two sentences."""
     if not found["better_than_majority"]:
-        return (
+        text = (
             "These networks are no better than always naming the most frequent class: "
-            f"{found['comparison']}. So no labels are suggested; train longer, or on more clips"
+            f"{found['comparison']}. So no labels are suggested; train longer, or on more clips."
         )
+        if found["share"]:
+            text += f" Without them, {found['share']['text']}."
+        return text + _by_review(found.get("review"))
     share = "how many labels are wrong cannot be told: the network was trained on these clips"
     if found["share"]:
         share = found["share"]["text"]
@@ -151,7 +179,9 @@ def describe(found: dict[str, Any]) -> str:
         f"{found['num_videos']} clips; {share}. "
         f"{found['mislabeled']} clips are likely mislabeled, {found['hard']} hard, {found['fine']} fine."
     )
-    if found["list_precision"]:
+    if found["kept"]:
+        text += _kept(found["kept"], found["mislabeled"])
+    elif found["list_precision"]:
         text += _promise(found["list_precision"], found.get("review") or {})
     if "precision_at_n" in found:
         text += (
@@ -161,23 +191,19 @@ def describe(found: dict[str, Any]) -> str:
         if found.get("hard_are_hard") is not None:
             text += f"; of the clips called hard, {found['hard_are_hard']:.1%} are hard"
         text += "."
-    if found.get("review"):
-        text += _frequencies(found["review"]["classes"], found["review"]["class_shares"])
-    return text
+    return text + _by_review(found.get("review"))
 
 
-def _frequencies(shares: Mapping[str, Mapping[str, float]], path: str) -> str:
-    """Returns a sentence about classes that the labels give too often or too rarely, by a review.
-
-    Args:
-      shares: of the classes by name, see class_shares.ClassShares.
-      path: the file that has them.
-    """
+def _by_review(found: Mapping[str, Any] | None) -> str:
+    """Returns a sentence about classes that the labels give too often or too rarely, by a review."""
+    if not found:
+        return ""
+    shares, path = found["classes"], found["class_shares"]
     apart = [
-        f"{name} is {found['reviewed']:.0%} of the clips ({found['low']:.0%} to {found['high']:.0%}) and "
-        f"{found['given']:.0%} of the labels"
-        for name, found in shares.items()
-        if not found["low"] <= found["given"] <= found["high"]
+        f"{name} is {share['reviewed']:.0%} of the clips ({share['low']:.0%} to {share['high']:.0%}) and "
+        f"{share['given']:.0%} of the labels"
+        for name, share in shares.items()
+        if not share["low"] <= share["given"] <= share["high"]
     ]
     if not apart:
         return ""
@@ -196,6 +222,20 @@ def _promise(promised: float, review: dict[str, Any]) -> str:
             f"({low:.0%} to {high:.0%}): rely on the review."
         )
     return f" At least {promised:.0%} of the mislabeled are expected to be wrong."
+
+
+def _kept(kept: Mapping[str, Any], listed: int) -> str:
+    """Returns a sentence about a list that decisions promise; see promise.Kept."""
+    sure = f"{promise.CONFIDENCE:.0%}"
+    if kept["length"]:
+        return (
+            f" By the review, at least {kept['low']:.0%} of the {listed} mislabeled are wrong (limit at "
+            f"{sure} confidence)."
+        )
+    text = f" The review shows of no list that it keeps the promise (at {sure} confidence)"
+    if not kept["more"]:
+        return f"{text}, and more decisions on the sample's list are not likely to."
+    return f"{text}; about {kept['more']} more decisions could. The sample has clips for them."
 
 
 def _shown(doubtful: int) -> str:

@@ -22,7 +22,7 @@ from etils import epath
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from rdfer_jax.labels import csv_file
+from rdfer_jax.labels import csv_file, promise
 from rdfer_jax.labels import share as share_lib
 from rdfer_jax.labels.noise_matrix import (
     Floats,
@@ -71,6 +71,7 @@ class Findings:
       share: how many labels are wrong.
       given: float64 [C, C], the noise matrix P(given = column | true = row).
       sharpness: above 1 the probabilities are underconfident, below 1 overconfident; see NoiseFit.
+      kept: what a person's decisions promise of the list; None without decisions or without a promise.
     """
 
     kind: NDArray[np.str_]
@@ -87,6 +88,7 @@ class Findings:
     share: Share
     given: Floats
     sharpness: float
+    kept: promise.Kept | None
 
 
 def find_label_issues(
@@ -96,11 +98,13 @@ def find_label_issues(
     hard_below: float = 0.5,
     precision: float | None = None,
     share: Share | None = None,
+    decided: promise.Decided | None = None,
 ) -> Findings:
     """Finds wrong labels and hard clips.
 
     Mislabeled: the most suspicious videos for which another class is suggested, of as many as are estimated
     to be wrong; with `precision`, as many as keep the promise that at least this share of them is wrong.
+    The promise rests on injected wrong labels, or on a person's decisions if there are any.
     Hard: of the others, those with ease below hard_below; ease = A (1 - H(b) / log C), with the agreement
     A and the clips' belief b at the sharpness that `fit_noise` estimates. Fine: the rest.
 
@@ -114,9 +118,12 @@ def find_label_issues(
       hard_below: threshold of ease, in [0, 1]; higher values give more hard videos.
       precision: share of the mislabeled videos whose label is wrong, in (0, 1]; None: no promise.
       share: how many labels are wrong, if it is known better than from the predictions.
+      decided: decisions on a random sample of an earlier list from the same predictions. A list with a
+        promise is then the part of that list which `promise.keep` finds. Labels that were found right are
+        not listed.
 
     Raises:
-      ValueError: an argument has the wrong shape, type or value.
+      ValueError: an argument has the wrong shape, type or value, or the decisions are of other predictions.
     """
     labels_N, probs = checked_labels(labels_N), np.asarray(probs)
     if probs.ndim not in (2, 3) or (probs.ndim == 3 and not probs.shape[1]):
@@ -147,9 +154,17 @@ def find_label_issues(
     suggested_N = np.where(p_label_N >= p_other_N, labels_N, belief_NC.argmax(axis=1))
     rank_N = np.empty_like(labels_N)
     rank_N[np.argsort(-suspicious.score, kind="stable")] = np.arange(len(labels_N))
-    listed_N = rank_N < round(share.estimate * len(labels_N))
-    if precision is not None:
+    kept = None
+    if precision is None:
+        listed_N = rank_N < round(share.estimate * len(labels_N))
+    elif decided is None:
         listed_N = false_alarms_N <= 1 - precision + 1e-9
+    else:
+        by_rank = _candidates(rank_N, suggested_N, labels_N)
+        kept = promise.keep(by_rank[: decided.drawn_from], decided, precision)
+        listed_N = np.isin(np.arange(len(labels_N)), by_rank[: kept.length])
+    if decided is not None:
+        listed_N[decided.place[~decided.wrong]] = False
     flat_N = np.clip(_entropy(sharp_NC) / np.log(sharp_NC.shape[1]), 0, 1)
     ease_N = agreement_N * (1 - flat_N)
     kind_N = np.select(
@@ -173,6 +188,7 @@ def find_label_issues(
         share=share,
         given=share_lib.matrix(labels_N, belief_NC, share.estimate),
         sharpness=fitted.sharpness,
+        kept=kept,
     )
 
 
@@ -228,6 +244,26 @@ def write_labels(
     csv_file.write(path, ("clip_id", "label"), rows)
 
 
+def candidates(findings: Findings) -> Ints:
+    """Returns the videos for which another class is suggested, int64, most suspicious first."""
+    return _candidates(findings.rank, findings.suggested, findings.label)
+
+
+def _candidates(rank_N: Ints, suggested_N: Ints, labels_N: Ints) -> Ints:
+    by_rank = np.argsort(rank_N)
+    return by_rank[suggested_N[by_rank] != labels_N[by_rank]]
+
+
+def unsuspicious(findings: Findings) -> Findings:
+    """Returns the findings of networks that know nothing: every video is fine, its label suggested."""
+    return dataclasses.replace(
+        findings,
+        kind=np.full(len(findings.label), "fine"),
+        why=np.full(len(findings.label), ""),
+        suggested=findings.label,
+    )
+
+
 def summary(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
     """Returns counts and the estimated noise as plain Python values for JSON.
 
@@ -237,10 +273,11 @@ def summary(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
 
     Returns:
       num_videos and the number of each kind; why, the number of hard videos by reason; share, see
-      share.Share; list_precision, the share of the mislabeled videos that is expected to be wrong, None if
-      there are none; sharpness; noise_matrix, nested lists, P(given = column | true = row); per_class
-      {name: {num_videos, the number of each kind}} by given label; absent_classes, those never given;
-      confusions, the counts of mislabeled videos by label and suggested class, most frequent first.
+      share.Share; list_precision, the share of the mislabeled videos that is expected to be wrong, or the
+      least by a person's decisions, None if there are none; kept, see promise.Kept; sharpness;
+      noise_matrix, nested lists, P(given = column | true = row); per_class {name: {num_videos, the number
+      of each kind}} by given label; absent_classes, those never given; confusions, the counts of
+      mislabeled videos by label and suggested class, most frequent first.
 
     Raises:
       ValueError: the number of class names is not C.
@@ -250,14 +287,16 @@ def summary(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
     pairs, counts = np.unique(
         np.stack([findings.label, findings.suggested], 1)[wrong_N], axis=0, return_counts=True
     )
+    list_precision = float(1 - findings.false_alarms[wrong_N].max()) if wrong_N.any() else None
+    if findings.kept:
+        list_precision = findings.kept.low
     per_class = {name: _kinds(findings.kind[findings.label == c]) for c, name in enumerate(classes)}
     return {
         **_kinds(findings.kind),
         "why": {why: int((findings.why == why).sum()) for why in WHY},
         "share": findings.share.to_dict(),
-        "list_precision": float(1 - findings.false_alarms[wrong_N].max())
-        if wrong_N.any()
-        else None,
+        "list_precision": list_precision,
+        "kept": findings.kept._asdict() if findings.kept else None,
         "sharpness": findings.sharpness,
         "noise_matrix": findings.given.tolist(),
         "per_class": per_class,

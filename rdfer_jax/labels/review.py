@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike
 from rdfer_jax.class_shares import ClassShares, shrunk
 from rdfer_jax.labels import csv_file
 from rdfer_jax.labels import share as share_lib
+from rdfer_jax.labels.noise_matrix import Ints
+from rdfer_jax.labels.promise import Decided
 from rdfer_jax.labels.share import Share
 from rdfer_jax.pipeline import label_files
 
@@ -43,6 +45,7 @@ class Review(NamedTuple):
       sample: int [M], the places of the sample's clips among the N.
       reviewed: how many of these were decided.
       ignored: how many decisions are on clips outside the sample.
+      decided: the decisions on the listed clips of the sample.
     """
 
     share: Share
@@ -51,6 +54,7 @@ class Review(NamedTuple):
     sample: np.ndarray
     reviewed: int
     ignored: int
+    decided: Decided
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the review for JSON; with the names of the classes."""
@@ -61,7 +65,7 @@ class Review(NamedTuple):
         values = self._asdict() | {
             "share": self.share.to_dict(), "classes": shares, "sampled": len(self.sample),
         }  # fmt: skip
-        del values["sample"]
+        del values["sample"], values["decided"]
         return values
 
     def describe(self) -> str:
@@ -85,6 +89,20 @@ def draw(listed_N: np.ndarray, size: int = SIZE, seed: int = SEED) -> np.ndarray
     half = [min(len(group), max(size // 2, size - len(other))) for group, other in
             zip(groups, groups[::-1], strict=True)]  # fmt: skip
     return np.sort(np.concatenate([g[:n] for g, n in zip(groups, half, strict=True)]))
+
+
+def extend(sample: Ints, list_L: Ints, count: int, seed: int = SEED) -> Ints:
+    """Returns the sample with `count` more clips of a list, drawn at random, or as many as there are.
+
+    Args:
+      sample: int64 [M], as `draw` returns it.
+      list_L: int64 [L], the whole list of which the sample has some clips.
+      count: how many more.
+      seed: of the choice, which also depends on M.
+    """
+    rng = np.random.default_rng([seed, len(sample)])
+    more = rng.permutation(np.setdiff1d(list_L, sample))[:count]
+    return np.sort(np.concatenate([sample, more]))
 
 
 def write_sample(
@@ -143,6 +161,7 @@ def read(
     sizes: dict[bool, int] = {}
     # Of the decided clips, on and off the list: the right class, and whether the given one is wrong.
     found: dict[bool, list[tuple[int, bool]]] = {}
+    on_list: list[tuple[int, bool]] = []
     try:
         sample = np.array([place[row["clip_id"]] for row in rows], int)
         for row in rows:
@@ -150,7 +169,10 @@ def read(
             sizes[listed] = int(row["drawn_from"])
             if row["clip_id"] in given:
                 right = given[row["clip_id"]]
-                found.setdefault(listed, []).append((right, classes[right] != row["label"]))
+                is_wrong = classes[right] != row["label"]
+                found.setdefault(listed, []).append((right, is_wrong))
+                if listed:
+                    on_list.append((place[row["clip_id"]], is_wrong))
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{sample_path}: expected the columns {', '.join(COLUMNS)}, and clips of these predictions. "
@@ -179,6 +201,11 @@ def read(
         sample=sample,
         reviewed=reviewed,
         ignored=len(given) - reviewed,
+        decided=Decided(
+            np.array([at for at, _ in on_list], np.int64),
+            np.array([wrong for _, wrong in on_list], bool),
+            sizes.get(True, 0),
+        ),
     )
 
 

@@ -31,6 +31,18 @@ def test_noise_has_its_rate_and_its_kind(noise):
     assert not simulate(500, noise, 0.0, seed=0).is_wrong.any()
 
 
+def test_noise_by_a_rule_is_what_the_network_expects():
+    """Where the network is sure of a wrong class, the label is by the rule, and the right ones are few."""
+    data = simulate(20_000, simulated.RULE, 0.3, "given", seed=0)
+    assert data.is_wrong.mean() == pytest.approx(0.29, abs=0.015)
+    by_rule = data.label == (data.true + 1) % 7
+    assert by_rule[data.is_wrong].mean() == pytest.approx(0.825, abs=0.02)
+    mean = data.probs.mean(axis=1)
+    one_hot = np.eye(7)[data.label]
+    near = (mean > 0.7) & (mean < 0.8)
+    assert one_hot[near].mean() == pytest.approx(0.75, abs=0.05)
+
+
 def test_networks_are_calibrated_to_what_they_say():
     """Of the videos with a probability near p for a class, a share p has it: the true or the given one."""
     for network, labels in (("truth", "true"), ("given", "label")):

@@ -8,7 +8,6 @@ from experiments import reviews
 from experiments.reviews import Listed
 from experiments.simulated import simulate
 from rdfer_jax import find_label_issues
-from rdfer_jax.labels.suspicion import Suspicion
 from rdfer_jax.training.predictions import TEST_FILE, TRAIN_FILE, Predictions
 
 
@@ -17,8 +16,7 @@ def made_up(count=4000, slope=2.0, seed=0):
     rng = np.random.default_rng(seed)
     score = rng.normal(size=count)
     wrong = rng.random(count) < 1 / (1 + np.exp(-(slope * score - 1)))
-    suspicious = Suspicion(score, np.sort(score), np.full(count, 1 / count))
-    return Listed(score, wrong, score > 1, np.ones(count, bool), suspicious)
+    return Listed(score, wrong, score > 1, score > 0, np.ones(count, bool))
 
 
 def test_the_regression_is_that_of_scikit_learn():
@@ -39,7 +37,18 @@ def test_the_list_before_the_review_is_that_of_the_audit():
     found = find_label_issues(data.label, data.probs, precision=0.9)
     audit = Listed.of(data)
     np.testing.assert_array_equal(audit.listed, found.kind == "mislabeled")
+    whole = find_label_issues(data.label, data.probs).kind == "mislabeled"
+    np.testing.assert_array_equal(audit.whole, whole)
     np.testing.assert_array_equal(np.argsort(-audit.score, kind="stable"), np.argsort(found.rank))
+
+
+def test_a_review_promises_the_start_of_the_list():
+    audit, rng = made_up(), np.random.default_rng(2)
+    lists = [reviews.kept(audit, 400, rng) for _ in range(20)]
+    some = [listed for listed in lists if listed.any()]
+    assert len(some) > 10 and not any((listed & ~audit.whole).any() for listed in some)
+    right = [audit.wrong[listed].mean() for listed in some]
+    assert np.mean(right) > 0.9 and np.mean(np.less(right, 0.9)) <= 0.2
 
 
 def test_a_cut_by_the_true_regression_keeps_the_promise():
@@ -52,7 +61,7 @@ def test_a_cut_by_the_true_regression_keeps_the_promise():
 
 def test_the_sample_and_every_order_choose_other_clips_of_the_right_kind():
     audit, rng = made_up(), np.random.default_rng(0)
-    first = reviews.sample(audit, 100, rng)
+    first = reviews.sample(audit.listed, 100, rng)
     assert len(set(first)) == 100 and audit.listed[first].sum() == 50
     left = np.setdiff1d(np.arange(4000), first)
     for name, order in reviews.ORDERS.items():
@@ -68,7 +77,7 @@ def test_the_sample_and_every_order_choose_other_clips_of_the_right_kind():
 def test_the_variance_falls_as_the_order_promises():
     """The greedy order lowers the variance of the list's precision more than random clips do."""
     audit, rng = made_up(), np.random.default_rng(0)
-    first = reviews.sample(audit, 100, rng)
+    first = reviews.sample(audit.listed, 100, rng)
     left = np.setdiff1d(np.arange(4000), first)
     beta, _ = reviews.regression(audit.score[first], audit.wrong[first])
     x = np.stack([np.ones(4000), audit.score], axis=1)

@@ -109,10 +109,13 @@ def test_networks_at_chance_suggest_nothing(tmp_path, classes, clips):
             assert files == all_files
             assert "no better than" not in audit.describe(found)
         else:
-            assert (
-                files == ["audit.json"]
-                and json.loads((run / "audit/audit.json").read_text()) == found
-            )
+            assert files == ["audit.html", "audit.json", "sample.csv"]
+            assert json.loads((run / "audit/audit.json").read_text()) == found
+            drawn = list(csv.DictReader((run / "audit/sample.csv").open()))
+            assert {(row["listed"], row["drawn_from"]) for row in drawn} == {("0", str(clips))}
+            written = (run / "audit/audit.html").read_text()
+            assert written.count('"sample":true') == len(drawn) == min(clips, 100)
+            assert written.count('"kind":"fine"') == len(drawn)
             said = audit.describe(found)
             assert (
                 said.startswith("These networks are no better than always naming")
@@ -226,10 +229,72 @@ def test_a_review_that_finds_more_wrong_labels_does_not_dilute_a_promise(tmp_pat
     rows = list(csv.DictReader((output / "issues.csv").open()))
     listed = [int(row["clip_id"][1:]) for row in rows if row["kind"] == "mislabeled"]
     assert data.is_wrong[listed].mean() >= 0.87
-    assert "At least" in audit.describe(after)
+    assert after["kept"]["low"] >= 0.9 and "By the review, at least" in audit.describe(after)
     review = after["review"] | {"precision": (0.7, 0.6, 0.8)}
     assert "the review found 70% (60% to 80%): rely on the review" in audit.describe(
-        after | {"review": review}
+        after | {"review": review, "kept": None}
+    )
+
+
+def test_the_owners_decisions_promise_what_injected_labels_cannot(tmp_path):
+    """People err by a rule that the network has learned: a list is promised once decisions show it."""
+    data, classes = simulated(tmp_path / "run", "given", noise="rule")
+    audit.run(tmp_path / "run")
+    output = tmp_path / "run/audit"
+
+    def review(some=None):
+        sample = list(csv.DictReader((output / "sample.csv").open()))
+        places = [int(row["clip_id"][1:]) for row in sample][:some]
+        rows = [(f"c{i}", classes[data.true[i]]) for i in places]
+        csv_file.write(tmp_path / "mine.csv", ("clip_id", "label"), rows)
+        found = audit.run(tmp_path / "run", precision=0.9, reviewed=tmp_path / "mine.csv")
+        return sample, np.array(places), found
+
+    sample, _, found = review(40)
+    assert found["mislabeled"] == found["kept"]["length"] == 0 and found["list_precision"] is None
+    said = audit.describe(found)
+    assert f"about {found['kept']['more']} more decisions could" in said
+    extended = list(csv.DictReader((output / "sample.csv").open()))
+    more = [row for row in extended if row not in sample]
+    assert len(more) == min(found["kept"]["more"], 100) == len(extended) - len(sample)
+    assert {r["listed"] for r in more} == {"1"}
+    assert len({(r["listed"], r["drawn_from"]) for r in extended}) == 2  # still of the same list
+    for _ in range(3):  # again until it is shown
+        _, places, found = review()
+        if found["kept"]["length"]:
+            break
+    rows = list(csv.DictReader((output / "issues.csv").open()))
+    listed = [int(row["clip_id"][1:]) for row in rows if row["kind"] == "mislabeled"]
+    assert len(listed) > 10 and data.is_wrong[listed].mean() >= found["kept"]["low"] >= 0.9
+    assert data.is_wrong[np.intersect1d(listed, places)].all()  # none that was found right
+    assert f"of the {len(listed)} mislabeled are wrong (limit at 90%" in audit.describe(found)
+
+
+def test_a_review_counts_though_the_networks_know_nothing(tmp_path):
+    """The sample is of all clips alike, so its decisions tell the share and the classes."""
+    data, classes = simulated(tmp_path / "run")
+    path = tmp_path / "run/predictions.npz"
+    saved = np.random.default_rng(0).normal(size=(1500, 5, 7))
+    arrays = {"clip_id": np.array([f"c{i}" for i in range(1500)]), "label": data.label}
+    arrays |= {"votes": np.zeros((1500, 7)), "clip_logits": saved}
+    Predictions(OUT_OF_FOLD, classes, arrays).save(path)
+    audit.run(tmp_path / "run")
+    sample = list(csv.DictReader((tmp_path / "run/audit/sample.csv").open()))
+    decisions = [(r["clip_id"], classes[data.true[int(r["clip_id"][1:])]]) for r in sample]
+    csv_file.write(tmp_path / "mine.csv", ("clip_id", "label"), decisions)
+    found = audit.run(tmp_path / "run", reviewed=tmp_path / "mine.csv", precision=0.9)
+    wrong = np.mean(
+        [name != row["label"] for row, (_, name) in zip(sample, decisions, strict=True)]
+    )
+    assert found["share"]["estimate"] == pytest.approx(wrong) and not found["better_than_majority"]
+    assert found["share"]["low"] < data.is_wrong.mean() < found["share"]["high"]
+    said = audit.describe(found)
+    assert "no labels are suggested" in said and "of the labels are wrong by the review" in said
+    assert (tmp_path / "run/audit/class_shares.csv").exists()
+    assert not (tmp_path / "run/audit/suggested.csv").exists()
+    written = (tmp_path / "run/audit/audit.html").read_text()
+    assert (
+        "This page shows the sample." in written and "the 100 clips of the sample, 100" in written
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.spatial.distance
 from hypothesis import strategies as st
 
-from rdfer_jax.labels import csv_file, issues, noise_matrix, share, suspicion
+from rdfer_jax.labels import csv_file, issues, noise_matrix, promise, share, suspicion
 from rdfer_jax.labels.noise_matrix import fit_noise
 
 quick = hypothesis.settings(max_examples=15, deadline=None)
@@ -202,8 +202,8 @@ def test_the_order_of_the_videos_changes_nothing(seed):
     moved = issues.find_label_issues(labels[order], probs[order], votes[order])
     for field in dataclasses.fields(found):
         expected, value = getattr(found, field.name), getattr(moved, field.name)
-        if field.name in ("share", "given", "sharpness"):
-            assert field.name == "share" or np.allclose(value, expected, atol=1e-6)
+        if field.name in ("share", "given", "sharpness", "kept"):
+            assert field.name in ("share", "kept") or np.allclose(value, expected, atol=1e-6)
         elif field.name in ("kind", "why"):
             np.testing.assert_array_equal(value, expected[order])
         else:
@@ -354,7 +354,7 @@ def test_names_must_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", [issues, noise_matrix, share, suspicion, csv_file])
+@pytest.mark.parametrize("module", [issues, noise_matrix, promise, share, suspicion, csv_file])
 def test_needs_neither_jax_nor_a_model(module):
     tree = ast.parse(pathlib.Path(module.__file__).read_text())
     modules = set()
@@ -367,6 +367,7 @@ def test_needs_neither_jax_nor_a_model(module):
     third_party = {"numpy", "numpy.typing", "scipy", "etils"}
     standard = {"csv", "dataclasses", "io", "math", "collections.abc", "typing"}
     ours = {
-        f"rdfer_jax.labels.{name}" for name in ("noise_matrix", "share", "suspicion", "csv_file")
+        f"rdfer_jax.labels.{name}"
+        for name in ("noise_matrix", "promise", "share", "suspicion", "csv_file")
     }
     assert modules <= third_party | standard | ours
