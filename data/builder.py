@@ -44,6 +44,7 @@ def build(
     *,
     variant: str = "default",
     options: Mapping[str, Any] = _NOTHING,
+    tells: bool = False,
 ) -> epath.Path:
     """Builds a data set if it is missing, and returns its directory.
 
@@ -52,6 +53,7 @@ def build(
       data_dir: folder of all data sets; this one is stored in `data_dir/name/variant/version`.
       variant: name of this build; builds with different options need different variants.
       options: parameters of the data set, fields of its `Options`.
+      tells: whether to print that it is there already, as its original files may have changed since.
 
     Returns:
       The directory, for `tfds.builder_from_directory`.
@@ -66,6 +68,11 @@ def build(
     data_dir = epath.Path(paths.expand(data_dir))
     directory = data_dir / name / variant / str(module.Builder.VERSION)
     if _is_finished(directory, config):
+        if tells:
+            print(
+                f"{directory} is built already. If the original files have changed, delete it and build "
+                "again, or set another config.data.variant"
+            )
         return directory
     with _build_lock(directory.parent):
         # Another process may have built it while this one waited.

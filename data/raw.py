@@ -116,11 +116,15 @@ def source_root(source_dir: str, markers: Sequence[str], name: str) -> epath.Pat
 
     Raises:
       FileNotFoundError: the folder does not exist, or no folder has a marker.
-      ValueError: source_dir is empty, or several folders of the same level have a marker.
+      ValueError: source_dir is empty or a file, or several folders of the same level have a marker.
     """
     if not source_dir:
-        raise ValueError(f"source_dir is empty; set it to the folder that holds {name}")
+        raise ValueError(
+            f"source_dir is empty; give the folder that holds {name}: --config.build.source_dir=FOLDER"
+        )
     top = epath.Path(source_dir)
+    if top.exists() and not top.is_dir():
+        raise ValueError(f"source_dir={source_dir}: a file; give the folder that holds {name}")
     if not top.is_dir():
         raise FileNotFoundError(f"source_dir={source_dir}: no such folder; it should hold {name}")
     level = [top]
@@ -265,6 +269,18 @@ def read_tables(path: epath.Path) -> Iterator[list[Row]]:
             "save it again, or as .csv"
         ) from None
     yield from sheets
+
+
+def sheet_names(path: epath.Path) -> list[str]:
+    """Returns what to call each sheet of a workbook that read_tables reads, in the same order."""
+    with path.open("rb") as file:
+        book = openpyxl.load_workbook(file, read_only=True)
+        names = [
+            repr(sheet.title) + (" (hidden)" if sheet.sheet_state != "visible" else "")
+            for sheet in book.worksheets
+        ]
+        book.close()
+        return names
 
 
 def _sheets(path: epath.Path) -> list[list[Row]]:

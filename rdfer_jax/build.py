@@ -25,15 +25,23 @@ def _package() -> str:
     return name if importlib.util.find_spec(name) else "data"
 
 
-def build(config: Config) -> epath.Path:
+def build(config: Config, *, tells: bool = False) -> epath.Path:
     """Builds the configured data set if it is missing, and returns its directory.
+
+    Args:
+      config: names the data set.
+      tells: whether to print that it is there already.
 
     Raises:
       FileNotFoundError: the file config.build.labels does not exist.
       ValueError: an option is invalid, or the data set was built with other options.
     """
     return datasets("builder").build(
-        config.data.name, config.data.dir, variant=config.data.variant, options=_options(config)
+        config.data.name,
+        config.data.dir,
+        variant=config.data.variant,
+        options=_options(config),
+        tells=tells,
     )
 
 

@@ -325,24 +325,30 @@ def _parse_flags(command: str, words: list[str]) -> types.SimpleNamespace:
     known = COMMANDS[command].flags
     values = flags.FlagValues()
     result: dict[str, Any] = {flag.name: flag.default for flag in known}
-    given: set[str] = set()
+    config: ConfigDict | None = None
     if "config" in result:
         configs, words = _take("config", words)
         if configs:
-            given.add("config")
-            _define_settings(config_files.load(configs[-1]), words, values)
+            _check_once("config", configs)
+            config = config_files.load(configs[-1])
+            _define_settings(config, words, values)
     for flag in known:
         if flag.name != "config":
+            _check_once(flag.name, _take(flag.name, words)[0] if flag.kind is not bool else ())
             _DEFINE[flag.kind](flag.name, flag.default, flag.text, flag_values=values)
     try:
         positional = values(["rdfer", *words])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UsageError(_unknown_flag(command, error.flagname)) from None
+        raise UsageError(_unknown_flag(command, error.flagname, config)) from None
     except flags.Error as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(_plain(str(error))) from None
     if positional:
         raise UsageError(
             f"unexpected argument {positional[0]!r}: rdfer {command} takes only flags, --name=value"
+            + (
+                "; for several videos, --input is their folder, or a list of them"
+                * ("input" in result)
+            )
         )
     for flag in known:
         if flag.name in values:
@@ -352,6 +358,12 @@ def _parse_flags(command: str, words: list[str]) -> types.SimpleNamespace:
         if flag.kind is Path and result[flag.name] == "":  # as of a variable that is not set
             raise UsageError(f"--{flag.name} is empty; give a path, or leave the flag out")
     return types.SimpleNamespace(**result)
+
+
+def _check_once(name: str, values: Sequence[str]) -> None:
+    """Raises UsageError for a flag with several values, of which only the last one would count."""
+    if len(set(values)) > 1:
+        raise UsageError(f"--{name} is given twice, as {values[0]} and {values[1]}; give one")
 
 
 _DEFINE: dict[type, Any] = {
@@ -373,7 +385,23 @@ def _define_settings(config: ConfigDict, words: Sequence[str], values: flags.Fla
             "config", config, flag_values=values, sys_argv=["rdfer", *words]
         )
     except (flags.Error, AttributeError, KeyError) as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(_plain(str(error))) from None
+
+
+#: What Python says of a value of another type, and what it means.
+_TYPES = {
+    r"invalid literal for int\(\) with base 10: .*": "expected a whole number",
+    r"could not convert string to float: .*": "expected a number",
+    r"\('Non-boolean argument to boolean flag', [^)]*\); ": "",
+    r"\('Non-boolean argument to boolean flag', [^)]*\)": "expected True or False",
+}
+
+
+def _plain(message: str) -> str:
+    """Returns an error of absl in words for users."""
+    for pattern, meaning in _TYPES.items():
+        message = re.sub(pattern, meaning, message)
+    return message
 
 
 def _check_setting(config: ConfigDict, path: str) -> None:
@@ -394,7 +422,17 @@ def _check_setting(config: ConfigDict, path: str) -> None:
         )
 
 
-def _unknown_flag(command: str, name: str) -> str:
+def _setting_called(name: str, config: ConfigDict | None) -> str:
+    """Returns the flag of the setting of a name, without its dashes; empty if there is none, or several."""
+    found = [
+        f"config.{section}.{name}"
+        for section, settings in (config or {}).items()
+        if isinstance(settings, ConfigDict) and name in settings
+    ]
+    return found[0] if len(found) == 1 else ""
+
+
+def _unknown_flag(command: str, name: str, config: ConfigDict | None) -> str:
     """Returns the message for a flag that the command does not have."""
     base = name.partition(".")[0]
     own = [flag.name for flag in COMMANDS[command].flags]
@@ -403,7 +441,7 @@ def _unknown_flag(command: str, name: str) -> str:
     users = [f"rdfer {other}" for other, c in COMMANDS.items() if base in {f.name for f in c.flags}]
     if users:
         return f"rdfer {command} has no flag --{base}; it belongs to {', '.join(users)}"
-    close = hints.closest(base, own)
+    close = hints.closest(base, own) or _setting_called(base, config)
     if "." in name and "config" in own:
         close = f"config.{name}"
     hint = f"Did you mean --{close}? " if close else ""

@@ -151,7 +151,7 @@ def check(flags: SimpleNamespace) -> None:
 
 def build(flags: SimpleNamespace) -> None:
     """Builds a data set."""
-    build_lib.build(config_lib.resolve(flags.config))
+    build_lib.build(config_lib.resolve(flags.config), tells=True)
 
 
 def predict(flags: SimpleNamespace) -> None:

@@ -25,6 +25,15 @@ _MARKS = {
 }
 #: Share of common characters (first level of GB 2312) above which a text counts as Chinese.
 _CHINESE = 0.5
+#: What Western text does not have, and text of other code pages has when it is read as Western: letters and
+#: signs of other languages, and œ and ç where French has none.
+_NOT_WESTERN = re.compile(
+    r"[^\x00-\x7f\xa0àáâãäåæçèéêëìíîïñòóôõöøùúûüÿßœÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒ“”—…«»¡¿°ªº·€£§©®™"
+    r"\u2018\u2019\u2013]|"
+    r"œ[^cdinstu]|ç[^aou\W]"
+)
+#: A common character of the code page of Taiwan, which in that of China is a rare one.
+_TAIWAN = re.compile(rb"[\xa4-\xc6][\x40-\x7e]")
 #: Letters outside of ASCII that follow each other in Western languages at most, as in "Grüße".
 _WESTERN_RUN = 3
 
@@ -187,7 +196,7 @@ def _other(data: bytes, where: str) -> tuple[str, str]:
         chinese = data.decode("gb18030")
         pairs = [c.encode("gb18030") for c in chinese if ord(c) > 127]
         common = sum(len(p) == 2 and 0xB0 <= p[0] <= 0xD7 and p[1] >= 0xA1 for p in pairs)
-        if common >= _CHINESE * len(pairs):
+        if common >= _CHINESE * len(pairs) and not any(map(_TAIWAN.fullmatch, pairs)):
             return chinese, "gb18030"
     except UnicodeDecodeError:
         pass
@@ -196,7 +205,7 @@ def _other(data: bytes, where: str) -> tuple[str, str]:
     except UnicodeDecodeError:
         western = ""
     runs = re.findall(r"[^\x00-\x7f]+", western)
-    if runs and max(map(len, runs)) <= _WESTERN_RUN:
+    if runs and max(map(len, runs)) <= _WESTERN_RUN and not _NOT_WESTERN.search(western):
         return western, "cp1252"
     raise ValueError(
         f"{where}: not UTF-8, and neither Western (Windows-1252) nor Chinese (GB 18030) text; save it as "

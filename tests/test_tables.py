@@ -38,6 +38,14 @@ def test_western_and_chinese_code_pages_are_told_apart(text, encoding):
         ("path,label\nχαρά.mp4,ευτυχία\n", "cp1253"),
         ("path,label\n喜び.mp4,喜び\n", "shift-jis"),
         ("path,label\nשמחה.mp4,שמחה\n", "cp1255"),
+        ("path,label\na.mp4,radość\n", "cp1250"),
+        ("path,label\na.mp4,złość\n", "cp1250"),
+        ("path,label\na.mp4,szczęśliwy\n", "cp1250"),
+        ("path,label\na.mp4,ärgerlich\n", "mac-roman"),
+        ("path,label\na.mp4,kızgın\n", "cp1254"),
+        ("path,label\na.mp4,bēdas\n", "cp1257"),
+        ("path,label\na.mp4,怒り\n", "shift-jis"),
+        ("path,label\na.mp4,悲傷\n", "big5"),
     ],
 )
 def test_other_code_pages_are_refused(text, encoding):

@@ -4,6 +4,7 @@ The table is a text file or a spreadsheet; see rdfer_jax/tables.py for encodings
 """
 
 import dataclasses
+import datetime
 import os
 import posixpath
 import re
@@ -41,6 +42,15 @@ _NO_VALUE = frozenset(
         *("#null!", "#ref!", "#value!", "#name?", "#num!", "#div/0!"),
     )
 )
+_BOOKS = (".xlsx", ".xlsm")
+_EMPTY = (
+    "a merged cell has its value in its first row only, and a formula none until a spreadsheet program "
+    "has saved it"
+)
+#: Names of columns that give a part of a video.
+_TIMES = re.compile(r"\b(start|begin|onset|end|stop|offset)(?![a-z])", re.IGNORECASE)
+#: Rows above a header that a message looks for.
+_ABOVE = 10
 #: Rows that are looked up to find out where paths start.
 _TRIED = 200
 
@@ -70,12 +80,15 @@ def find(root: epath.Path, name: str) -> Found:
     if not rows:
         raise ValueError(f"{path}: lists no clip")
     locate, more = _base(root, path, [row.cells[found["path"]] for row in rows])
+    empty = f"; {_EMPTY}" if path.suffix.lower() in _BOOKS else ""
     result: list[Listed] = []
     seen: dict[str, str] = {}
     for row in rows:
         cells = {key: row.cells[place] for key, place in found.items()}
         if not cells["label"]:
-            raise ValueError(f"{row.where}: expected a label, got none: {_shown(row)}")
+            raise ValueError(f"{row.where}: expected a label, got none: {_shown(row)}{empty}")
+        if not cells["path"]:
+            raise ValueError(f"{row.where}: expected a path, got none: {_shown(row)}{empty}")
         if cells["label"].casefold() in _NO_VALUE:
             raise ValueError(
                 f"{row.where}: label {raw.shown(cells['label'])} is what programs write where "
@@ -91,7 +104,10 @@ def find(root: epath.Path, name: str) -> Found:
             )
         clip = locate(cells["path"], row.where)
         if clip in seen:
-            raise ValueError(f"{row.where}: {clip} is already listed in {seen[clip]}")
+            raise ValueError(
+                f"{row.where}: {clip} is already listed in {seen[clip]}; a clip is a file of its own: cut "
+                "a recording of several expressions into as many files"
+            )
         seen[clip] = row.where
         result.append(Listed(clip, cells["label"], split, row.where, cells.get("subject", "")))
     more += locate.notes(path)
@@ -128,7 +144,7 @@ def _list_file(root: epath.Path, name: str) -> epath.Path:
 
 def _table(path: epath.Path, root: epath.Path) -> tuple[list[Row], dict[str, int], list[str]]:
     """Returns the rows below the header, the place of each column, and notes."""
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
+    if path.suffix.lower() in _BOOKS:
         return _columns(_sheet(path), root)
     with path.open("rb") as file:
         if what := kinds.described(file):
@@ -137,7 +153,13 @@ def _table(path: epath.Path, root: epath.Path) -> tuple[list[Row], dict[str, int
                 "table as .csv, and so can pandas (to_csv)"
             )
     text = tables.read_text(path)
-    notes = [] if text.encoding.startswith("utf-8") else [f"{path.name}: read as {text.encoding}"]
+    notes = []
+    if not text.encoding.startswith("utf"):
+        letters = re.findall(r"\w*[^\x00-\x7f]\w*", text.text)
+        notes = [
+            f"{path.name}: read as {text.encoding}, such as {raw.shown(letters[0])}; if that is wrong, "
+            "save the list as UTF-8"
+        ]
     body = re.sub(r"\A\ufeff?sep=.\n", "\n", text.text, flags=re.IGNORECASE)
     candidates = tables.separators(text.text, COLUMNS, ("path", "label"))
     if len(candidates) > 1:  # without a header: the one with which the clips are found
@@ -151,15 +173,47 @@ def _table(path: epath.Path, root: epath.Path) -> tuple[list[Row], dict[str, int
 
 
 def _sheet(path: epath.Path) -> list[Row]:
-    """Returns the rows of the one sheet of a workbook that is not empty."""
-    sheets = [sheet for sheet in raw.read_tables(path) if sheet]
-    if len(sheets) > 1:
-        raise ValueError(f"{path}: {len(sheets)} sheets have cells; leave one, or save it as .csv")
-    return [
-        Row(where, number, tuple("" if cell is None else str(cell).strip() for cell in cells))
-        for sheet in sheets
-        for number, (where, cells) in enumerate(sheet, 1)
+    """Returns the rows of the one sheet of a workbook that is not empty, or that has the columns.
+
+    Raises:
+      ValueError: there are several, or a cell is a date.
+    """
+    tables_ = [
+        [
+            Row(where, int(where.rpartition(":")[2]), tuple(_text(cell, where) for cell in cells))
+            for where, cells in sheet
+        ]
+        for sheet in raw.read_tables(path)
     ]
+    filled = [place for place, rows in enumerate(tables_) if rows]
+    known = [place for place in filled if _has_header(tables_[place][0])]
+    if len(filled) > 1 and len(known) != 1:
+        names = raw.sheet_names(path)
+        raise ValueError(
+            f"{path}: several sheets have cells: {raw.listed([names[place] for place in filled])}; "
+            "leave one, or save it as .csv"
+        )
+    rows = tables_[(known if len(filled) > 1 else filled)[0]] if filled else []
+    width = max((len(row.cells) for row in rows), default=0)
+    return [
+        dataclasses.replace(row, cells=row.cells + ("",) * (width - len(row.cells))) for row in rows
+    ]
+
+
+def _text(cell: object, where: str) -> str:
+    if isinstance(cell, datetime.datetime | datetime.date | datetime.time):
+        raise ValueError(
+            f"{where}: {cell} is a date, into which spreadsheet programs turn what looks like one; format "
+            "the column as text and enter the names again, or delete it if it is not needed"
+        )
+    return "" if cell is None else str(cell).strip()
+
+
+def _has_header(row: Row) -> bool:
+    try:
+        return {"path", "label"} <= tables.places(row.cells, COLUMNS).keys()
+    except ValueError:
+        return False
 
 
 def _columns(rows: Sequence[Row], root: epath.Path) -> tuple[list[Row], dict[str, int], list[str]]:
@@ -179,6 +233,11 @@ def _columns(rows: Sequence[Row], root: epath.Path) -> tuple[list[Row], dict[str
         _check_widths(rows, found)
         unused = [head for i, head in enumerate(first.cells) if head and i not in found.values()]
         notes = [f"columns that are not used: {raw.listed(unused)}"] if unused else []
+        if times := [head for head in unused if _TIMES.search(head)]:
+            notes.append(
+                f"WARNING: clips are stored whole, whatever {raw.listed(times)} say; cut the videos "
+                "before, such as by ffmpeg"
+            )
         return list(rows[1:]), found, notes
     is_clip = _exists(root, first.cells[0]) or first.cells[0].lower().endswith(VIDEO_SUFFIXES)
     if found and not is_clip and len(rows) > 1:
@@ -188,6 +247,12 @@ def _columns(rows: Sequence[Row], root: epath.Path) -> tuple[list[Row], dict[str
             f"{first.where}: looks like a header, but no column of {missing} is known: "
             f"{_shown(first)}. Call it {key}, or one of {', '.join(COLUMNS[key].others[:8])}"
         )
+    if header := next(filter(_has_header, rows[1:_ABOVE]), None):
+        raise ValueError(
+            f"{first.where}: expected a header, which is {header.where}: {_shown(header)}; delete "
+            "the lines above it"
+        )
+    _check_order(rows[:_TRIED], root)
     for row in rows:
         if not 2 <= len(row.cells) <= len(_ORDER) or not all(row.cells[:2]):
             raise ValueError(f"{row.where}: expected {_EXPECTED}, got {_shown(row)}")
@@ -201,6 +266,22 @@ def _columns(rows: Sequence[Row], root: epath.Path) -> tuple[list[Row], dict[str
         dataclasses.replace(row, cells=row.cells + ("",) * (width - len(row.cells))) for row in rows
     ]
     return padded, dict(zip(_ORDER[:width], range(width), strict=True)), []
+
+
+def _check_order(rows: Sequence[Row], root: epath.Path) -> None:
+    """Raises ValueError where clips are not in the first column, but in another one."""
+    if any(re.search(r"[/\\]", row.cells[0]) for row in rows):  # of a path that leads elsewhere
+        return
+    clips = [
+        {row.cells[place] for row in rows if _exists(root, row.cells[place])}
+        for place in range(min(len(row.cells) for row in rows))
+    ]
+    most = max(clips, key=len)
+    if len(most) > max(len(rows) / 2, len(clips[0])):
+        raise ValueError(
+            f"{rows[0].where}: the paths are in column {clips.index(most) + 1}: {_shown(rows[0])}; "
+            f"expected {_EXPECTED}, or a first line that names the columns"
+        )
 
 
 def _check_widths(rows: Sequence[Row], found: Mapping[str, int]) -> None:

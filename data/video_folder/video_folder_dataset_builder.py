@@ -65,6 +65,12 @@ def class_names(clips: Sequence[Listed], wanted: Sequence[str]) -> tuple[str, ..
     for clip in clips:
         raw.plain(clip.label, clip.where)
     names = tuple(wanted) or _in_order({clip.label for clip in clips})
+    measured = [clip for clip in clips if re.fullmatch(r"[+-]?\d*[.,]\d*[1-9]\d*", clip.label)]
+    if measured and not wanted:
+        raise ValueError(
+            f"{measured[0].where}: label {raw.shown(measured[0].label)} is a measured value; expected the "
+            "name of a class. If it is one, name all of them: config.build.classes"
+        )
     unknown = [
         f"{clip.where}: label {raw.shown(clip.label)}" for clip in clips if clip.label not in names
     ]

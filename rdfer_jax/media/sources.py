@@ -237,7 +237,8 @@ def _path(path: epath.PathLike) -> epath.Path:
 
 def _find(path: epath.Path, output: str) -> list[Video]:
     if not path.exists():
-        raise MediaError(f"{path}: no such file or folder")
+        hint = "; patterns are not expanded: give the folder" * any(c in path.name for c in "*?")
+        raise MediaError(f"{path}: no such file or folder{hint}")
     if path.is_dir():
         rest = _Rest(output)
         videos = _in_folder(path, rest)

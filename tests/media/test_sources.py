@@ -158,6 +158,8 @@ def test_a_list_with_a_mistake_names_the_line(tmp_path):
 def test_what_is_not_there_or_no_video_is_named(tmp_path):
     with pytest.raises(MediaError, match=r"gone: no such file or folder"):
         sources.find(tmp_path / "gone")
+    with pytest.raises(MediaError, match=r"such file or folder; patterns are not expanded"):
+        sources.find(tmp_path / "*.mp4")
     with pytest.raises(MediaError, match="holds no video and no pictures"):
         sources.find(tmp_path)
     (tmp_path / "a.pdf").write_text("x")
