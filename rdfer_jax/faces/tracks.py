@@ -183,7 +183,7 @@ def track(
     Args:
       detections: for each analyzed frame, the faces that the detector found.
       times: for each analyzed frame, seconds.
-      least_hits: see above, and HIT; shorter videos need as many as they have.
+      least_hits: see above, and HIT; where there are fewer frames, such as in a time lapse, all of them.
 
     Returns:
       The faces, largest first, see Track.size.
@@ -198,7 +198,6 @@ def track(
         taken = set(pairs.values())
         chains += [{place: face} for f, face in enumerate(detected) if f not in taken]
     times_A = np.asarray(times, float)
-    least_hits = min(least_hits, tenths(times_A))
     kept = [_without_flicker(chain, times_A, least_hits) for chain in chains]
     tracks = [_bridged(chain, times_A) for chain in kept if chain]
     return sorted(tracks, key=lambda track: track.size, reverse=True)
@@ -244,9 +243,21 @@ def _without_flicker(
     chain: dict[int, Detection], times_A: np.ndarray, least_hits: int
 ) -> dict[int, Detection]:
     """Drops what has too few others of its track within a second on either side."""
-    seen = times_A[sorted(chain)]
-    near = {place: tenths(seen[np.abs(seen - times_A[place]) <= 1.0]) for place in chain}
-    return {place: face for place, face in chain.items() if near[place] >= least_hits}
+    places = np.array(sorted(chain))
+    hits = _tenths_near(times_A[places], times_A[places])
+    needed = np.minimum(least_hits, _tenths_near(times_A, times_A[places]))
+    kept = set(places[hits >= needed].tolist())
+    return {place: face for place, face in chain.items() if place in kept}
+
+
+def _tenths_near(times_n: np.ndarray, at_m: np.ndarray) -> np.ndarray:
+    """Returns in how many tenths within a second of some of the times, in order, there is one; int [m]."""
+    tenth_n = np.floor((times_n + ROUNDING) / HIT)
+    earlier_n = np.cumsum(np.diff(tenth_n, prepend=tenth_n[:1]) != 0)
+    reach = 1.0 + 1e-9
+    first = np.searchsorted(times_n, at_m - reach)
+    last = np.searchsorted(times_n, at_m + reach, side="right") - 1
+    return earlier_n[last] - earlier_n[first] + 1
 
 
 def _bridged(chain: dict[int, Detection], times_A: np.ndarray) -> Track:

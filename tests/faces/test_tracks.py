@@ -142,6 +142,15 @@ def test_a_face_in_every_frame_of_a_very_short_video_counts(frames):
     assert found.present.all()
 
 
+@pytest.mark.parametrize("step", [0.4, 1.0, 20.0])
+def test_a_face_in_every_frame_of_a_time_lapse_counts(step):
+    """But not one that is in half of the frames, where there are two or more in a second."""
+    times = step * np.arange(12)
+    (found,) = track([[face(0)]] * 12, times)
+    assert found.present.all()
+    assert step > 1 or not track([[face(0)] * (i == 5) for i in range(12)], times)
+
+
 def test_no_frames_no_faces():
     assert track([], []) == []
 
