@@ -13,7 +13,8 @@ reviews.md.
 Promise: what is listed after the review as `rdfer audit --reviewed --precision=0.9` does it (`audit`, see
 labels.promise; the sample is from the list without a promise), or if the cut is set by a logistic
 regression of the decisions on the score (`cut`); and how often the interval of the review covers the true
-precision of the list that promised 90 % before.
+precision of the list that promised 90 % before. F1 of the list without a promise, before and after the
+review tells its length, and of all clips for which another class is predicted.
 
 Orders: the precision of the list is estimated by that regression from the random sample and as many further
 decisions: at random on the list, in the order of suspicion, nearest to the cut, or where a decision lowers
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from benchmarks import harness
-from experiments import audit_runs, finished
+from experiments import audit_grid, audit_runs, finished
 from experiments.simulated import Simulated, simulate
 from rdfer_jax import find_label_issues, paths
 from rdfer_jax.labels import promise as promise_lib
@@ -140,6 +141,7 @@ def promise(audit: Listed, size: int, rng: np.random.Generator) -> dict[str, flo
     true = float(audit.wrong[audit.listed].mean())
     low, high = share_lib.limits(*found[0])
     kept_N = kept(audit, size, rng)
+    by_share_N = by_share(audit, size, rng)
     beta, _ = regression(audit.score[chosen], audit.wrong[chosen])
     by_cut_N = cut(audit, beta)
     return {
@@ -147,6 +149,9 @@ def promise(audit: Listed, size: int, rng: np.random.Generator) -> dict[str, flo
         "reviewed": found[0][0] / found[0][1],
         "covered": float(low <= true <= high),
         "width": high - low,
+        "f1 before": audit_grid.f1(audit.whole, audit.wrong),
+        "f1 after": audit_grid.f1(by_share_N, audit.wrong),
+        "f1 other class": audit_grid.f1(audit.candidate, audit.wrong),
         "audit listed": float(kept_N.mean()),
         "audit right": float((kept_N & audit.wrong).mean()),
         "cut listed": float(by_cut_N.mean()),
@@ -165,6 +170,17 @@ def kept(audit: Listed, size: int, rng: np.random.Generator) -> np.ndarray:
     listed_N[list_L[: promise_lib.keep(list_L, decided, PROMISE).length]] = True
     listed_N[chosen[~audit.wrong[chosen]]] = False
     return listed_N
+
+
+def by_share(audit: Listed, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the list without a promise, bool [N], as long as the share of wrong labels by a review."""
+    chosen = sample(audit.whole, size, rng)
+    parts = [audit.wrong[chosen[audit.whole[chosen] == value]] for value in (True, False)]
+    counts = [int((audit.whole == value).sum()) for value in (True, False)]
+    share = share_lib.of_strata(counts, [(int(part.sum()), len(part)) for part in parts])
+    count = len(audit.score)
+    rank_N = np.argsort(np.argsort(-audit.score, kind="stable"))
+    return (rank_N < round(share.estimate * count)) & audit.candidate
 
 
 def cut(audit: Listed, beta: Floats) -> np.ndarray:
@@ -327,6 +343,7 @@ def _promised(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def text(found: Mapping[str, Any]) -> str:
     """Returns the tables as Markdown, in percent."""
     head = ["clips", "list: true precision", "reviewed", "covered", "width"]
+    head += ["F1: before", "after", "other class"]
     lines = [
         [
             *head,
@@ -340,6 +357,7 @@ def text(found: Mapping[str, Any]) -> str:
     for row in found["promise"]:
         cells = [str(row["size"])]
         cells += [f"{100 * row[c]:.1f}" for c in ("precision", "reviewed", "covered", "width")]
+        cells += [f"{100 * row[f'f1 {c}']:.1f}" for c in ("before", "after", "other class")]
         for kind in ("audit", "cut"):
             low, high = row[f"{kind} low"], row[f"{kind} high"]
             cells += [

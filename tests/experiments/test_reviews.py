@@ -51,6 +51,16 @@ def test_a_review_promises_the_start_of_the_list():
     assert np.mean(right) > 0.9 and np.mean(np.less(right, 0.9)) <= 0.2
 
 
+def test_a_review_of_everything_tells_the_length_of_the_list():
+    audit, rng = made_up(), np.random.default_rng(3)
+    listed = reviews.by_share(audit, 10**6, rng)
+    assert (
+        listed.sum() == audit.wrong.sum() and audit.score[listed].min() > audit.score[~listed].max()
+    )
+    longer = reviews.by_share(audit._replace(whole=audit.score > 2), 10**6, rng)
+    np.testing.assert_array_equal(longer, listed)
+
+
 def test_a_cut_by_the_true_regression_keeps_the_promise():
     audit = made_up(20_000)
     listed = reviews.cut(audit, np.array([-1, 2.0]))
