@@ -23,7 +23,7 @@ from etils import epath
 from rdfer_jax import paths
 
 from . import builder as builder_lib
-from . import counts, duplicates, frames, raw, recorded, tfds_compat, workers
+from . import counts, duplicates, frames, plans, raw, recorded, tfds_compat, workers
 
 #: Clips of a group that a message names, and that have film strips.
 _MAX_NAMED = 6
@@ -186,7 +186,7 @@ def check_raw(name: str, options: Mapping[str, Any], with_strips: bool = False) 
         builder = importlib.import_module(builder_lib.BUILDERS[name]).Builder(
             data_dir=scratch, config=config
         )
-        plan = recorded.relabel_plan(builder.plan(), config.labels)
+        plan = plans.with_labels(builder.plan(), config.labels)
         entries = [(split, entry) for split, clips in plan.splits.items() for entry in clips]
         look = functools.partial(frames.inspect, root=plan.root)
         looks = _map(pool, look, [e.path for _, e in entries if e.path])

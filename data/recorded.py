@@ -26,7 +26,8 @@ from rdfer_jax import paths
 from rdfer_jax.faces.cut import DISTRIBUTOR, NOBODY, Cut
 from rdfer_jax.setting_types import AUTO
 
-from . import counts, frames, raw, relabel, schema, workers
+from . import counts, frames, plans, raw, relabel, schema, workers
+from .plans import Entry, Plan
 
 #: Frames in one shard, about 100 MB at a short side of 128 pixels.
 _FRAMES_PER_SHARD = 16_384
@@ -111,80 +112,6 @@ class ClipOptions(tfds.core.BuilderConfig):
         values = {f: getattr(self, f) for f in fields if f not in without}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return values | relabel.content(self.labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One clip of a plan.
-
-    Attributes:
-      clip_id: its unique name.
-      label: index of its class.
-      path: its folder of frames or its video file; empty if it was not found.
-      where: the line that lists it, for messages; empty without a list.
-      votes: annotators' votes for each class; empty if there are none.
-      group: clips with the same one, such as those of one person, stay in one part of a split; empty for a
-        clip alone.
-    """
-
-    clip_id: str
-    label: int
-    path: str
-    where: str = ""
-    votes: tuple[float, ...] = ()
-    group: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The content of a data set before it is built.
-
-    Attributes:
-      classes: names of the classes.
-      splits: the clips of each split.
-      notes: lines for the user, without absolute paths: which folder was read, and irregularities.
-      facts: further numbers for the metadata, plain JSON values.
-      max_fps: videos are thinned to this many frames per second; 0 keeps all frames.
-      root: folder that links of listed clips must not leave; empty to follow every link, if the clips
-        come from no list.
-      full_split: a split in which every class needs a clip; empty for none.
-      are_faces: whether the clips come cropped to the face.
-    """
-
-    classes: tuple[str, ...]
-    splits: Mapping[str, Sequence[Entry]]
-    notes: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    max_fps: float = 0.0
-    root: str = ""
-    full_split: str = ""
-    are_faces: bool = False
-
-
-def relabel_plan(plan: Plan, labels: Mapping[str, str]) -> Plan:
-    """Returns the plan with other labels for some of its clips, and a note with the number of changes.
-
-    Args:
-      plan: the plan as read from the lists.
-      labels: clip_id -> class name.
-
-    Raises:
-      ValueError: a clip or a class is unknown.
-    """
-    if not labels:
-        return plan
-    entries = [entry for clips in plan.splits.values() for entry in clips]
-    given = relabel.indices(labels, {entry.clip_id for entry in entries}, plan.classes)
-    splits = {
-        split: [
-            dataclasses.replace(entry, label=given.get(entry.clip_id, entry.label))
-            for entry in clips
-        ]
-        for split, clips in plan.splits.items()
-    }
-    changed = sum(given.get(entry.clip_id, entry.label) != entry.label for entry in entries)
-    note = f"labels: {len(given)} from config.build.labels, {changed} of them differ from the lists"
-    return dataclasses.replace(plan, splits=splits, notes=(*plan.notes, note))
 
 
 class MissingClipsError(FileNotFoundError):
@@ -357,7 +284,7 @@ class ClipBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         del dl_manager  # nothing is downloaded
-        plan = relabel_plan(self.plan(), self.builder_config.labels)
+        plan = plans.with_labels(self.plan(), self.builder_config.labels)
         probed = probe_clips(plan, self._pool)
         self._cut, note = choose_cut(self.builder_config, plan, probed, self._pool)
         plan = dataclasses.replace(plan, notes=(*plan.notes, *note))

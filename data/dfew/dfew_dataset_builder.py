@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from .. import counts, raw, recorded, schema
+from .. import counts, plans, raw, recorded, schema
 
 FOLDS = (1, 2, 3, 4, 5)
 
@@ -223,7 +223,7 @@ def _find_votes(
     return {clip: votes for clip, (votes, _) in annotations.items()}, {"votes": counted}, notes
 
 
-def read_plan(options: Options) -> recorded.Plan:
+def read_plan(options: Options) -> plans.Plan:
     """Reads the lists and the votes, and finds the clips.
 
     Raises:
@@ -242,7 +242,7 @@ def read_plan(options: Options) -> recorded.Plan:
     finder = raw.ClipFinder(folder)
     splits = {
         fold: [
-            recorded.Entry(
+            plans.Entry(
                 clip_id=clip,
                 label=label,
                 path=finder.find(raw.number_names(clip, 5)),
@@ -253,7 +253,7 @@ def read_plan(options: Options) -> recorded.Plan:
         ]
         for fold, rows in tests.items()
     }
-    return recorded.Plan(
+    return plans.Plan(
         schema.DFEW_CLASSES,
         splits,
         (*notes, *vote_notes),
@@ -269,7 +269,7 @@ class Builder(recorded.ClipBuilder):
     def _classes(self) -> tuple[str, ...]:
         return schema.DFEW_CLASSES
 
-    def plan(self) -> recorded.Plan:
+    def plan(self) -> plans.Plan:
         """See recorded.ClipBuilder."""
         return read_plan(self.builder_config)
 

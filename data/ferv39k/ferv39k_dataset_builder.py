@@ -10,7 +10,7 @@ from etils import epath
 
 from rdfer_jax.media.folders import visible
 
-from .. import counts, raw, recorded, schema
+from .. import counts, plans, raw, recorded, schema
 
 _FOLDERS = {
     "Happy": "happy",
@@ -162,7 +162,7 @@ def _setup_folder(root: epath.Path, setup: str) -> epath.Path:
     return folder
 
 
-def read_plan(options: Options) -> recorded.Plan:
+def read_plan(options: Options) -> plans.Plan:
     """Reads the two lists and finds the clips.
 
     Raises:
@@ -203,7 +203,7 @@ def read_plan(options: Options) -> recorded.Plan:
     finder = raw.ClipFinder(folder)
     splits = {
         part: [
-            recorded.Entry(
+            plans.Entry(
                 clip_id=line.path,
                 label=classes[line.label],
                 path=_find(finder, line.path),
@@ -215,7 +215,7 @@ def read_plan(options: Options) -> recorded.Plan:
     }
     facts = {"source": source, "label_folder_mismatches": len(mismatched)}
     are_faces = source.startswith(_CLIPS[0])
-    return recorded.Plan(
+    return plans.Plan(
         schema.DFEW_CLASSES, splits, tuple(notes), facts, root=str(folder), are_faces=are_faces
     )
 
@@ -231,7 +231,7 @@ class Builder(recorded.ClipBuilder):
     def _classes(self) -> tuple[str, ...]:
         return schema.DFEW_CLASSES
 
-    def plan(self) -> recorded.Plan:
+    def plan(self) -> plans.Plan:
         """See recorded.ClipBuilder."""
         return read_plan(self.builder_config)
 

@@ -14,7 +14,7 @@ from etils import epath
 
 from rdfer_jax.media.folders import visible
 
-from .. import counts, raw, recorded
+from .. import counts, plans, raw, recorded
 
 FOLDS = (1, 2, 3, 4, 5)
 CLASSES = (
@@ -219,7 +219,7 @@ def _find_votes(
     return {}, f"no readable table of votes in Labels ({read}): all votes are zero"
 
 
-def read_plan(options: Options) -> recorded.Plan:
+def read_plan(options: Options) -> plans.Plan:
     """Reads the lists and the votes, and finds the clips.
 
     Raises:
@@ -252,7 +252,7 @@ def read_plan(options: Options) -> recorded.Plan:
     finder = raw.ClipFinder(folder)
     splits = {
         fold: [
-            recorded.Entry(
+            plans.Entry(
                 clip_id=clip,
                 label=classes.index(name),
                 path=finder.find(raw.number_names(clip, 5)),
@@ -264,7 +264,7 @@ def read_plan(options: Options) -> recorded.Plan:
         for fold, rows in lists["test"].items()
     }
     facts = {"source": source, "clips_without_votes": len(clips) - len(votes)}
-    return recorded.Plan(
+    return plans.Plan(
         classes, splits, tuple(notes), facts, root=str(folder), are_faces=source == _CLIPS[0]
     )
 
@@ -279,7 +279,7 @@ class Builder(recorded.ClipBuilder):
         root = raw.source_root(options.source_dir, (_LISTS,), "MAFW")
         return _all_classes(read_lists(root, options.task)[0])
 
-    def plan(self) -> recorded.Plan:
+    def plan(self) -> plans.Plan:
         """See recorded.ClipBuilder."""
         return read_plan(self.builder_config)
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from rdfer_jax.media.files import natural_key
 
-from .. import raw, recorded
+from .. import plans, raw, recorded
 from . import dividing, from_folders, from_list
 from .listed import ORDER, Listed
 
@@ -153,7 +153,7 @@ def _path_on_disk(root: epath.Path, clip: str) -> str:
     return str(path) if path.exists() or os.path.islink(path) else ""  # noqa: PTH114 - gs:// has none
 
 
-def read_plan(options: Options, found: Found | None = None) -> recorded.Plan:
+def read_plan(options: Options, found: Found | None = None) -> plans.Plan:
     """Divides the clips.
 
     Args:
@@ -182,7 +182,7 @@ def read_plan(options: Options, found: Found | None = None) -> recorded.Plan:
     recorded.check_full(classes, "train", [labels.count(i) for i in range(len(classes))])
     splits = {
         split: [
-            recorded.Entry(
+            plans.Entry(
                 clip_id=clip.path,
                 label=classes.index(clip.label),
                 path=_path_on_disk(root, clip.on_disk or clip.path),
@@ -194,7 +194,7 @@ def read_plan(options: Options, found: Found | None = None) -> recorded.Plan:
         ]
         for split in ORDER
     }
-    return recorded.Plan(
+    return plans.Plan(
         classes,
         {split: entries for split, entries in splits.items() if entries},
         tuple(notes),
@@ -208,7 +208,7 @@ class Builder(recorded.ClipBuilder):
     """Builds a data set of the user's own videos."""
 
     @functools.cached_property
-    def _plan(self) -> recorded.Plan:
+    def _plan(self) -> plans.Plan:
         options, folder = self.builder_config, epath.Path(self.data_dir).parents[1]
         return read_plan(options, find(options, skipped=str(folder)))
 
@@ -218,6 +218,6 @@ class Builder(recorded.ClipBuilder):
     def _has_groups(self) -> bool:
         return any(entry.group for clips in self._plan.splits.values() for entry in clips)
 
-    def plan(self) -> recorded.Plan:
+    def plan(self) -> plans.Plan:
         """See recorded.ClipBuilder."""
         return self._plan

@@ -12,12 +12,12 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
 from data import builder as build_lib
-from data import counts, frames, recorded, workers
+from data import counts, frames, plans, recorded, workers
 from data.video_folder import video_folder_dataset_builder as video_folder
 
 
 def _entries(names):
-    return [recorded.Entry(name, 0, "") for name in names]
+    return [plans.Entry(name, 0, "") for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +207,7 @@ def test_the_stored_order_mixes_classes_and_does_not_depend_on_the_lists():
         orders = [
             [
                 e.clip_id
-                for e, _ in recorded.probe_clips(recorded.Plan((), {"s": _entries(n)}), pool)["s"]
+                for e, _ in recorded.probe_clips(plans.Plan((), {"s": _entries(n)}), pool)["s"]
             ]
             for n in (names, names[::-1])
         ]

@@ -18,7 +18,7 @@ SHORT = jobs.SMALL | {"train.duration": "3 steps", "train.save_every": "3 steps"
 
 def build_train(config: str, name: str, source: Path, tmp_path: Path, **more) -> dict:
     """Builds a data set, trains three steps on it and evaluates; returns the results."""
-    settings = SHORT | {"data.dir": tmp_path / "tfds", "compile_cache": tmp_path / "cache"} | more
+    settings = SHORT | {"data.dir": tmp_path / "tfds"} | more
     built = jobs.run(config, settings | {"build.source_dir": source}, mode="build")
     assert name in built or "clips" in built, built
     jobs.run(config, settings, workdir=tmp_path / "run")
@@ -34,7 +34,7 @@ def test_dfew(tmp_path):
     assert list(found["recall_per_class"]) == [
         "happy", "sad", "neutral", "angry", "surprise", "disgust", "fear",
     ]  # fmt: skip
-    settings = SHORT | {"data.dir": tmp_path / "tfds", "compile_cache": tmp_path / "cache"}
+    settings = SHORT | {"data.dir": tmp_path / "tfds"}
     jobs.run("configs/dfew.py", settings, workdir=tmp_path / "run", mode="eval")
     found.pop("best_on_validation", None)
     assert jobs.results(tmp_path / "run") == found

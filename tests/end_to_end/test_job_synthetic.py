@@ -1,5 +1,6 @@
 """The main job on drawn faces: build, train, evaluate, interrupt, resume, more devices and processes."""
 
+import copy
 import os
 import socket
 
@@ -65,11 +66,18 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert [row["step"] for row in jobs.rows(workdir) if "loss" in row] == list(range(1, STEPS + 1))
 
 
-def test_evaluation_in_a_new_process_is_the_same_to_the_last_digit(trained, settings):
+@pytest.fixture(scope="module")
+def evaluated(trained, settings):
+    """Results of the run, and results and predictions of its last checkpoint in a new process."""
     workdir, _ = trained
     before = jobs.results(workdir)
     jobs.run(CONFIG, settings, workdir=workdir, mode="eval")
-    after = jobs.results(workdir)
+    return before, jobs.results(workdir), dict(np.load(workdir / "predictions.npz"))
+
+
+def test_evaluation_in_a_new_process_is_the_same_to_the_last_digit(trained, evaluated, settings):
+    workdir, _ = trained
+    before, after, _ = copy.deepcopy(evaluated)
     best = before.pop("best_on_validation")
     assert best.pop("chosen_on") > 0 and 0 <= best.pop("chosen_war") <= 1
     assert after == before
@@ -78,10 +86,9 @@ def test_evaluation_in_a_new_process_is_the_same_to_the_last_digit(trained, sett
     assert {key: chosen[key] for key in best} == best
 
 
-def test_evaluation_on_eight_devices_is_the_same(trained, settings):
+def test_evaluation_on_eight_devices_is_the_same(trained, evaluated, settings):
     workdir, _ = trained
-    jobs.run(CONFIG, settings, workdir=workdir, mode="eval")
-    before, one = jobs.results(workdir), dict(np.load(workdir / "predictions.npz"))
+    _, before, one = evaluated
     jobs.run(CONFIG, settings, workdir=workdir, mode="eval", devices=8)
     after, eight = jobs.results(workdir), dict(np.load(workdir / "predictions.npz"))
     assert (after["war"], after["uar"]) == (before["war"], before["uar"])
