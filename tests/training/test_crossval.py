@@ -115,6 +115,18 @@ def test_a_clip_predicted_by_two_folds_is_an_error(tmp_path):
         crossval.gather(tmp_path, ["fold1", "fold2"])
 
 
+@pytest.fixture
+def no_programs():
+    """Compiled programs are not kept anywhere, as for a user who asks for nothing."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("no_programs")
 def test_an_unfinished_fold_is_resumed(tmp_path, monkeypatch):
     tiny.build(tmp_path)
     config, asked = tiny.config(data={"dir": str(tmp_path)}), []
