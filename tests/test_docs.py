@@ -178,10 +178,10 @@ def test_every_flag_of_a_script_exists(page: pathlib.Path):
         if package not in FOLDERS or module == "rdfer_jax.main":
             continue
         sources = "".join(path.read_text() for path in (ROOT / package).rglob("*.py"))
-        for flag in re.findall(r"--([a-z]+)", rest):
+        for flag in re.findall(r"--([a-z][a-z_]*)", rest):
             defined = re.search(
                 rf"""(DEFINE_\w+\(\s*|add_argument\(\s*)["'](--)?{flag}["']""", sources
-            )
+            ) or re.search(rf"""DEFINE_bool\w*\(\s*["']{flag.removeprefix("no")}["']""", sources)
             assert flag == "config" or defined, f"{module} --{flag}"
 
 
