@@ -159,11 +159,13 @@ def moving(times, absent):
         set(range(60)) - {5, 30, 31, *range(40, 60)},  # what flickers is dropped
         set(range(57, 60)) | {0, 1},
         set(range(60)) - {59},
+        set(range(1, 60)),
     ],
 )
-def test_a_face_is_followed_over_time_as_in_python(call, absent):
-    times = np.arange(60) / 10 + np.random.default_rng(0).uniform(0, 0.02, 60)
-    faces = moving(times, absent)
+@pytest.mark.parametrize("fps", [10, 2, 0.9])
+def test_a_face_is_followed_over_time_as_in_python(call, absent, fps):
+    times = np.arange(60) / fps + np.random.default_rng(0).uniform(0, 0.02, 60)
+    faces = moving(times * fps / 10, absent)  # by as much from frame to frame
     expected = tracks.track([[face] if face else [] for face in faces], times)
     rows = np.full((60, 8), np.nan)  # a face that comes back elsewhere is another one
     for track in expected:

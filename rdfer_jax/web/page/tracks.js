@@ -38,12 +38,12 @@ export class Follower {
     this.constants = constants;
     this.waiting = []; // {time, frame, face, chain, row}: row is undefined until it is known, null if absent
     this.rows = []; // of frames that were handed on, as far as they are needed for smoothing
+    this.times = []; // of all frames of the last seconds
     this.seen = []; // {time, chain} of all detections of the last seconds
     this.chain = 0;
     this.last = null; // {time, box} of the followed face
     this.challenged = null; // since when another face is larger
     this.lastKnown = null; // the last row that is known
-    this.tenths = new Set();
   }
 
   // Takes a frame and its faces; returns the frames that are decided, see `decided`.
@@ -54,7 +54,8 @@ export class Follower {
       this.last = { time, box: face.box };
       this.seen.push({ time, chain: this.chain });
     }
-    if (this.tenths.size < this.constants.least_hits) this.tenths.add(this.tenth(time));
+    this.times.push(time);
+    this.times = this.times.filter((other) => time - other <= 3);
     this.seen = this.seen.filter((seen) => time - seen.time <= 3);
     return this.decided(time, false);
   }
@@ -105,8 +106,9 @@ export class Follower {
     const { longest_gap } = this.constants;
     for (const [place, waiting] of this.waiting.entries()) {
       if (waiting.row !== undefined) continue;
-      if (waiting.face && !this.isCertain(waiting)) {
-        if (!isEnd && now - waiting.time <= 1) return;
+      const isSettled = isEnd || now - waiting.time > 1;
+      if (waiting.face && !this.isCertain(waiting, isSettled)) {
+        if (!isSettled) return;
         waiting.face = null;
       }
       if (waiting.face) {
@@ -120,8 +122,10 @@ export class Follower {
         continue;
       }
       const next = this.waiting.slice(place).find((other) => other.face);
-      if (next && !this.isCertain(next) && !isEnd && now - next.time <= 1) return;
-      if (next && next.chain === known.chain && next.time - known.time <= longest_gap && this.isCertain(next)) {
+      const isNextSettled = next && (isEnd || now - next.time > 1);
+      const isNextCertain = next && this.isCertain(next, isNextSettled);
+      if (next && !isNextCertain && !isNextSettled) return;
+      if (isNextCertain && next.chain === known.chain && next.time - known.time <= longest_gap) {
         const share = (waiting.time - known.time) / (next.time - known.time);
         const after = numbers(next.face);
         waiting.row = known.row.map((value, i) => value + share * (after[i] - value));
@@ -134,11 +138,13 @@ export class Follower {
     }
   }
 
-  // Whether enough detections of the face are near in time.
-  isCertain({ time, chain }) {
-    const near = this.seen.filter((seen) => seen.chain === chain && Math.abs(seen.time - time) <= 1);
-    const hits = new Set(near.map((seen) => this.tenth(seen.time)));
-    return hits.size >= Math.min(this.constants.least_hits, this.tenths.size);
+  // Whether enough detections of the face are near in time; where there are few frames, all of them, which is known
+  // once it is settled.
+  isCertain({ time, chain }, isSettled) {
+    const { least_hits } = this.constants;
+    const tenths = (times) => new Set(times.filter((t) => Math.abs(t - time) <= 1 + 1e-9).map((t) => this.tenth(t))).size;
+    const hits = tenths(this.seen.filter((seen) => seen.chain === chain).map((seen) => seen.time));
+    return hits >= least_hits || (isSettled && hits >= tenths(this.times));
   }
 
   // Averages a row over its neighbors in time; undefined if a later frame is needed for that.
