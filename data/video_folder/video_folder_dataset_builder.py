@@ -120,8 +120,8 @@ def _few(clips: Sequence[Listed]) -> list[str]:
         name, number = min(counts.items(), key=lambda item: item[1], default=("", _FEW))
         if number < _FEW:
             notes.append(
-                f"WARNING: only {number} clips of {name} to {what}; with fewer than {_FEW} of each class, "
-                "results mean little"
+                f"WARNING: only {number} clip{'s' * (number != 1)} of {name} to {what}; with fewer than "
+                f"{_FEW} of each class, results mean little"
             )
     return notes
 

@@ -308,7 +308,8 @@ def describe(results: dict[str, Any]) -> str:
     fewest = min(filter(None, map(sum, matrix)), default=0)
     if fewest < FEW:
         lines.append(
-            f"only {fewest} clips of the rarest class: with so few, these numbers mean little"
+            f"only {fewest} clip{'s' * (fewest != 1)} of the rarest class: with so few, these numbers mean "
+            "little"
         )
     if "chosen_on" in results:
         lines.append(_choice(results["chosen_on"], results["chosen_war"]))
