@@ -111,7 +111,8 @@ def run(
         if in_fold and not share:
             found |= {"share": None, "list_precision": None, "noise_matrix": None}
         issues.write_issues(output / "issues.csv", clip_ids, findings, classes)
-        issues.write_labels(output / "suggested.csv", clip_ids, findings, classes)
+        decisions = decided.labels if decided else None
+        issues.write_labels(output / "suggested.csv", clip_ids, findings, classes, decisions)
     else:
         findings = issues.unsuspicious(findings)
         found["share"] = share.to_dict() if share else None

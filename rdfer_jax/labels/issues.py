@@ -14,7 +14,7 @@ Shape letters: N videos, K clips of a video, C classes.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -232,16 +232,26 @@ def write_issues(
 
 
 def write_labels(
-    path: epath.PathLike, clip_ids: Sequence[str], findings: Findings, classes: Sequence[str]
+    path: epath.PathLike,
+    clip_ids: Sequence[str],
+    findings: Findings,
+    classes: Sequence[str],
+    decisions: Mapping[int, int] | None = None,
 ) -> None:
     """Writes the suggested labels of all mislabeled videos, in the format of config.data.labels.
 
-    Arguments and errors as in `write_issues`.
+    Other arguments and errors as in `write_issues`.
+
+    Args:
+      decisions: by place, the classes that a person finds right; they replace what is suggested.
     """
     _check_names(clip_ids, findings, classes)
-    chosen = np.flatnonzero(findings.kind == "mislabeled").tolist()
-    rows = [(clip_ids[i], classes[findings.suggested[i]]) for i in chosen]
-    csv_file.write(path, ("clip_id", "label"), rows)
+    listed = np.flatnonzero(findings.kind == "mislabeled").tolist()
+    labels = {i: int(findings.suggested[i]) for i in listed} | dict(decisions or {})
+    changed = [
+        (clip_ids[i], classes[c]) for i, c in sorted(labels.items()) if c != findings.label[i]
+    ]
+    csv_file.write(path, ("clip_id", "label"), changed)
 
 
 def candidates(findings: Findings) -> Ints:

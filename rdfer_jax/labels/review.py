@@ -46,6 +46,7 @@ class Review(NamedTuple):
       reviewed: how many of these were decided.
       ignored: how many decisions are on clips outside the sample.
       decided: the decisions on the listed clips of the sample.
+      labels: the right class of each decided clip, of the sample or not, by its place among the N.
     """
 
     share: Share
@@ -55,6 +56,7 @@ class Review(NamedTuple):
     reviewed: int
     ignored: int
     decided: Decided
+    labels: dict[int, int]
 
     def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
         """Returns the review for JSON; with the names of the classes."""
@@ -65,7 +67,7 @@ class Review(NamedTuple):
         values = self._asdict() | {
             "share": self.share.to_dict(), "classes": shares, "sampled": len(self.sample),
         }  # fmt: skip
-        del values["sample"], values["decided"]
+        del values["sample"], values["decided"], values["labels"]
         return values
 
     def describe(self) -> str:
@@ -206,6 +208,7 @@ def read(
             np.array([wrong for _, wrong in on_list], bool),
             sizes.get(True, 0),
         ),
+        labels={place[clip_id]: right for clip_id, right in given.items() if clip_id in place},
     )
 
 

@@ -173,6 +173,10 @@ def test_a_reviewed_sample_tells_what_predictions_cannot(tmp_path):
     assert "cannot be told" in page and 'name="sample"' in page
     true = dict(zip((f"c{i}" for i in range(1500)), data.true, strict=True))
     decisions = [(row["clip_id"], classes[true[row["clip_id"]]]) for row in sample]
+    # One more, outside of the sample and of what is suggested.
+    free = next(f"c{i}" for i in range(1500) if f"c{i}" not in {clip for clip, _ in decisions})
+    third = classes[(int(data.label[int(free[1:])]) + 1) % len(classes)]
+    decisions.append((free, third))
     csv_file.write(tmp_path / "mine.csv", ("clip_id", "label"), decisions)
     again = audit.run(tmp_path / "run", reviewed=tmp_path / "mine.csv")
     assert again["share"]["source"] == "review" and again["share"]["told"]
@@ -181,6 +185,10 @@ def test_a_reviewed_sample_tells_what_predictions_cannot(tmp_path):
     listed = [row for row in sample if row["listed"] == "1"]
     wrong = sum(classes[true[row["clip_id"]]] != row["label"] for row in listed)
     assert again["review"]["precision"][0] == wrong / len(listed)
+    suggested = label_files.read(output / "suggested.csv", classes)
+    for clip, name in decisions:
+        is_kept = classes[data.label[int(clip[1:])]] == name
+        assert suggested.get(clip) == (None if is_kept else classes.index(name))
     assert "of the labels are wrong by the review" in audit.describe(again)
     assert "of the listed labels are wrong" in (output / "audit.html").read_text()
     assert list(csv.DictReader((output / "sample.csv").open())) == sample  # the same sample
