@@ -308,7 +308,10 @@ def test_a_video_that_breaks_off_is_named_and_what_is_there_is_read(tmp_path, na
     [
         *(("a.mp4", X264), ("a.mkv", X264), ("a.ts", X264), ("a.flv", X264)),
         *(("a.avi", ("-c:v", "mpeg4")), ("a.mpg", ("-c:v", "mpeg2video"))),
-        *(("a.webm", ("-c:v", "libvpx", "-deadline", "realtime")), ("a.mov", ("-c:v", "mjpeg"))),
+        *(
+            ("a.webm", ("-c:v", "libvpx", "-deadline", "realtime", "-threads", 2)),
+            ("a.mov", ("-c:v", "mjpeg")),
+        ),
     ],
 )
 @pytest.mark.parametrize(

@@ -187,8 +187,9 @@ def test_damage_in_the_middle_is_passed_over_and_reported(tmp_path):
     encode(tmp_path / "a.avi", ramp(40), "mjpeg", pix_fmt="yuvj420p")
     data = bytearray((tmp_path / "a.avi").read_bytes())
     starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
-    for at in starts[10:14]:
-        data[at : at + 600] = bytes(600)
+    for at, after in zip(starts[10:14], starts[11:15], strict=True):
+        end = min(at + 600, after - 8)  # before the header of the next frame
+        data[at:end] = bytes(end - at)
     (tmp_path / "a.avi").write_bytes(data)
     source = VideoFile(epath.Path(tmp_path / "a.avi"))
     assert len(list(source.frames())) == 36
