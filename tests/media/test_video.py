@@ -1,5 +1,6 @@
 """Video files are read as a player shows them, and written so that browsers play them."""
 
+import itertools
 from fractions import Fraction
 
 import av
@@ -187,7 +188,7 @@ def test_damage_in_the_middle_is_passed_over_and_reported(tmp_path):
     encode(tmp_path / "a.avi", ramp(40), "mjpeg", pix_fmt="yuvj420p")
     data = bytearray((tmp_path / "a.avi").read_bytes())
     starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
-    for at, after in zip(starts[10:14], starts[11:15], strict=True):
+    for at, after in itertools.pairwise(starts[10:15]):
         end = min(at + 600, after - 8)  # before the header of the next frame
         data[at:end] = bytes(end - at)
     (tmp_path / "a.avi").write_bytes(data)
