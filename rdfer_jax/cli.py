@@ -390,6 +390,7 @@ def _define_settings(config: ConfigDict, words: Sequence[str], values: flags.Fla
 
 #: What Python says of a value of another type, and what it means.
 _TYPES = {
+    r"(invalid literal for int\(\) with base 10|could not convert string to float): .*; (?=expected)": "",
     r"invalid literal for int\(\) with base 10: .*": "expected a whole number",
     r"could not convert string to float: .*": "expected a number",
     r"\('Non-boolean argument to boolean flag', [^)]*\); ": "",

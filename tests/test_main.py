@@ -121,7 +121,7 @@ def test_training_is_the_default():
         ("train --config=dfew --config.data.framse=3", "has no setting 'framse'. Did you mean 'frames'?"),
         ("train --config=dfew --config.dta.frames=3", "config has no setting 'dta'. Did you mean 'data'?"),
         ("train --config=dfew --config.seed.x=3", "config.seed has no setting 'x'"),
-        ("train --config=dfew --config.data.frames=x", "config.data.frames=x: expected a whole number"),
+        ("train --config=dfew --config.data.frames=x", "config.data.frames=x: expected a number or auto"),
         ("train --config=dfew --config.data.label=x", "has no setting 'label'. Did you mean 'labels'?"),
         ("train --config=dfew --config.data.label", "has no setting 'label'. Did you mean 'labels'?"),
         ("train --config=dfew --config.data=3", "--config.data is a section: set one of its settings"),

@@ -324,7 +324,8 @@ def test_only_the_synthetic_set_is_built(monkeypatch, name, builds):
     monkeypatch.setattr(source, "find", lambda data: None)
     config = grid.load(CONFIG, {"data.name": name, "data.dir": "here", "build": {"num_train": 3}})
     grid.ensure_built(config)
-    wanted = ((name, "here"), {"variant": "default", "options": {"num_train": 3}})
+    told = {"variant": "default", "options": {"num_train": 3}, "tells": False}
+    wanted = ((name, "here"), told)
     assert built == ([wanted] if builds else [])
 
 

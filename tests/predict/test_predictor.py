@@ -375,7 +375,8 @@ def test_a_full_disk_ends_a_batch_in_one_line_and_the_next_command_goes_on(
         path = out / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        part = path.with_name(f"part-{path.name}")
+        is_video = path.suffix == ".mp4"
+        part = path.with_name(f"part-{path.name}" if is_video else f".{path.name}.new")
         part.symlink_to("/dev/full")
         with pytest.raises(
             OSError, match=r"out: results.* cannot be written .*No space left"
