@@ -90,9 +90,15 @@ class Listed(NamedTuple):
         candidate_N = mean_NC.argmax(axis=1) != data.label
         listed_N = (found.false_alarms(share.sure) <= 1 - PROMISE + 1e-9) & candidate_N
         score_N = (found.score - found.score.mean()) / found.score.std()
-        rank_N = np.argsort(np.argsort(-found.score, kind="stable"))
-        whole_N = (rank_N < round(share.estimate * len(rank_N))) & candidate_N
+        whole_N = most_suspicious(found.score, share.estimate) & candidate_N
         return cls(score_N, data.is_wrong, listed_N, whole_N, candidate_N)
+
+
+def most_suspicious(score_N: Floats, share: float) -> np.ndarray:
+    """Returns which clips are this share of all, bool [N], from the highest score on."""
+    chosen_N = np.zeros(len(score_N), bool)
+    chosen_N[np.argsort(-score_N, kind="stable")[: round(share * len(score_N))]] = True
+    return chosen_N
 
 
 def regression(score_R: Floats, wrong_R: np.ndarray) -> tuple[Floats, Floats]:
@@ -178,9 +184,7 @@ def by_share(audit: Listed, size: int, rng: np.random.Generator) -> np.ndarray:
     parts = [audit.wrong[chosen[audit.whole[chosen] == value]] for value in (True, False)]
     counts = [int((audit.whole == value).sum()) for value in (True, False)]
     share = share_lib.of_strata(counts, [(int(part.sum()), len(part)) for part in parts])
-    count = len(audit.score)
-    rank_N = np.argsort(np.argsort(-audit.score, kind="stable"))
-    return (rank_N < round(share.estimate * count)) & audit.candidate
+    return most_suspicious(audit.score, share.estimate) & audit.candidate
 
 
 def cut(audit: Listed, beta: Floats) -> np.ndarray:

@@ -144,16 +144,16 @@ def _sample(
     decided: review.Review | None,
 ) -> np.ndarray:
     """Returns the sample to review, int [M]; draws and writes it, or more of it, where that is needed."""
-    kept = findings.kept
-    if decided and not (kept and kept.more):
-        return decided.sample
-    if decided and kept and kept.more:
+    if decided:
+        kept = findings.kept
+        if not (kept and kept.more):
+            return decided.sample
         listed = issues.candidates(findings)[: decided.decided.drawn_from]
+        listed_N = np.isin(np.arange(len(clip_ids)), listed)
         sample = review.extend(decided.sample, listed, min(kept.more, review.SIZE))
     else:
-        listed = np.flatnonzero(findings.kind == "mislabeled")
-        sample = review.draw(findings.kind == "mislabeled")
-    listed_N = np.isin(np.arange(len(clip_ids)), listed)
+        listed_N = findings.kind == "mislabeled"
+        sample = review.draw(listed_N)
     names = np.array(classes)[findings.label].tolist()
     review.write_sample(path, clip_ids, names, listed_N, sample)
     return sample

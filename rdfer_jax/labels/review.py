@@ -161,9 +161,8 @@ def read(
     given = label_files.read(decisions, classes, "--reviewed")
     place = {clip_id: i for i, clip_id in enumerate(clip_ids)}
     sizes: dict[bool, int] = {}
-    # Of the decided clips, on and off the list: the right class, and whether the given one is wrong.
-    found: dict[bool, list[tuple[int, bool]]] = {}
-    on_list: list[tuple[int, bool]] = []
+    # Of the decided clips, on and off the list: place, right class, and whether the given one is wrong.
+    found: dict[bool, list[tuple[int, int, bool]]] = {}
     try:
         sample = np.array([place[row["clip_id"]] for row in rows], int)
         for row in rows:
@@ -172,9 +171,7 @@ def read(
             if row["clip_id"] in given:
                 right = given[row["clip_id"]]
                 is_wrong = classes[right] != row["label"]
-                found.setdefault(listed, []).append((right, is_wrong))
-                if listed:
-                    on_list.append((place[row["clip_id"]], is_wrong))
+                found.setdefault(listed, []).append((place[row["clip_id"]], right, is_wrong))
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{sample_path}: expected the columns {', '.join(COLUMNS)}, and clips of these predictions. "
@@ -187,7 +184,8 @@ def read(
                 f"{sample_path}. Review the clips of the sample, some on the list and some not"
             )
     reviewed = sum(map(len, found.values()))
-    samples = {on: (sum(wrong for _, wrong in found[on]), len(found[on])) for on in sizes}
+    samples = {on: (sum(wrong for *_, wrong in found[on]), len(found[on])) for on in sizes}
+    on_list = found.get(True, [])
     precision = None
     if True in samples:
         wrong, total = samples[True]
@@ -198,14 +196,14 @@ def read(
         classes=shares_of_classes(
             np.bincount(labels_N, minlength=len(classes)),
             [*sizes.values()],
-            [np.bincount([c for c, _ in found[on]], minlength=len(classes)) for on in sizes],
+            [np.bincount([c for _, c, _ in found[on]], minlength=len(classes)) for on in sizes],
         ),
         sample=sample,
         reviewed=reviewed,
         ignored=len(given) - reviewed,
         decided=Decided(
-            np.array([at for at, _ in on_list], np.int64),
-            np.array([wrong for _, wrong in on_list], bool),
+            np.array([at for at, *_ in on_list], np.int64),
+            np.array([wrong for *_, wrong in on_list], bool),
             sizes.get(True, 0),
         ),
         labels={place[clip_id]: right for clip_id, right in given.items() if clip_id in place},
